@@ -1,0 +1,112 @@
+package schemas
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// backward returns why a reader of schema now cannot read what was written
+// with schema before, by the rules of BACKWARD compatibility: schema
+// resolution for every datum there can be, names included.
+func backward(before, now string) error {
+	w, err := parseAvro([]byte(before))
+	if err != nil {
+		return err
+	}
+	r, err := parseAvro([]byte(now))
+	if err != nil {
+		return err
+	}
+	if _, err := resolve(w, r, true); err != nil {
+		return err
+	}
+	return sameNames(w, r)
+}
+
+// sameNames compares the names of the types that meet, which our decoders
+// need not, but other readers do.
+func sameNames(w, r *avroType) error {
+	if w.kind == kindUnion && r.kind == kindUnion {
+		for _, wb := range w.branches {
+			for _, rb := range r.branches {
+				if wb.kind == rb.kind {
+					if err := sameNames(wb, rb); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}
+	if w.name != r.name {
+		return fmt.Errorf("%s is now called %q", w.name, r.name)
+	}
+	if w.items != nil && r.items != nil {
+		return sameNames(w.items, r.items)
+	}
+	for i := range r.fields {
+		if j := w.position(&r.fields[i]); j >= 0 {
+			if err := sameNames(w.fields[j].typ, r.fields[i].typ); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// testdata/previous holds the schemas of the last release. When one is
+// released, its schemas go there.
+func TestShippedSchemasAreBackwardCompatible(t *testing.T) {
+	for _, file := range schemaFiles {
+		before, err := os.ReadFile(filepath.Join("testdata", "previous", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := backward(string(before), string(now)); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+// The check above can fail.
+func TestBackward(t *testing.T) {
+	for _, r := range []struct{ name, file, old, new, want string }{
+		{"a field with a default", "customer_event.avsc", `{"name": "customer_id"`, `{"name": "channel", "type": "string", "default": ""}, {"name": "customer_id"`, ""},
+		{"a field without default", "customer_event.avsc", `{"name": "customer_id"`, `{"name": "channel", "type": "string"}, {"name": "customer_id"`, "channel is missing"},
+		{"an attribute with a default", "churn_score.avsc", `"name": "gender",`, `"name": "age", "type": ["null", "double"], "default": null}, {"name": "gender",`, ""},
+		{"an attribute without default", "churn_score.avsc", `"name": "gender",`, `"name": "age", "type": ["null", "double"]}, {"name": "gender",`, "age is missing"},
+		{"a renamed field", "churn_outcome.avsc", `"name": "churned"`, `"name": "left"`, "left is missing"},
+		{"a renamed field with alias", "churn_outcome.avsc", `"name": "churned"`, `"name": "left", "aliases": ["churned"]`, ""},
+		{"a narrower type", "dead_letter.avsc", `{"name": "offset", "type": "long"`, `{"name": "offset", "type": "int"`, "long cannot be read as int"},
+		{"a wider type", "dead_letter.avsc", `{"name": "partition", "type": "int"`, `{"name": "partition", "type": "long"`, ""},
+		{"a symbol less", "model_version.avsc", `"CHALLENGER", "CHAMPION"`, `"CHAMPION"`, "CHALLENGER is not known"},
+		{"a symbol more", "model_version.avsc", `"RETIRED"]`, `"RETIRED", "SHADOW"]`, ""},
+		{"no longer null", "dead_letter.avsc", `{"name": "key", "type": ["null", "bytes"]`, `{"name": "key", "type": "bytes"`, "null cannot be read as bytes"},
+		{"a renamed record", "churn_score.avsc", `"name": "BestChange"`, `"name": "BestAction"`, "BestAction"},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			before, err := os.ReadFile(filepath.Join("testdata", "previous", r.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := strings.Replace(string(before), r.old, r.new, 1)
+			if now == string(before) {
+				t.Fatal("nothing was replaced")
+			}
+			if r.name == "no longer null" {
+				now = strings.Replace(now, `"Its key, as it was.", "default": null`, `"Its key, as it was."`, 1)
+			}
+			err = backward(string(before), now)
+			if r.want == "" && err != nil || r.want != "" && (err == nil || !strings.Contains(err.Error(), r.want)) {
+				t.Errorf("error %v, want %q", err, r.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,369 @@
+package schemas
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/linkedin/goavro/v2"
+
+	"churnstream/scoring"
+)
+
+// memoryRegistry is a Registry in memory.
+type memoryRegistry struct {
+	mu      sync.Mutex
+	schemas map[int]string
+	err     error // answered instead, while set
+	calls   int   // of Schema
+}
+
+func newMemoryRegistry() *memoryRegistry { return &memoryRegistry{schemas: map[int]string{}} }
+
+func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls++
+	if r.err != nil {
+		return "", r.err
+	}
+	s, ok := r.schemas[id]
+	if !ok {
+		return "", fmt.Errorf("%w: %d", ErrSchemaNotFound, id)
+	}
+	return s, nil
+}
+
+func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return 0, r.err
+	}
+	id := len(r.schemas) + 1
+	r.schemas[id] = schema
+	return id, nil
+}
+
+// add makes a schema known and returns its id.
+func (r *memoryRegistry) add(schema string) int {
+	id, err := r.Register(context.Background(), "", schema)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+// ownSet returns the Telco schemas with a vocabulary of their own.
+func ownSet(t testing.TB) *Set {
+	t.Helper()
+	s, err := Parse(customerEventSchema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newCodec returns a registered codec for set; the ids are 1 to 5.
+func newCodec(t testing.TB, set *Set) (*Codec, *memoryRegistry) {
+	t.Helper()
+	r := newMemoryRegistry()
+	c := NewCodec(set, r)
+	c.pause = 0
+	if err := c.Register(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return c, r
+}
+
+// attributes returns a vector of the values given as text by name.
+func attributes(t testing.TB, s *Set, values map[string]string) scoring.Vector {
+	t.Helper()
+	x := scoring.NewVector(s.Spec().Len())
+	for name, text := range values {
+		i, ok := s.Spec().Index(name)
+		if !ok {
+			t.Fatalf("no attribute %s", name)
+		}
+		v, err := s.ParseText(i, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x[i] = v
+	}
+	return x
+}
+
+var customer = map[string]string{
+	"gender": "Female", "SeniorCitizen": "No", "Partner": "Yes", "Dependents": "No", "tenure": "1",
+	"PhoneService": "No", "MultipleLines": "No phone service", "InternetService": "DSL",
+	"OnlineSecurity": "No", "OnlineBackup": "Yes", "DeviceProtection": "No", "TechSupport": "No",
+	"StreamingTV": "No", "StreamingMovies": "No", "Contract": "Month-to-month", "PaperlessBilling": "Yes",
+	"PaymentMethod": "Electronic check", "MonthlyCharges": "29.85", "TotalCharges": "29.85",
+}
+
+func sampleEvent(t testing.TB, s *Set) *CustomerEvent {
+	return &CustomerEvent{
+		EventID:    []byte("0b2c1a9e-6f3d-4a57-9c1e-2f1d3b4a5c6d"),
+		CustomerID: []byte("7590-VHVEG"),
+		OccurredAt: 1_700_000_000_123,
+		Changes:    attributes(t, s, map[string]string{"Contract": "One year", "PaperlessBilling": "No", "MonthlyCharges": "42.3"}),
+		Increments: attributes(t, s, map[string]string{"tenure": "1", "TotalCharges": "70.35"}),
+		Source:     []byte("billing"),
+	}
+}
+
+func sampleScore(t testing.TB, s *Set) *ChurnScore {
+	x := attributes(t, s, customer)
+	at := func(name string) int {
+		i, ok := s.Spec().Index(name)
+		if !ok {
+			t.Fatalf("no attribute %s", name)
+		}
+		return i
+	}
+	x[at("TechSupport")] = scoring.Missing
+	contract := at("Contract")
+	year, err := s.ParseText(contract, "Two year")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ChurnScore{
+		CustomerID:          []byte("7590-VHVEG"),
+		EventID:             []byte("0b2c1a9e-6f3d-4a57-9c1e-2f1d3b4a5c6d"),
+		OccurredAt:          1_700_000_000_123,
+		ScoredAt:            1_700_000_000_456,
+		ModelVersion:        7,
+		Probability:         0.6431,
+		Previous:            0.25,
+		Risk:                RiskHigh,
+		ExpectedProbability: 0.2654,
+		Explanations: []Explanation{
+			{Feature: contract, LIME: 0.11, SHAP: 0.125},
+			{Feature: at("tenure"), LIME: 0.07, SHAP: scoring.Missing},
+			{Feature: at("MonthlyCharges"), LIME: scoring.Missing, SHAP: -0.0625},
+			{Feature: at("TechSupport"), LIME: 0, SHAP: 0},
+		},
+		Missing:         []int{at("TechSupport")},
+		Attributes:      x,
+		AttributeAges:   []int64{0, 86_400_000, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5},
+		RecentEvents:    []int64{-4_611_686_018_427_387_904, 12},
+		SourcePartition: 3,
+		SourceOffset:    123_456_789,
+		HasBestChange:   true,
+		BestChange:      BestChange{Feature: contract, Value: year, Probability: 0.31},
+	}
+}
+
+func sampleOutcome(t testing.TB, s *Set) *ChurnOutcome {
+	return &ChurnOutcome{
+		CustomerID: "7590-VHVEG", Churned: true, ObservedAt: 1_700_000_000_789,
+		Attributes: attributes(t, s, customer), Source: "crm",
+	}
+}
+
+func sampleModel() *ModelVersion {
+	return &ModelVersion{
+		Version: 7, CreatedAt: 1_700_000_000_000, Stage: StageChampion, Reason: "lower log loss",
+		Payload: `{"intercept":-1.5}`, SHA256: "9f86d081",
+		Metrics: HoldoutMetrics{
+			Rows: 1409, Accuracy: 0.81, Precision: 0.66, Recall: 0.55, F1: 0.6, ROCAUC: 0.845,
+			LogLoss: 0.41, Brier: 0.135, CalibrationError: 0.02, TopDecileLift: 2.75,
+		},
+		ChampionMetrics: &HoldoutMetrics{Rows: 1409, Accuracy: 0.8, LogLoss: 0.42},
+		TrainingStart:   1_600_000_000_000, TrainingEnd: 1_690_000_000_000, TrainingRows: 5634, LabelsSeen: 7043,
+		FeatureFingerprint: "abc", MediumThreshold: 0.3, HighThreshold: 0.6,
+		Baseline: []BaselineDistribution{
+			{Name: "Contract", Bins: []string{"Month-to-month", "One year", "Two year"}, Frequencies: []float64{0.55, 0.21, 0.24}},
+			{Name: "tenure", Bins: []string{"9", "29", "55", "+Inf"}, Frequencies: []float64{0.25, 0.25, 0.25, 0.25}},
+			{Name: "empty"},
+		},
+	}
+}
+
+func sampleDeadLetter() *DeadLetter {
+	return &DeadLetter{
+		Reason: ReasonBadFrame, Detail: "it starts with byte 0x7b, not 0", Topic: TopicEvents, Partition: 2,
+		Offset: 99, Timestamp: 1_700_000_000_000, Key: []byte{}, Value: []byte(`{"not":"avro"}`),
+		Headers: []Header{{Key: "trace", Value: []byte{1, 2, 3}}}, FailedAt: 1_700_000_000_001, FailedBy: "score",
+	}
+}
+
+// evolved returns what another version of a schema could look like: the fields
+// of every record in reverse order behind a new one of every kind of type,
+// unions the other way round, strings as bytes, doubles as floats, longs as
+// ints.
+func evolved(t testing.TB, schema string) string {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(schema), &v); err != nil {
+		t.Fatal(err)
+	}
+	definitions := map[string]map[string]any{}
+	var collect func(v any)
+	collect = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, v := range v {
+				collect(v)
+			}
+		case map[string]any:
+			if name, ok := v["name"].(string); ok && (v["fields"] != nil || v["symbols"] != nil) {
+				definitions[name] = v
+			}
+			for _, v := range v {
+				collect(v)
+			}
+		}
+	}
+	collect(v)
+	narrow := map[string]string{"string": "bytes", "double": "float", "long": "int"}
+	defined := map[string]bool{}
+	first := true
+	var turn func(v any) any
+	turn = func(v any) any {
+		switch v := v.(type) {
+		case string:
+			if d := definitions[v]; d != nil && !defined[v] {
+				return turn(d)
+			}
+			if n, ok := narrow[v]; ok {
+				return n
+			}
+			return v
+		case []any:
+			branches := make([]any, len(v))
+			for i, b := range v {
+				branches[len(v)-1-i] = turn(b)
+			}
+			return branches
+		case map[string]any:
+			name, _ := v["name"].(string)
+			switch v["type"] {
+			case "record":
+				if defined[name] {
+					return name
+				}
+				defined[name] = true
+				fields := []any{}
+				if first {
+					first = false
+					fields = append(fields, map[string]any{"name": "extra", "type": json.RawMessage(extraType)})
+				}
+				own := v["fields"].([]any)
+				for i := len(own) - 1; i >= 0; i-- {
+					f := own[i].(map[string]any)
+					fields = append(fields, map[string]any{"name": f["name"], "type": turn(f["type"])})
+				}
+				return map[string]any{"type": "record", "name": name, "fields": fields}
+			case "enum":
+				if defined[name] {
+					return name
+				}
+				defined[name] = true
+				symbols := append([]any{"OTHER"}, v["symbols"].([]any)...)
+				return map[string]any{"type": "enum", "name": name, "symbols": symbols}
+			case "array":
+				return map[string]any{"type": "array", "items": turn(v["items"])}
+			}
+			return turn(v["type"])
+		}
+		return v
+	}
+	text, err := json.Marshal(turn(v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+const extraType = `{"type":"record","name":"Extra","fields":[
+	{"name":"list","type":["null","Extra"]},
+	{"name":"map","type":{"type":"map","values":"long"}},
+	{"name":"fixed","type":{"type":"fixed","name":"Four","size":4}},
+	{"name":"enum","type":{"type":"enum","name":"Colour","symbols":["RED","BLUE"]}},
+	{"name":"nothings","type":{"type":"array","items":"null"}},
+	{"name":"flag","type":"boolean"},{"name":"float","type":"float"},{"name":"double","type":"double"},
+	{"name":"int","type":"int"},{"name":"bytes","type":"bytes"}]}`
+
+// extraValue is a value of extraType, as goavro takes it.
+func extraValue() any {
+	inner := map[string]any{
+		"list": nil, "map": map[string]any{"a": int64(1)}, "fixed": []byte("abcd"), "enum": "BLUE",
+		"nothings": []any{nil, nil}, "flag": true, "float": float32(1), "double": 2.0, "int": int32(3), "bytes": []byte("x"),
+	}
+	outer := map[string]any{}
+	for k, v := range inner {
+		outer[k] = v
+	}
+	outer["list"] = map[string]any{"Extra": inner}
+	return outer
+}
+
+func goavroCodec(t testing.TB, schema string) *goavro.Codec {
+	t.Helper()
+	c, err := goavro.NewCodec(schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// withoutLogicalTypes makes goavro answer with numbers instead of times.
+func withoutLogicalTypes(t testing.TB, schema string) string {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(schema), &v); err != nil {
+		t.Fatal(err)
+	}
+	var strip func(v any)
+	strip = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, v := range v {
+				strip(v)
+			}
+		case map[string]any:
+			delete(v, "logicalType")
+			for _, v := range v {
+				strip(v)
+			}
+		}
+	}
+	strip(v)
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// dump writes a message with every difference visible: missing values, nil
+// and empty slices.
+func dump(v any) string {
+	if m, ok := v.(*ModelVersion); ok {
+		copied := *m
+		copied.ChampionMetrics = nil
+		text := fmt.Sprintf("%#v", copied)
+		if m.ChampionMetrics != nil {
+			text += fmt.Sprintf("%#v", *m.ChampionMetrics)
+		}
+		return text
+	}
+	return fmt.Sprintf("%#v", v)
+}
+
+func reasonOf(err error) Reason {
+	if p, ok := AsPoison(err); ok {
+		return p.Reason
+	}
+	if err != nil {
+		return Reason("not poison: " + err.Error())
+	}
+	return ""
+}
+
+var errDown = errors.New("registry is down")

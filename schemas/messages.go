@@ -1,0 +1,194 @@
+package schemas
+
+import "churnstream/scoring"
+
+// Topics, and the suffix that makes a topic's subject in the registry.
+const (
+	TopicEvents      = "churn.customer-events"
+	TopicScores      = "churn.scores"
+	TopicOutcomes    = "churn.outcomes"
+	TopicModels      = "churn.models"
+	TopicDeadLetters = "churn.dead-letters"
+
+	subjectSuffix = "-value"
+)
+
+// Times in messages are milliseconds since 1970 UTC, as on the wire.
+
+// CustomerEvent says what happened to a customer. Byte slices of a decoded
+// event point into the decoded record.
+type CustomerEvent struct {
+	EventID    []byte
+	CustomerID []byte
+	OccurredAt int64
+	// Changes holds new values; a missing one leaves the attribute unchanged.
+	Changes scoring.Vector
+	// Increments holds amounts to add to numeric attributes; missing adds
+	// nothing.
+	Increments scoring.Vector
+	Source     []byte
+}
+
+// Risk is a churn probability measured against a model's thresholds.
+type Risk uint8
+
+// The symbols of the Risk enum, in its order.
+const (
+	RiskLow Risk = iota
+	RiskMedium
+	RiskHigh
+)
+
+// String returns the enum's symbol.
+func (r Risk) String() string {
+	switch r {
+	case RiskHigh:
+		return "HIGH"
+	case RiskMedium:
+		return "MEDIUM"
+	}
+	return "LOW"
+}
+
+// Explanation is one feature's part in a score.
+type Explanation struct {
+	// Feature is the feature's position in the specification.
+	Feature int
+	// LIME and SHAP are weights on the probability scale; scoring.Missing
+	// where they were not asked for. The value as text is not kept here: it is
+	// Attributes[Feature] of the score.
+	LIME, SHAP float64
+}
+
+// BestChange is the single actionable change after which the model would
+// predict the lowest probability.
+type BestChange struct {
+	Feature     int
+	Value       float64 // as in a scoring.Vector
+	Probability float64
+}
+
+// ChurnScore is a churn probability, why, and what it was computed from. Byte
+// slices of a decoded score point into the decoded record.
+type ChurnScore struct {
+	CustomerID          []byte
+	EventID             []byte
+	OccurredAt          int64
+	ScoredAt            int64
+	ModelVersion        int64
+	Probability         float64
+	Previous            float64 // scoring.Missing for a customer's first score
+	Risk                Risk
+	ExpectedProbability float64
+	Explanations        []Explanation
+	// Missing lists the positions of features whose value was missing or
+	// unknown to the model.
+	Missing    []int
+	Attributes scoring.Vector
+	// AttributeAges is empty when all attributes were set by this event.
+	AttributeAges   []int64
+	RecentEvents    []int64
+	SourcePartition int32
+	SourceOffset    int64
+	// HasBestChange tells whether BestChange is set.
+	HasBestChange bool
+	BestChange    BestChange
+}
+
+// ChurnOutcome says what became of a customer: the label.
+type ChurnOutcome struct {
+	CustomerID string
+	Churned    bool
+	ObservedAt int64
+	// Attributes is nil unless the sender knows them.
+	Attributes scoring.Vector
+	Source     string
+}
+
+// Stage is where a model version stands.
+type Stage uint8
+
+// The symbols of the Stage enum, in its order.
+const (
+	StageChallenger Stage = iota
+	StageChampion
+	StageRetired
+)
+
+// String returns the enum's symbol.
+func (s Stage) String() string {
+	switch s {
+	case StageChampion:
+		return "CHAMPION"
+	case StageRetired:
+		return "RETIRED"
+	}
+	return "CHALLENGER"
+}
+
+// BaselineDistribution is how a feature, or the score, was distributed at
+// training.
+type BaselineDistribution struct {
+	Name        string
+	Bins        []string
+	Frequencies []float64
+}
+
+// HoldoutMetrics are a model's figures on rows it was not trained on.
+type HoldoutMetrics = scoring.Metrics
+
+// ModelVersion is a trained model and how it came to be.
+type ModelVersion struct {
+	Version            int64
+	CreatedAt          int64
+	Stage              Stage
+	Reason             string
+	Payload            string
+	SHA256             string
+	Metrics            HoldoutMetrics
+	ChampionMetrics    *HoldoutMetrics
+	TrainingStart      int64
+	TrainingEnd        int64
+	TrainingRows       int64
+	LabelsSeen         int64
+	FeatureFingerprint string
+	MediumThreshold    float64
+	HighThreshold      float64
+	Baseline           []BaselineDistribution
+}
+
+// Header is a record header.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// DeadLetter is a record that could not be processed, with the reason.
+type DeadLetter struct {
+	Reason    Reason
+	Detail    string
+	Topic     string
+	Partition int32
+	Offset    int64
+	Timestamp int64
+	Key       []byte // nil if the record had none
+	Value     []byte // nil if the record had none
+	Headers   []Header
+	FailedAt  int64
+	FailedBy  string
+}
+
+// Reason is the kind of failure that made a record a dead letter.
+type Reason string
+
+// The reasons. They are values of a metric label too, hence few.
+const (
+	ReasonBadFrame      Reason = "bad_frame"
+	ReasonUnknownSchema Reason = "unknown_schema"
+	ReasonUndecodable   Reason = "undecodable"
+	ReasonInvalidValue  Reason = "invalid_value"
+	ReasonNoCustomerID  Reason = "missing_customer_id"
+	ReasonKeyMismatch   Reason = "key_mismatch"
+	ReasonTooLarge      Reason = "too_large"
+	ReasonUnprocessable Reason = "unprocessable"
+)

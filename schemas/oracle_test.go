@@ -1,0 +1,272 @@
+package schemas
+
+import (
+	"math"
+	"strconv"
+
+	"churnstream/scoring"
+)
+
+// oracle turns what goavro decoded into our messages, by field names, and
+// collects the reasons for which we may refuse it.
+type oracle struct {
+	set     *Set
+	reasons map[Reason]bool
+}
+
+func newOracle(set *Set) *oracle { return &oracle{set: set, reasons: map[Reason]bool{}} }
+
+type native = map[string]any
+
+// branch takes the wrapping off a union's value; ok is false for null.
+func branch(v any) (any, bool) {
+	m, ok := v.(native)
+	if !ok {
+		return nil, false
+	}
+	for _, v := range m {
+		return v, true
+	}
+	return nil, false
+}
+
+func (o *oracle) text(v any) []byte {
+	switch v := v.(type) {
+	case string:
+		return []byte(v)
+	case []byte:
+		return append([]byte{}, v...)
+	}
+	return nil
+}
+
+func (o *oracle) id(v any) []byte {
+	b := o.text(v)
+	if len(b) > MaxIDBytes {
+		o.reasons[ReasonTooLarge] = true
+	}
+	return b
+}
+
+func (o *oracle) customer(v any) []byte {
+	b := o.id(v)
+	if len(b) == 0 {
+		o.reasons[ReasonNoCustomerID] = true
+	}
+	return b
+}
+
+func (o *oracle) number(v any) float64 {
+	switch v := v.(type) {
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			o.reasons[ReasonInvalidValue] = true
+		}
+		return v
+	case float32:
+		return o.number(float64(v))
+	case int64:
+		return float64(v)
+	case int32:
+		return float64(v)
+	}
+	return 0
+}
+
+func (o *oracle) optional(v any) float64 {
+	if v, ok := branch(v); ok {
+		return o.number(v)
+	}
+	return scoring.Missing
+}
+
+func (o *oracle) integer(v any) int64 {
+	switch v := v.(type) {
+	case int64:
+		return v
+	case int32:
+		return int64(v)
+	}
+	return 0
+}
+
+func (o *oracle) integers(v any) (all []int64) {
+	items, _ := v.([]any)
+	for _, v := range items {
+		all = append(all, o.integer(v))
+	}
+	return all
+}
+
+func (o *oracle) symbol(v any, symbols ...string) int {
+	s, ok := v.(string)
+	for i := range symbols {
+		if symbols[i] == s {
+			return i
+		}
+	}
+	if ok {
+		o.reasons[ReasonUndecodable] = true
+	}
+	return 0
+}
+
+func (o *oracle) vector(v any) scoring.Vector {
+	fields, _ := v.(native)
+	x := scoring.NewVector(o.set.Spec().Len())
+	for i := range x {
+		v, ok := branch(fields[o.set.Spec().Feature(i).Name])
+		if !ok {
+			continue
+		}
+		if o.set.Spec().Feature(i).Kind == scoring.Numeric {
+			x[i] = o.number(v)
+			continue
+		}
+		level := o.text(v)
+		if len(level) > scoring.MaxLevelBytes {
+			o.reasons[ReasonTooLarge] = true
+			continue
+		}
+		x[i], _ = o.set.Vocabulary().Code(i, level)
+	}
+	return x
+}
+
+func (o *oracle) event(m native) *CustomerEvent {
+	return &CustomerEvent{
+		EventID:    o.id(m["event_id"]),
+		CustomerID: o.customer(m["customer_id"]),
+		OccurredAt: o.integer(m["occurred_at"]),
+		Changes:    o.vector(m["changes"]),
+		Increments: o.vector(m["increments"]),
+		Source:     o.id(m["source"]),
+	}
+}
+
+func (o *oracle) score(m native) *ChurnScore {
+	s := &ChurnScore{
+		CustomerID:          o.customer(m["customer_id"]),
+		EventID:             o.id(m["event_id"]),
+		OccurredAt:          o.integer(m["occurred_at"]),
+		ScoredAt:            o.integer(m["scored_at"]),
+		ModelVersion:        o.integer(m["model_version"]),
+		Probability:         o.number(m["churn_probability"]),
+		Previous:            o.optional(m["previous_probability"]),
+		Risk:                Risk(o.symbol(m["risk"], "LOW", "MEDIUM", "HIGH")),
+		ExpectedProbability: o.number(m["expected_probability"]),
+		Attributes:          o.vector(m["attributes"]),
+		AttributeAges:       o.integers(m["attribute_ages"]),
+		RecentEvents:        o.integers(m["recent_events"]),
+		SourcePartition:     int32(o.integer(m["source_partition"])),
+		SourceOffset:        o.integer(m["source_offset"]),
+	}
+	explanations, _ := m["explanations"].([]any)
+	for _, v := range explanations {
+		m := v.(native)
+		e := Explanation{LIME: o.optional(m["lime"]), SHAP: o.optional(m["shap"])}
+		i, known := o.set.Spec().Index(string(o.text(m["feature"])))
+		if e.Feature = i; known {
+			s.Explanations = append(s.Explanations, e)
+		}
+	}
+	missing, _ := m["missing"].([]any)
+	for _, v := range missing {
+		if i, known := o.set.Spec().Index(string(o.text(v))); known {
+			s.Missing = append(s.Missing, i)
+		}
+	}
+	if v, ok := branch(m["best_change"]); ok {
+		m := v.(native)
+		probability := o.number(m["churn_probability"])
+		text := o.text(m["value"])
+		if i, known := o.set.Spec().Index(string(o.text(m["feature"]))); known {
+			s.HasBestChange = true
+			s.BestChange = BestChange{Feature: i, Probability: probability}
+			if o.set.Spec().Feature(i).Kind == scoring.Numeric {
+				x, err := strconv.ParseFloat(string(text), 64)
+				if s.BestChange.Value = x; err != nil || math.IsInf(x, 0) || math.IsNaN(x) {
+					o.reasons[ReasonInvalidValue] = true
+				}
+			} else if len(text) > scoring.MaxLevelBytes {
+				o.reasons[ReasonTooLarge] = true
+			} else {
+				s.BestChange.Value, _ = o.set.Vocabulary().Code(i, text)
+			}
+		}
+	}
+	return s
+}
+
+func (o *oracle) outcome(m native) *ChurnOutcome {
+	churned, _ := m["churned"].(bool)
+	out := &ChurnOutcome{
+		CustomerID: string(o.customer(m["customer_id"])),
+		Churned:    churned,
+		ObservedAt: o.integer(m["observed_at"]),
+		Source:     string(o.id(m["source"])),
+	}
+	if v, ok := branch(m["attributes"]); ok {
+		out.Attributes = o.vector(v)
+	}
+	return out
+}
+
+func (o *oracle) metrics(m native) HoldoutMetrics {
+	return HoldoutMetrics{
+		Rows: o.integer(m["rows"]), Accuracy: o.number(m["accuracy"]), Precision: o.number(m["precision"]),
+		Recall: o.number(m["recall"]), F1: o.number(m["f1"]), ROCAUC: o.number(m["roc_auc"]),
+		LogLoss: o.number(m["log_loss"]), Brier: o.number(m["brier"]),
+		CalibrationError: o.number(m["calibration_error"]), TopDecileLift: o.number(m["top_decile_lift"]),
+	}
+}
+
+func (o *oracle) model(m native) *ModelVersion {
+	v := &ModelVersion{
+		Version: o.integer(m["version"]), CreatedAt: o.integer(m["created_at"]),
+		Stage:  Stage(o.symbol(m["stage"], "CHALLENGER", "CHAMPION", "RETIRED")),
+		Reason: string(o.text(m["reason"])), Payload: string(o.text(m["payload"])), SHA256: string(o.text(m["sha256"])),
+		Metrics:       o.metrics(m["metrics"].(native)),
+		TrainingStart: o.integer(m["training_start"]), TrainingEnd: o.integer(m["training_end"]),
+		TrainingRows: o.integer(m["training_rows"]), LabelsSeen: o.integer(m["labels_seen"]),
+		FeatureFingerprint: string(o.text(m["feature_fingerprint"])),
+		MediumThreshold:    o.number(m["medium_threshold"]), HighThreshold: o.number(m["high_threshold"]),
+	}
+	if champion, ok := branch(m["champion_metrics"]); ok {
+		metrics := o.metrics(champion.(native))
+		v.ChampionMetrics = &metrics
+	}
+	baseline, _ := m["baseline"].([]any)
+	for _, item := range baseline {
+		m := item.(native)
+		b := BaselineDistribution{Name: string(o.text(m["name"]))}
+		for _, bin := range m["bins"].([]any) {
+			b.Bins = append(b.Bins, string(o.text(bin)))
+		}
+		for _, x := range m["frequencies"].([]any) {
+			b.Frequencies = append(b.Frequencies, o.number(x))
+		}
+		v.Baseline = append(v.Baseline, b)
+	}
+	return v
+}
+
+func (o *oracle) deadLetter(m native) *DeadLetter {
+	d := &DeadLetter{
+		Reason: Reason(o.text(m["reason"])), Detail: string(o.text(m["detail"])), Topic: string(o.text(m["topic"])),
+		Partition: int32(o.integer(m["partition"])), Offset: o.integer(m["offset"]),
+		Timestamp: o.integer(m["timestamp"]), FailedAt: o.integer(m["failed_at"]), FailedBy: string(o.text(m["failed_by"])),
+	}
+	if v, ok := branch(m["key"]); ok {
+		d.Key = o.text(v)
+	}
+	if v, ok := branch(m["value"]); ok {
+		d.Value = o.text(v)
+	}
+	headers, _ := m["headers"].([]any)
+	for _, v := range headers {
+		m := v.(native)
+		d.Headers = append(d.Headers, Header{Key: string(o.text(m["key"])), Value: o.text(m["value"])})
+	}
+	return d
+}

@@ -1,0 +1,202 @@
+package schemas
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/sr"
+)
+
+var (
+	// ErrSchemaNotFound is matched by the error for a schema id that the
+	// registry does not know.
+	ErrSchemaNotFound = errors.New("schema not found")
+	// ErrIncompatible is matched by the error for a schema that the registry
+	// refuses because it is not compatible with the subject's earlier ones.
+	ErrIncompatible = errors.New("schema is not compatible with earlier versions")
+)
+
+// RegistryConfig says how to reach a schema registry.
+type RegistryConfig struct {
+	// URL is the registry's address, such as "https://registry.example:8081".
+	// Several, separated by commas, are tried in turn. It is required.
+	URL string
+	// Username and Password are for basic authentication; both empty: none.
+	Username, Password string
+	// TLS configures https connections; nil means the system's roots.
+	TLS *tls.Config
+	// Timeout bounds one request; 0 means 10 s.
+	Timeout time.Duration
+}
+
+// maxRegistryResponse bounds the body of a registry's answer in bytes.
+const maxRegistryResponse = 4 << 20
+
+// RegistryClient talks to a Confluent-compatible schema registry. It is safe
+// for concurrent use, and implements Registry.
+type RegistryClient struct {
+	client    *sr.Client
+	transport *http.Transport
+}
+
+var _ Registry = (*RegistryClient)(nil)
+
+// NewRegistry returns a client. It does not connect yet.
+func NewRegistry(cfg RegistryConfig) (*RegistryClient, error) {
+	var urls []string
+	for _, text := range strings.Split(cfg.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(text))
+		if err != nil {
+			return nil, errors.New("schema registry: the URL cannot be parsed") // without the URL: it may hold a password
+		}
+		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, fmt.Errorf("schema registry: %q is not an http or https URL", u.Redacted())
+		}
+		if u.User != nil {
+			return nil, fmt.Errorf("schema registry: give user name and password apart from the URL %s", u.Redacted())
+		}
+		urls = append(urls, u.String())
+	}
+	timeout := cfg.Timeout
+	if timeout <= 0 {
+		timeout = 10 * time.Second
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = cfg.TLS
+	opts := []sr.ClientOpt{
+		sr.URLs(urls...),
+		sr.UserAgent("churnstream"),
+		sr.HTTPClient(&http.Client{Transport: boundedTransport{transport}, Timeout: timeout}),
+	}
+	if cfg.Username != "" || cfg.Password != "" {
+		opts = append(opts, sr.BasicAuth(cfg.Username, cfg.Password))
+	}
+	client, err := sr.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("schema registry: %w", err)
+	}
+	return &RegistryClient{client, transport}, nil
+}
+
+// Close closes idle connections.
+func (r *RegistryClient) Close() { r.transport.CloseIdleConnections() }
+
+// Schema returns the schema with the given id. The error matches
+// ErrSchemaNotFound only if the registry itself says that it has no such
+// schema; a mere status 404, as from a proxy before it, is a passing error, so
+// that a wrong address does not turn every record into a dead letter.
+func (r *RegistryClient) Schema(ctx context.Context, id int) (string, error) {
+	s, err := r.client.SchemaByID(ctx, id)
+	if err != nil {
+		if registryCode(err) == sr.ErrSchemaNotFound.Code {
+			return "", fmt.Errorf("schema registry: %w: id %d", ErrSchemaNotFound, id)
+		}
+		return "", fmt.Errorf("schema registry: %w", err)
+	}
+	if s.Schema == "" {
+		return "", fmt.Errorf("schema registry: no schema in the answer for id %d", id)
+	}
+	return s.Schema, nil
+}
+
+// Register makes schema the latest of subject with compatibility BACKWARD (or
+// stricter, if the subject is so already), and returns its id. A schema that
+// the subject has already is only looked up, which takes no write permission.
+// The error matches ErrIncompatible if the registry refuses the schema as such.
+func (r *RegistryClient) Register(ctx context.Context, subject, schema string) (int, error) {
+	s := sr.Schema{Schema: schema, Type: sr.TypeAvro}
+	found, err := r.client.LookupSchema(ctx, subject, s)
+	if err == nil {
+		return checkID(found.ID)
+	}
+	switch registryCode(err) {
+	case sr.ErrSubjectNotFound.Code, sr.ErrSchemaNotFound.Code:
+	default:
+		return 0, fmt.Errorf("schema registry: looking the schema of %s up: %w", subject, err)
+	}
+	if err := r.ensureBackward(ctx, subject); err != nil {
+		return 0, err
+	}
+	id, err := r.client.RegisterSchema(ctx, subject, s, -1, -1)
+	if err != nil {
+		var answer *sr.ResponseError
+		if errors.As(err, &answer) && answer.StatusCode == http.StatusConflict {
+			return 0, fmt.Errorf("schema registry: %s: %w: %w", subject, ErrIncompatible, err)
+		}
+		return 0, fmt.Errorf("schema registry: registering the schema of %s: %w", subject, err)
+	}
+	return checkID(id)
+}
+
+func checkID(id int) (int, error) {
+	if id <= 0 {
+		return 0, fmt.Errorf("schema registry: id %d in the answer", id)
+	}
+	return id, nil
+}
+
+func (r *RegistryClient) ensureBackward(ctx context.Context, subject string) error {
+	now := r.client.Compatibility(ctx, subject)[0]
+	switch {
+	case now.Err == nil:
+		switch now.Level {
+		case sr.CompatBackward, sr.CompatBackwardTransitive, sr.CompatFull, sr.CompatFullTransitive:
+			return nil
+		}
+	case registryCode(now.Err) == 0:
+		return fmt.Errorf("schema registry: asking for the compatibility of %s: %w", subject, now.Err)
+	}
+	set := r.client.SetCompatibility(ctx, sr.SetCompatibility{Level: sr.CompatBackward}, subject)[0]
+	if set.Err != nil {
+		return fmt.Errorf("schema registry: setting the compatibility of %s: %w", subject, set.Err)
+	}
+	return nil
+}
+
+// registryCode returns the error code in a registry's answer, 0 for any other
+// error.
+func registryCode(err error) int {
+	var answer *sr.ResponseError
+	if errors.As(err, &answer) {
+		return answer.ErrorCode
+	}
+	return 0
+}
+
+// boundedTransport refuses bodies that are larger than maxRegistryResponse.
+type boundedTransport struct{ base http.RoundTripper }
+
+func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := t.base.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	answer.Body = &boundedBody{ReadCloser: answer.Body, left: maxRegistryResponse}
+	return answer, nil
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left int
+}
+
+var errResponseTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxRegistryResponse)
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if len(p) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if n > b.left {
+		return 0, errResponseTooLarge
+	}
+	b.left -= n
+	return n, err
+}

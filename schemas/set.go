@@ -1,0 +1,269 @@
+package schemas
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"churnstream/scoring"
+)
+
+//go:embed customer_event.avsc
+var customerEventSchema []byte
+
+//go:embed churn_score.avsc
+var churnScoreSchema []byte
+
+//go:embed churn_outcome.avsc
+var churnOutcomeSchema []byte
+
+//go:embed model_version.avsc
+var modelVersionSchema []byte
+
+//go:embed dead_letter.avsc
+var deadLetterSchema []byte
+
+// ErrSchema is matched by every error about a schema given to Parse or
+// FromFile.
+var ErrSchema = errors.New("customer schema")
+
+// maxSchemaFile bounds the size of a schema file in bytes.
+const maxSchemaFile = 4 << 20
+
+// Set is the five schemas for one company's customer attributes, with the
+// feature specification that they carry. It is safe for concurrent use.
+type Set struct {
+	spec       *scoring.Spec
+	vocabulary *scoring.Vocabulary
+	columns    []column
+	numeric    []int // features of CustomerIncrements' fields
+	messages   [messageKinds]message
+}
+
+// message is one schema of a Set.
+type message struct {
+	text string
+	typ  *avroType
+}
+
+// messageKind numbers the messages.
+type messageKind uint8
+
+const (
+	eventMessage messageKind = iota
+	scoreMessage
+	outcomeMessage
+	modelMessage
+	deadLetterMessage
+	messageKinds
+)
+
+var messageTopics = [messageKinds]string{
+	TopicEvents, TopicScores, TopicOutcomes, TopicModels, TopicDeadLetters,
+}
+
+// column is how a feature stands in the CustomerAttributes record: a union of
+// null and one other type.
+type column struct {
+	typ *avroType // the other type
+	// null and value are the branches' positions, encoded.
+	null, value byte
+	categorical bool
+}
+
+var telco = sync.OnceValue(func() *Set {
+	s, err := Parse(customerEventSchema)
+	if err != nil {
+		panic(fmt.Sprintf("schemas: the shipped schema: %v", err))
+	}
+	return s
+})
+
+// Telco returns the shipped schemas. Every call returns the same Set.
+func Telco() *Set { return telco() }
+
+// FromFile is Parse on the contents of a file.
+func FromFile(path string) (*Set, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSchema, err)
+	}
+	defer f.Close()
+	avsc, err := io.ReadAll(io.LimitReader(f, maxSchemaFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading %s: %w", ErrSchema, path, err)
+	}
+	if len(avsc) > maxSchemaFile {
+		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrSchema, path, maxSchemaFile)
+	}
+	s, err := Parse(avsc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Parse returns the schemas for a company's customer attributes. avsc is
+// either the record of the attributes itself, or a whole event whose field
+// "changes" has that record as its type. The record's fields are the features,
+// in their order; each must be a union of null and one of
+//
+//   - double, float, long or int, read as a numeric feature;
+//   - string or enum, read as a categorical feature;
+//   - long or int with kind "categorical" in the field's "feature" property.
+//
+// A field's default, where given, must be null. The property "feature" is an
+// object with any of "kind" ("numeric" or "categorical"), "label", "unit" and
+// "actionable" (false by default).
+//
+// Numbers are held as float64 whatever the type; those of an int, long or
+// float attribute are written as the nearest value that the type holds.
+//
+// Errors match ErrSchema and name the field.
+func Parse(avsc []byte) (*Set, error) {
+	s, err := parseSet(avsc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSchema, err)
+	}
+	return s, nil
+}
+
+func parseSet(avsc []byte) (*Set, error) {
+	record, err := attributesRecord(avsc)
+	if err != nil {
+		return nil, err
+	}
+	typ, err := parseAvro(record)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{}
+	features := make([]scoring.Feature, len(typ.fields))
+	for i := range typ.fields {
+		feature, col, err := parseFeature(&typ.fields[i])
+		if err != nil {
+			return nil, fmt.Errorf("field %s: %w", typ.fields[i].name, err)
+		}
+		features[i] = feature
+		s.columns = append(s.columns, col)
+	}
+	if s.spec, err = scoring.NewSpec(features); err != nil {
+		return nil, err
+	}
+	for i := range s.columns {
+		if !s.columns[i].categorical {
+			s.numeric = append(s.numeric, i)
+		}
+	}
+	s.vocabulary = scoring.NewVocabulary(s.spec)
+	for i, c := range s.columns {
+		// An enum's symbols are known beforehand and in their order, so that
+		// the vocabulary's number of a level is its position in the enum.
+		for position, symbol := range c.typ.symbols {
+			code, err := s.vocabulary.CodeString(i, symbol)
+			if err != nil {
+				return nil, err
+			}
+			if code != float64(position) {
+				return nil, fmt.Errorf("field %s: symbol %s is numbered %v, not %d",
+					features[i].Name, symbol, code, position)
+			}
+		}
+	}
+	return s, s.derive(record)
+}
+
+// parseFeature reads a field of the attributes record as a feature.
+func parseFeature(f *avroField) (scoring.Feature, column, error) {
+	feature := scoring.Feature{Name: f.name}
+	var c column
+	branches := f.typ.branches
+	if f.typ.kind != kindUnion || len(branches) != 2 || !f.typ.nullable() {
+		return feature, c, errors.New(`its type must be a union of null and one other type, such as ["null", "double"]`)
+	}
+	c.typ, c.value = branches[1], 2
+	if branches[1].kind == kindNull {
+		c.typ, c.null, c.value = branches[0], 2, 0
+	}
+	if f.hasDefault && f.def != nil {
+		return feature, c, errors.New("its default must be null: a change that does not mention an attribute leaves it as it is")
+	}
+	var property struct {
+		Kind       string `json:"kind"`
+		Label      string `json:"label"`
+		Unit       string `json:"unit"`
+		Actionable bool   `json:"actionable"`
+	}
+	if f.feature != nil {
+		d := json.NewDecoder(bytes.NewReader(f.feature))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&property); err != nil {
+			return feature, c, fmt.Errorf("property feature: %w", err)
+		}
+	}
+	feature.Label, feature.Unit, feature.Actionable = property.Label, property.Unit, property.Actionable
+	var numeric, categorical bool // what the type can be, the default first
+	switch c.typ.kind {
+	case kindDouble, kindFloat:
+		numeric = true
+	case kindLong, kindInt:
+		numeric, categorical = true, true
+	case kindString, kindEnum:
+		categorical = true
+	default:
+		return feature, c, fmt.Errorf("type %s cannot be a feature: use string, enum, double, float, long or int", c.typ.kind)
+	}
+	switch property.Kind {
+	case "":
+		c.categorical = !numeric
+	case "numeric":
+		if !numeric {
+			return feature, c, fmt.Errorf("type %s cannot be numeric", c.typ.kind)
+		}
+	case "categorical":
+		if !categorical {
+			return feature, c, fmt.Errorf("type %s cannot be categorical", c.typ.kind)
+		}
+		c.categorical = true
+	default:
+		return feature, c, fmt.Errorf(`property feature: kind %q is neither "numeric" nor "categorical"`, property.Kind)
+	}
+	if c.categorical {
+		feature.Kind = scoring.Categorical
+		if n := len(c.typ.symbols); n > scoring.MaxLevels {
+			return feature, c, fmt.Errorf("its enum has %d symbols, at most %d are allowed", n, scoring.MaxLevels)
+		}
+		for _, s := range c.typ.symbols {
+			if len(s) > scoring.MaxLevelBytes {
+				return feature, c, fmt.Errorf("symbol %.40s… is longer than %d bytes", s, scoring.MaxLevelBytes)
+			}
+		}
+	}
+	return feature, c, nil
+}
+
+// Spec returns the feature specification.
+func (s *Set) Spec() *scoring.Spec { return s.spec }
+
+// Vocabulary returns the vocabulary of the vectors that the Set and its Codecs
+// deal in.
+func (s *Set) Vocabulary() *scoring.Vocabulary { return s.vocabulary }
+
+// Schema returns the schema that is written to a topic, as JSON; "" for a
+// topic that is none of ours.
+func (s *Set) Schema(topic string) string {
+	for k, t := range messageTopics {
+		if t == topic {
+			return s.messages[k].text
+		}
+	}
+	return ""
+}
+
+// Subject returns the registry's name for the schemas of a topic's values.
+func Subject(topic string) string { return topic + subjectSuffix }

@@ -1,0 +1,259 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"unicode/utf8"
+
+	"churnstream/scoring"
+)
+
+// FieldError is an attribute that is not as the schema has it.
+type FieldError struct {
+	// Field is the attribute's name; "" where the error is about the object
+	// as a whole.
+	Field string
+	// Problem says what is wrong, in words that follow the name.
+	Problem string
+}
+
+// Error returns the field and its problem.
+func (e *FieldError) Error() string {
+	if e.Field == "" {
+		return e.Problem
+	}
+	return e.Field + ": " + e.Problem
+}
+
+// Text returns the value of a feature as people read it: the level, or the
+// shortest decimal that stands for the number; "" for a missing value.
+func (s *Set) Text(feature int, x float64) string {
+	if scoring.IsMissing(x) {
+		return ""
+	}
+	if s.columns[feature].categorical {
+		return s.vocabulary.Level(feature, x)
+	}
+	return string(appendNumber(nil, x))
+}
+
+// appendNumber appends the shortest decimal that stands for x, with an
+// exponent only for the very small and the very large.
+func appendNumber(dst []byte, x float64) []byte {
+	if x == 0 {
+		return append(dst, '0') // and not −0
+	}
+	format := byte('f')
+	if a := math.Abs(x); a < 1e-6 || a >= 1e21 {
+		format = 'e'
+	}
+	return strconv.AppendFloat(dst, x, format, -1, 64)
+}
+
+// ParseText reads a feature's value from text, the reverse of Text: "" is a
+// missing value. A level that is new is added to the vocabulary. Errors are
+// *FieldError.
+func (s *Set) ParseText(feature int, text string) (float64, error) {
+	if text == "" {
+		return scoring.Missing, nil
+	}
+	x, problem := s.parseText(feature, text, learn)
+	if problem != "" {
+		return 0, &FieldError{s.spec.Feature(feature).Name, problem}
+	}
+	return x, nil
+}
+
+// What to do with a level that the vocabulary does not have.
+const (
+	learn = true
+	// lookUp makes it scoring.Unknown: who asks about customers must not be
+	// able to fill the vocabulary that events need.
+	lookUp = false
+)
+
+// parseText returns what is wrong with text, or "".
+func (s *Set) parseText(feature int, text string, learning bool) (x float64, problem string) {
+	if s.columns[feature].categorical {
+		return s.parseLevel(feature, text, learning)
+	}
+	return s.columns[feature].parseNumber(text)
+}
+
+// parseNumber reads a number of a numeric column.
+func (c *column) parseNumber(text string) (x float64, problem string) {
+	for i := 0; i < len(text); i++ {
+		// ParseFloat takes more: names of infinities, hexadecimal, underscores.
+		switch b := text[i]; {
+		case '0' <= b && b <= '9', b == '.', b == '-', b == '+', b == 'e', b == 'E':
+		default:
+			return 0, "must be a number"
+		}
+	}
+	x, err := strconv.ParseFloat(text, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return 0, "is too large a number"
+	case err != nil:
+		return 0, "must be a number"
+	}
+	if least, most, whole := c.bounds(); x < least || x > most {
+		return 0, fmt.Sprintf("must be from %s to %s", appendNumber(nil, least), appendNumber(nil, most))
+	} else if whole && x != math.Trunc(x) {
+		return 0, "must be a whole number"
+	}
+	return x, ""
+}
+
+// bounds returns what the numbers of a numeric column may be.
+func (c *column) bounds() (least, most float64, whole bool) {
+	switch c.typ.kind {
+	case kindInt:
+		return math.MinInt32, math.MaxInt32, true
+	case kindLong:
+		// Beyond these, not every whole number is a float64.
+		return -1 << 53, 1 << 53, true
+	case kindFloat:
+		return -math.MaxFloat32, math.MaxFloat32, false
+	}
+	return -math.MaxFloat64, math.MaxFloat64, false
+}
+
+func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, problem string) {
+	c := &s.columns[feature]
+	switch {
+	case len(text) > scoring.MaxLevelBytes:
+		return 0, fmt.Sprintf("must not be longer than %d bytes", scoring.MaxLevelBytes)
+	case c.typ.kind == kindEnum:
+		i := c.typ.index(text)
+		if i < 0 {
+			return 0, fmt.Sprintf("must be one of %q", c.typ.symbols)
+		}
+		return float64(i), ""
+	case c.typ.kind == kindInt || c.typ.kind == kindLong:
+		bits := 32
+		if c.typ.kind == kindLong {
+			bits = 64
+		}
+		n, err := strconv.ParseInt(text, 10, bits)
+		if err != nil {
+			return 0, "must be a whole number"
+		}
+		text = strconv.FormatInt(n, 10) // one spelling only: no +1, no 01
+	}
+	if learning == lookUp {
+		if x, known := s.vocabulary.Lookup(feature, text); known {
+			return x, ""
+		}
+		return scoring.Unknown, ""
+	}
+	x, err := s.vocabulary.CodeString(feature, text)
+	if err != nil {
+		return 0, fmt.Sprintf("has more than %d different values", scoring.MaxLevels)
+	}
+	return x, ""
+}
+
+// AttributesFromJSON reads a flat JSON object of attributes. A numeric
+// attribute is a number, or a string that holds one; a categorical one is a
+// string, or a whole number where the schema's type is int or long. null and
+// attributes that are not there are missing. Anything else is refused: unknown
+// names (case matters), names that occur twice, true and false, nested values,
+// numbers that are not finite or do not fit the schema's type.
+//
+// A level that neither an event nor a model has brought is scoring.Unknown; the
+// vocabulary does not learn it. Errors are *FieldError.
+func (s *Set) AttributesFromJSON(data []byte) (scoring.Vector, error) {
+	notJSON := &FieldError{"", "the attributes must be one JSON object"}
+	if !utf8.Valid(data) {
+		return nil, &FieldError{"", "the attributes must be in UTF-8"}
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, notJSON
+	}
+	x := scoring.NewVector(s.spec.Len())
+	seen := make([]bool, s.spec.Len())
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, notJSON
+		}
+		name, ok := t.(string)
+		if !ok {
+			return nil, notJSON
+		}
+		i, ok := s.spec.Index(name)
+		switch {
+		case !ok:
+			return nil, &FieldError{name, "is not an attribute of the schema"}
+		case seen[i]:
+			return nil, &FieldError{name, "occurs twice"}
+		}
+		seen[i] = true
+		v, err := d.Token()
+		if err != nil {
+			return nil, notJSON
+		}
+		var problem string
+		if x[i], problem = s.fromJSON(i, v); problem != "" {
+			return nil, &FieldError{name, problem}
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, notJSON
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, notJSON
+	}
+	return x, nil
+}
+
+func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
+	c := &s.columns[feature]
+	wanted := "must be a number"
+	if c.categorical {
+		wanted = "must be a string"
+	}
+	switch v := v.(type) {
+	case nil:
+		return scoring.Missing, ""
+	case string:
+		if v == "" {
+			return 0, wanted + `, not "": leave it out if it is not known`
+		}
+		return s.parseText(feature, v, lookUp)
+	case json.Number:
+		if c.categorical && c.typ.kind != kindInt && c.typ.kind != kindLong {
+			return 0, wanted + ", not a number"
+		}
+		return s.parseText(feature, v.String(), lookUp)
+	case bool:
+		return 0, wanted + ", not true or false"
+	}
+	return 0, wanted + ", not an object or array"
+}
+
+// AttributesToMap returns the attributes by name for JSON: numbers as float64,
+// levels as string, nil where missing.
+func (s *Set) AttributesToMap(x scoring.Vector) map[string]any {
+	m := make(map[string]any, len(x))
+	for i, v := range x {
+		name := s.spec.Feature(i).Name
+		switch {
+		case scoring.IsMissing(v):
+			m[name] = nil
+		case s.columns[i].categorical:
+			m[name] = s.vocabulary.Level(i, v)
+		default:
+			m[name] = v
+		}
+	}
+	return m
+}
