@@ -1,0 +1,319 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/sasl"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/segmentio/kafka-go/sasl/scram"
+)
+
+// ErrUnknownTopic is matched when the cluster has no topic of that name.
+var ErrUnknownTopic = errors.New("unknown topic")
+
+// metadataTTL bounds how long a write goes to a partition's former leader.
+const metadataTTL = 2 * time.Second
+
+// Config configures Connect. Brokers is required.
+type Config struct {
+	// Brokers are the host:port addresses to start from. One suffices; more
+	// help when that one is down.
+	Brokers []string
+	// ClientID names this process to the brokers. Default "churnstream".
+	ClientID string
+	// TLS switches to TLS. Default nil: plain text.
+	TLS *tls.Config
+	// SASL authenticates; see the function SASL. Default nil: no
+	// authentication.
+	SASL sasl.Mechanism
+	// DialTimeout bounds connecting, TLS and authentication. Default 5 s.
+	DialTimeout time.Duration
+	// RequestTimeout bounds one attempt at one request, beyond the time the
+	// broker is asked to wait. Default 10 s.
+	RequestTimeout time.Duration
+	// Logger receives what an operator should know. Default none.
+	Logger *slog.Logger
+	// Registerer receives the metrics. Clusters of one process may share
+	// one; they then share the metrics. Default none.
+	Registerer prometheus.Registerer
+}
+
+// SASL returns the mechanism of that name: "plain", "scram-sha-256" or
+// "scram-sha-512", in any case.
+func SASL(mechanism, username, password string) (sasl.Mechanism, error) {
+	switch strings.ToLower(mechanism) {
+	case "plain":
+		return plain.Mechanism{Username: username, Password: password}, nil
+	case "scram-sha-256":
+		return scram.Mechanism(scram.SHA256, username, password)
+	case "scram-sha-512":
+		return scram.Mechanism(scram.SHA512, username, password)
+	}
+	return nil, fmt.Errorf("SASL mechanism %q: not one of plain, scram-sha-256, scram-sha-512", mechanism)
+}
+
+// Cluster is a Kafka cluster as seen from this process. It is safe for
+// concurrent use.
+type Cluster struct {
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	transport *kafkago.Transport
+	client    *kafkago.Client
+	conns     *connPool
+}
+
+// Connect prepares to talk to a cluster. It does no I/O, so it succeeds while
+// the cluster is down; it fails when cfg makes no sense.
+func Connect(cfg Config) (*Cluster, error) {
+	if len(cfg.Brokers) == 0 {
+		return nil, errors.New("connecting to Kafka: no brokers given")
+	}
+	for _, b := range cfg.Brokers {
+		if _, port, err := net.SplitHostPort(b); err != nil {
+			return nil, fmt.Errorf("connecting to Kafka: broker %q: %w", b, err)
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return nil, fmt.Errorf("connecting to Kafka: broker %q: port is not a number", b)
+		}
+	}
+	cfg.Brokers = slices.Clone(cfg.Brokers)
+	if cfg.ClientID == "" {
+		cfg.ClientID = "churnstream"
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = 5 * time.Second
+	}
+	if cfg.RequestTimeout <= 0 {
+		cfg.RequestTimeout = 10 * time.Second
+	}
+	c := &Cluster{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer)}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	dialer := &net.Dialer{Timeout: cfg.DialTimeout}
+	c.transport = &kafkago.Transport{
+		Dial:        dialer.DialContext,
+		DialTimeout: cfg.DialTimeout,
+		MetadataTTL: metadataTTL,
+		ClientID:    cfg.ClientID,
+		TLS:         cfg.TLS,
+		SASL:        cfg.SASL,
+	}
+	c.client = &kafkago.Client{
+		Addr:      kafkago.TCP(cfg.Brokers...),
+		Timeout:   cfg.RequestTimeout,
+		Transport: c.transport,
+	}
+	c.conns = newConnPool(cfg)
+	return c, nil
+}
+
+// Close closes the connections that are idle and, when they become so, those
+// that are in use.
+func (c *Cluster) Close() {
+	c.transport.CloseIdleConnections()
+	c.conns.close()
+}
+
+// retry is Retry, with the failures in the metrics and with answers of
+// brokers that will not pass counted as permanent.
+func (c *Cluster) retry(ctx context.Context, operation, what string, fn func(context.Context) error) error {
+	return retry(ctx, c.log, what, retryHooks{
+		failing:  c.metrics.retrying.Inc,
+		failed:   c.metrics.retries.WithLabelValues(operation).Inc,
+		finished: c.metrics.retrying.Dec,
+	}, func(ctx context.Context) error {
+		err := fn(ctx)
+		if err != nil && !passing(err) {
+			return Permanent(err)
+		}
+		return err
+	})
+}
+
+// TopicConfig describes a topic for EnsureTopics.
+type TopicConfig struct {
+	Name string
+	// Partitions is the number of partitions. Default 0: the cluster's own
+	// default.
+	Partitions int
+	// Replication is the number of replicas. Default 0: the cluster's own
+	// default.
+	Replication int
+	// Configs are the topic's settings by Kafka's names, for instance
+	// "cleanup.policy". Those not named keep the cluster's defaults.
+	Configs map[string]string
+}
+
+// EnsureTopics creates the topics that do not exist and returns when every
+// one of topics can be read and written. Topics that exist are left as they
+// are; a warning is logged when the number of partitions differs from what
+// was asked for. It retries until ctx ends while the cluster is down and
+// fails at once when the cluster refuses a topic.
+func (c *Cluster) EnsureTopics(ctx context.Context, topics ...TopicConfig) error {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.Name
+	}
+	asked := false
+	return c.retry(ctx, "create_topics", "creating topics", func(ctx context.Context) error {
+		meta, err := c.metadata(ctx, names...)
+		if err != nil {
+			return err
+		}
+		var missing []kafkago.TopicConfig
+		var waiting error
+		for _, t := range topics {
+			partitions, err := topicPartitions(meta, t.Name)
+			switch {
+			case errors.Is(err, ErrUnknownTopic):
+				missing = append(missing, t.request())
+			case err != nil:
+				waiting = err
+			case t.Partitions > 0 && t.Partitions != len(partitions) && !asked:
+				c.log.Warn("topic has another number of partitions than asked for",
+					"topic", t.Name, "partitions", len(partitions), "asked", t.Partitions)
+			}
+		}
+		if len(missing) == 0 {
+			return waiting
+		}
+		asked = true
+		res, err := c.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Topics: missing})
+		if err != nil {
+			return err
+		}
+		for name, err := range res.Errors {
+			switch {
+			case errors.Is(err, kafkago.TopicAlreadyExists):
+			case err != nil:
+				return fmt.Errorf("topic %q: %w", name, err)
+			default:
+				c.log.Info("created topic", "topic", name)
+			}
+		}
+		// Creation is asynchronous: wait until every partition has a leader.
+		meta, err = c.metadata(ctx, names...)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if _, err := topicPartitions(meta, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (t TopicConfig) request() kafkago.TopicConfig {
+	out := kafkago.TopicConfig{Topic: t.Name, NumPartitions: -1, ReplicationFactor: -1}
+	if t.Partitions > 0 {
+		out.NumPartitions = t.Partitions
+	}
+	if t.Replication > 0 {
+		out.ReplicationFactor = t.Replication
+	}
+	for name, value := range t.Configs {
+		out.ConfigEntries = append(out.ConfigEntries, kafkago.ConfigEntry{ConfigName: name, ConfigValue: value})
+	}
+	return out
+}
+
+// Partitions returns the number of partitions of a topic. It waits while the
+// cluster is down and fails with ErrUnknownTopic when the cluster has no such
+// topic.
+func (c *Cluster) Partitions(ctx context.Context, topic string) (int, error) {
+	var n int
+	err := c.retry(ctx, "metadata", fmt.Sprintf("counting partitions of topic %q", topic), func(ctx context.Context) error {
+		meta, err := c.metadata(ctx, topic)
+		if err != nil {
+			return err
+		}
+		partitions, err := topicPartitions(meta, topic)
+		if errors.Is(err, ErrUnknownTopic) {
+			return Permanent(err)
+		}
+		n = len(partitions)
+		return err
+	})
+	return n, err
+}
+
+// Offsets returns the offset of the first record a partition holds and the
+// offset after its last committed one, before which everything is readable.
+// The two are equal when there is nothing to read. It waits while the cluster
+// is down.
+func (c *Cluster) Offsets(ctx context.Context, topic string, partition int) (first, end int64, err error) {
+	return c.offsets(ctx, topic, partition, kafkago.ReadCommitted)
+}
+
+func (c *Cluster) offsets(ctx context.Context, topic string, partition int, level kafkago.IsolationLevel) (first, end int64, err error) {
+	what := fmt.Sprintf("listing offsets of %s/%d", topic, partition)
+	err = c.retry(ctx, "list_offsets", what, func(ctx context.Context) error {
+		first, end, err = c.listOffsets(ctx, topic, partition, level)
+		return err
+	})
+	return first, end, err
+}
+
+// leader returns the address of a partition's leader, from the cluster's
+// metadata of this moment.
+func (c *Cluster) leader(ctx context.Context, topic string, partition int) (string, error) {
+	meta, err := c.metadata(ctx, topic)
+	if err != nil {
+		return "", err
+	}
+	partitions, err := topicPartitions(meta, topic)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range partitions {
+		if int(p.PartitionIndex) != partition {
+			continue
+		}
+		for _, b := range meta.Brokers {
+			if b.NodeID == p.LeaderID {
+				return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), nil
+			}
+		}
+		return "", fmt.Errorf("topic %q partition %d: %w", topic, partition, kafkago.LeaderNotAvailable)
+	}
+	return "", fmt.Errorf("topic %q has no partition %d: %w", topic, partition, ErrUnknownTopic)
+}
+
+// topicPartitions returns the partitions of a topic, or an error while any of
+// them has no leader.
+func topicPartitions(meta *metadata.Response, topic string) ([]metadata.ResponsePartition, error) {
+	for _, t := range meta.Topics {
+		if t.Name != topic {
+			continue
+		}
+		switch code := kafkago.Error(t.ErrorCode); code {
+		case 0:
+		case kafkago.UnknownTopicOrPartition:
+			return nil, fmt.Errorf("topic %q: %w", topic, ErrUnknownTopic)
+		default:
+			return nil, fmt.Errorf("topic %q: %w", topic, code)
+		}
+		for _, p := range t.Partitions {
+			if p.LeaderID < 0 {
+				return nil, fmt.Errorf("topic %q partition %d: %w", topic, p.PartitionIndex, kafkago.LeaderNotAvailable)
+			}
+		}
+		return t.Partitions, nil
+	}
+	return nil, fmt.Errorf("topic %q: %w", topic, ErrUnknownTopic)
+}

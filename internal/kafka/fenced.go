@@ -1,0 +1,156 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+)
+
+var (
+	// ErrFenced is matched when another process has taken over the
+	// transactional id and written to the partition: this one lost it.
+	ErrFenced = errors.New("fenced by a newer producer")
+	// ErrOutOfSequence is matched when the broker no longer knows this
+	// producer's last batch, as after producer.id.expiration.ms of silence,
+	// or when records of others came between ours. Others may have written
+	// meanwhile: fence again and check.
+	ErrOutOfSequence = errors.New("broker lost this producer's sequence")
+)
+
+// transactionTimeout must be set, though no transaction is ever begun.
+const transactionTimeout = time.Minute
+
+// FenceConfig configures Fence. TransactionalID and Topic are required.
+type FenceConfig struct {
+	// TransactionalID names the right to write; it has one owner at a time.
+	TransactionalID string
+	Topic           string
+	Partition       int
+	// Compression and MaxBatchBytes are those of ProducerConfig.
+	Compression   Compression
+	MaxBatchBytes int
+}
+
+// FencedProducer writes to one partition as the latest owner of a
+// transactional id. Batches are sent one after another; the broker drops
+// those it has already, so a retry never writes twice. It is safe for
+// concurrent use and needs no closing.
+type FencedProducer struct {
+	c    *Cluster
+	cfg  FenceConfig
+	what string
+
+	mu       sync.Mutex
+	encoder  encoder
+	producer producerState
+	broken   error // the first error, for good
+}
+
+// Fence takes a transactional id over from its former owner. The broker
+// enforces it on the partition from the first Append on: the former owner's
+// appends are accepted until then, and fail with ErrFenced after it.
+//
+// No transaction is begun: the producer id and epoch that come with a
+// transactional id fence and deduplicate outside of transactions too. Fence
+// retries while the cluster or the id's coordinator is not ready, until ctx
+// ends. With access control it needs Write on the transactional id.
+func (c *Cluster) Fence(ctx context.Context, cfg FenceConfig) (*FencedProducer, error) {
+	if cfg.MaxBatchBytes <= 0 {
+		cfg.MaxBatchBytes = defaultBatchBytes
+	}
+	p := &FencedProducer{c: c, cfg: cfg, what: fmt.Sprintf("appending to %s/%d", cfg.Topic, cfg.Partition)}
+	what := fmt.Sprintf("taking producer id of %q", cfg.TransactionalID)
+	err := c.retry(ctx, "init_producer_id", what, func(ctx context.Context) error {
+		res, err := c.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{
+			TransactionalID:      cfg.TransactionalID,
+			TransactionTimeoutMs: int(transactionTimeout.Milliseconds()),
+			// A new epoch, whoever had the last one.
+			ProducerID:    -1,
+			ProducerEpoch: -1,
+		})
+		if err != nil {
+			return err
+		}
+		if res.Error != nil {
+			return res.Error
+		}
+		p.producer = producerState{id: int64(res.Producer.ProducerID), epoch: int16(res.Producer.ProducerEpoch)}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Append writes records in order and returns the offset of the first when all
+// are acknowledged; the others follow it without a gap. Topic, Partition and
+// Offset of the records are ignored. It returns −1 for no records.
+//
+// Passing errors are retried until ctx ends. The error matches ErrFenced,
+// ErrOutOfSequence, ErrTooLarge or ctx.Err() where they apply. After any
+// error but ErrTooLarge it is not known what was stored, and every later
+// Append fails with the same error: call Fence again and read the end of the
+// partition. After ErrTooLarge the records before the one that is too large
+// may have been stored, and the producer stays usable.
+func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffset int64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.broken != nil {
+		return -1, p.broken
+	}
+	first, next := int64(-1), int64(-1)
+	limit := p.cfg.MaxBatchBytes
+	for len(records) > 0 {
+		n := fitBatch(records, limit)
+		frame, err := p.encoder.encode(records[:n], p.cfg.Compression, p.producer, time.Now())
+		if err != nil {
+			return -1, fmt.Errorf("%s: %w", p.what, err)
+		}
+		base, err := p.send(ctx, frame)
+		if errors.Is(err, ErrTooLarge) {
+			if n == 1 {
+				return -1, err
+			}
+			limit = len(frame) / 2 // the topic's limit is below ours
+			continue
+		}
+		if err == nil && next >= 0 && base != next {
+			err = fmt.Errorf("%s: %w: offset %d came after %d", p.what, ErrOutOfSequence, base, next-1)
+		}
+		if err != nil {
+			p.broken = err
+			return -1, err
+		}
+		if first < 0 {
+			first = base
+		}
+		next = base + int64(n)
+		// Sequences count records and go from 2^31 − 1 to 0.
+		p.producer.sequence = int32((int64(p.producer.sequence) + int64(n)) & 0x7fffffff)
+		p.c.metrics.produced.WithLabelValues(p.cfg.Topic).Add(float64(n))
+		records = records[n:]
+	}
+	return first, nil
+}
+
+// send sends the same bytes until they are acknowledged or refused.
+func (p *FencedProducer) send(ctx context.Context, frame []byte) (base int64, err error) {
+	err = p.c.retry(ctx, "append", p.what, func(ctx context.Context) error {
+		var err error
+		base, err = p.c.produceRaw(ctx, p.cfg.Topic, p.cfg.Partition, frame)
+		switch {
+		case errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.ProducerFenced):
+			return Permanent(fmt.Errorf("%w: %w", ErrFenced, err))
+		case errors.Is(err, kafkago.OutOfOrderSequenceNumber), errors.Is(err, kafkago.DuplicateSequenceNumber),
+			errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerIDMapping):
+			return Permanent(fmt.Errorf("%w: %w", ErrOutOfSequence, err))
+		}
+		return err
+	})
+	return base, err
+}

@@ -1,0 +1,331 @@
+// Package models follows the model versions in their topic, so that every role
+// knows the champion.
+package models
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// ErrRefused is matched by the errors of Open: a version that must not be
+// used.
+var ErrRefused = errors.New("model version refused")
+
+// Version is a model version that passed all checks, ready to score with. It
+// must not be changed.
+type Version struct {
+	schemas.ModelVersion
+	// Offset is that of the version's latest record.
+	Offset    int64
+	Model     *scoring.Model
+	Predictor *scoring.Predictor
+}
+
+// Open checks a model version and compiles its model for the vectors of set.
+// It refuses, matching ErrRefused, a payload that is not the one that was
+// hashed, is no valid model, or belongs to another feature specification.
+func Open(set *schemas.Set, v schemas.ModelVersion) (*Version, error) {
+	if sum := SHA256(v.Payload); sum != v.SHA256 {
+		return nil, &refusal{"sha256", fmt.Errorf("%w: payload has SHA-256 %s, not %.64s", ErrRefused, sum, v.SHA256)}
+	}
+	if own := set.Spec().Fingerprint(); v.FeatureFingerprint != own {
+		return nil, &refusal{"fingerprint", fmt.Errorf("%w: feature specification %.64s, not %s", ErrRefused, v.FeatureFingerprint, own)}
+	}
+	model, err := scoring.ParseModel([]byte(v.Payload))
+	if err != nil {
+		return nil, &refusal{"payload", fmt.Errorf("%w: %w", ErrRefused, err)}
+	}
+	predictor, err := scoring.Compile(model, set.Vocabulary())
+	if err != nil {
+		return nil, &refusal{"payload", fmt.Errorf("%w: %w", ErrRefused, err)}
+	}
+	return &Version{ModelVersion: v, Model: model, Predictor: predictor}, nil
+}
+
+// refusal is an ErrRefused with the value of the metric's label.
+type refusal struct {
+	reason string
+	error
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// SHA256 returns the content hash of a payload as it stands in a version.
+func SHA256(payload string) string {
+	sum := sha256.Sum256([]byte(payload))
+	return hex.EncodeToString(sum[:])
+}
+
+// Key returns the key of a version's record: the version as decimal text.
+func Key(version int64) []byte { return strconv.AppendInt(nil, version, 10) }
+
+// Tailer reads a topic from its start and goes on as records come; it is what
+// a Feed needs of a *kafka.Cluster.
+type Tailer interface {
+	Tail(ctx context.Context, cfg kafka.TailConfig, handle func(ctx context.Context, records []kafka.Record) error) error
+}
+
+// FeedConfig configures NewFeed. Cluster and Codec are required.
+type FeedConfig struct {
+	Cluster Tailer
+	Codec   *schemas.Codec
+	// Logger receives what an operator should know. Default none.
+	Logger *slog.Logger
+	// Registerer receives the metrics. Default none.
+	Registerer prometheus.Registerer
+}
+
+// Feed follows the topic of model versions from its start. Its methods but Run
+// are safe for concurrent use and do not block.
+//
+// Of each version the latest record counts, as after compaction. The champion
+// is the one of them with stage CHAMPION and the highest offset, so a version
+// becomes champion, for the first time or again, by being published as such.
+// Records that are refused change nothing; a tombstone removes its version.
+type Feed struct {
+	cfg     FeedConfig
+	log     *slog.Logger
+	metrics feedMetrics
+
+	state    atomic.Pointer[state]
+	caughtUp chan struct{}
+
+	mu      sync.Mutex // guards changed
+	changed chan struct{}
+}
+
+// state is what a Feed knows. It is replaced as a whole.
+type state struct {
+	versions []*Version // newest first
+	champion *Version
+	highest  int64 // version, refused ones included
+}
+
+type feedMetrics struct {
+	refused     *prometheus.CounterVec
+	versions    prometheus.Gauge
+	champion    prometheus.Gauge
+	activations prometheus.Counter
+}
+
+// NewFeed returns a feed that knows nothing until Run runs.
+func NewFeed(cfg FeedConfig) *Feed {
+	f := &Feed{cfg: cfg, log: cfg.Logger, caughtUp: make(chan struct{}), changed: make(chan struct{})}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.state.Store(&state{})
+	f.metrics = feedMetrics{
+		refused: register(cfg.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_models_refused_total",
+			Help: "Records of model versions that were refused, by reason.",
+		}, []string{"reason"})),
+		versions: register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "churn_models_versions",
+			Help: "Model versions known and usable.",
+		})),
+		champion: register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "churn_models_champion_version",
+			Help: "Version of the champion, 0 while there is none.",
+		})),
+		activations: register(cfg.Registerer, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_models_champion_changes_total",
+			Help: "Changes of the champion seen by this process.",
+		})),
+	}
+	for _, reason := range []string{"sha256", "fingerprint", "payload", "undecodable"} {
+		f.metrics.refused.WithLabelValues(reason)
+	}
+	return f
+}
+
+// register registers a collector, or returns the one of that name that a feed
+// registered before: feeds of one process see the same versions.
+func register[C prometheus.Collector](registerer prometheus.Registerer, c C) C {
+	if registerer == nil {
+		return c
+	}
+	if err := registerer.Register(c); err != nil {
+		if before := new(prometheus.AlreadyRegisteredError); errors.As(err, before) {
+			if same, ok := before.ExistingCollector.(C); ok {
+				return same
+			}
+		}
+		panic(err) // two metrics of one name: a mistake in the program
+	}
+	return c
+}
+
+// Run follows the topic until ctx ends, and then returns nil. It fails when
+// the topic does not exist.
+func (f *Feed) Run(ctx context.Context) error {
+	err := f.cfg.Cluster.Tail(ctx, kafka.TailConfig{
+		Topics:     []string{schemas.TopicModels},
+		OnCaughtUp: func() { close(f.caughtUp) },
+	}, f.handle)
+	if err != nil {
+		return fmt.Errorf("following model versions: %w", err)
+	}
+	return nil
+}
+
+// CaughtUp is closed when the versions that were there at the start are known.
+func (f *Feed) CaughtUp() <-chan struct{} { return f.caughtUp }
+
+// Champion returns the version in use, nil while there is none.
+func (f *Feed) Champion() *Version { return f.state.Load().champion }
+
+// Changed returns a channel that is closed at the next change of the champion
+// or of the list. To miss none, take the channel before looking.
+func (f *Feed) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// Get returns a version, nil if it is not known or was refused.
+func (f *Feed) Get(version int64) *Version {
+	for _, v := range f.state.Load().versions {
+		if v.Version == version {
+			return v
+		}
+	}
+	return nil
+}
+
+// List returns all usable versions, newest first. The slice must not be
+// changed.
+func (f *Feed) List() []*Version { return f.state.Load().versions }
+
+// Highest returns the highest version number ever seen, those of refused
+// versions included, 0 if there was none: a new version must be higher.
+func (f *Feed) Highest() int64 { return f.state.Load().highest }
+
+func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
+	for i := range records {
+		r := &records[i]
+		next := f.state.Load().clone()
+		if number, err := strconv.ParseInt(string(r.Key), 10, 64); err == nil && number > 0 && number < math.MaxInt64 {
+			next.highest = max(next.highest, number)
+			if r.Value == nil {
+				next.remove(number)
+			}
+		}
+		if r.Value != nil {
+			v, err := f.open(ctx, r)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				f.refuse(r, err)
+			} else {
+				next.highest = max(next.highest, v.Version)
+				next.remove(v.Version)
+				next.versions = append(next.versions, v)
+			}
+		}
+		f.publish(next)
+	}
+	return nil
+}
+
+// open decodes and checks a record. It waits while the registry is down.
+func (f *Feed) open(ctx context.Context, r *kafka.Record) (*Version, error) {
+	var m schemas.ModelVersion
+	err := kafka.Retry(ctx, f.log, "decode a model version", func(ctx context.Context) error {
+		m = schemas.ModelVersion{}
+		err := f.cfg.Codec.DecodeModel(ctx, r.Value, &m)
+		if _, poison := schemas.AsPoison(err); poison {
+			return kafka.Permanent(err)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if string(r.Key) != string(Key(m.Version)) || m.Version <= 0 {
+		return nil, fmt.Errorf("%w: version %d under the key %.32q", ErrRefused, m.Version, r.Key)
+	}
+	v, err := Open(f.cfg.Codec.Set(), m)
+	if err != nil {
+		return nil, err
+	}
+	v.Offset = r.Offset
+	return v, nil
+}
+
+func (f *Feed) refuse(r *kafka.Record, err error) {
+	reason := "undecodable"
+	if refused := new(refusal); errors.As(err, &refused) {
+		reason = refused.reason
+	}
+	f.metrics.refused.WithLabelValues(reason).Inc()
+	f.log.Error("refused a model version; the champion stays",
+		"key", fmt.Sprintf("%.32q", r.Key), "offset", r.Offset, "champion", number(f.Champion()), "error", err)
+}
+
+// publish makes a state the current one and tells those who wait.
+func (f *Feed) publish(next *state) {
+	slices.SortFunc(next.versions, func(a, b *Version) int {
+		if a.Version > b.Version {
+			return -1
+		}
+		return 1
+	})
+	next.champion = nil
+	for _, v := range next.versions {
+		if v.Stage == schemas.StageChampion && (next.champion == nil || v.Offset > next.champion.Offset) {
+			next.champion = v
+		}
+	}
+	old := f.state.Swap(next)
+	f.metrics.versions.Set(float64(len(next.versions)))
+	f.metrics.champion.Set(float64(number(next.champion)))
+	if number(old.champion) != number(next.champion) {
+		f.metrics.activations.Inc()
+		switch v := next.champion; {
+		case v == nil:
+			f.log.Warn("the champion was withdrawn, and there is no other", "version", number(old.champion))
+		default:
+			f.log.Info("champion", "version", v.Version, "before", number(old.champion),
+				"trained", time.UnixMilli(v.CreatedAt).UTC().Format(time.RFC3339), "log_loss", v.Metrics.LogLoss, "reason", v.Reason)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func number(v *Version) int64 {
+	if v == nil {
+		return 0
+	}
+	return v.Version
+}
+
+func (s *state) clone() *state {
+	c := *s
+	c.versions = slices.Clone(s.versions)
+	return &c
+}
+
+func (s *state) remove(version int64) {
+	s.versions = slices.DeleteFunc(s.versions, func(v *Version) bool { return v.Version == version })
+}

@@ -1,0 +1,3 @@
+// Package ops is the side of a process that those who run it look at: its
+// metrics, whether it lives, and whether it can work and why not.
+package ops

@@ -1,0 +1,224 @@
+package ops
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	// headerTimeout and bodyTimeout bound how long a client may take to send
+	// a request. There is no bound on the answer: event streams have no end.
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+
+	maxHeaderBytes = 64 << 10
+
+	// scrapeTimeout is Prometheus' own default; nobody waits longer.
+	scrapeTimeout = 10 * time.Second
+	maxScrapes    = 4
+
+	// drainTime is what requests get to finish by themselves at shutdown
+	// before their contexts are cancelled; shutdownTime bounds it all.
+	drainTime    = 500 * time.Millisecond
+	shutdownTime = 2 * time.Second
+)
+
+// Config configures NewServer.
+type Config struct {
+	// Addr is the host:port to listen on. Default "127.0.0.1:0": a free port,
+	// reachable from this machine only.
+	Addr string
+	// Gatherer provides the metrics. Default prometheus.DefaultGatherer.
+	Gatherer prometheus.Gatherer
+	// Readiness is what /readyz answers. Default: always ready.
+	Readiness *Readiness
+	// Handler answers everything but GET of /metrics, /healthz and /readyz.
+	// Default: a list of those at /, and not found elsewhere.
+	Handler http.Handler
+	// CertFile and KeyFile are PEM files with the server's certificate and
+	// its key; both or none. Default none: plain HTTP.
+	CertFile, KeyFile string
+	// Logger takes the log. Default none.
+	Logger *slog.Logger
+}
+
+// Server serves /metrics, /healthz, /readyz and an application's handler on
+// one address. /healthz answers 200 as long as the process can answer at all;
+// /readyz answers 200 or 503, with each part's state as JSON.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+	log      *slog.Logger
+	// cancel ends the contexts of all requests.
+	cancel context.CancelFunc
+	close  sync.Once
+}
+
+// NewServer listens on cfg.Addr; connections wait until Run serves them. It
+// fails when the address cannot be had or the certificate not be read.
+func NewServer(cfg Config) (*Server, error) {
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	if cfg.Gatherer == nil {
+		cfg.Gatherer = prometheus.DefaultGatherer
+	}
+	if cfg.Readiness == nil {
+		cfg.Readiness = NewReadiness()
+	}
+	if cfg.Handler == nil {
+		cfg.Handler = http.HandlerFunc(contents)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	var tlsConfig *tls.Config
+	if cfg.CertFile != "" || cfg.KeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading the server's certificate: %w", err)
+		}
+		tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+	}
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w; choose another address with --http HOST:PORT (port 0 takes a free one)", cfg.Addr, err)
+	}
+	base, cancel := context.WithCancel(context.Background())
+	return &Server{
+		listener: listener,
+		log:      cfg.Logger,
+		cancel:   cancel,
+		http: &http.Server{
+			Handler:           boundBody(routes(&cfg)),
+			TLSConfig:         tlsConfig,
+			BaseContext:       func(net.Listener) context.Context { return base },
+			ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+			ReadHeaderTimeout: headerTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeaderBytes,
+		},
+	}, nil
+}
+
+// Addr returns the host:port that the server listens on.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Close frees the address of a server that was never run. After Run it has no
+// effect.
+func (s *Server) Close() error {
+	var err error
+	s.close.Do(func() {
+		s.cancel()
+		err = s.listener.Close()
+	})
+	return err
+}
+
+// Run serves until ctx ends. Requests under way then get half a second to
+// finish, after which their contexts are cancelled, so that event streams end;
+// after two seconds connections are cut. A server runs once.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	served := make(chan error, 1)
+	go func() {
+		if s.http.TLSConfig != nil {
+			served <- s.http.ServeTLS(s.listener, "", "")
+			return
+		}
+		served <- s.http.Serve(s.listener)
+	}()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving HTTP on %s: %w", s.Addr(), err)
+	case <-ctx.Done():
+	}
+	hurry := time.AfterFunc(drainTime, s.cancel)
+	defer hurry.Stop()
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	if err := s.http.Shutdown(deadline); err != nil {
+		s.log.Warn("cutting HTTP connections that did not finish", "error", err)
+		s.http.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving HTTP on %s: %w", s.Addr(), err)
+	}
+	return nil
+}
+
+func routes(cfg *Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
+		ErrorLog: metricsLog{cfg.Logger},
+		// One part's broken metric must not blind whoever looks at the rest.
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: maxScrapes,
+		Timeout:             scrapeTimeout,
+		EnableOpenMetrics:   true,
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		noStore(w, "text/plain; charset=utf-8")
+		io.WriteString(w, "ok\n")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		ready, checks := cfg.Readiness.Ready()
+		noStore(w, "application/json")
+		if !ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		json.NewEncoder(w).Encode(struct {
+			Ready  bool             `json:"ready"`
+			Checks map[string]Check `json:"checks"`
+		}{ready, checks})
+	})
+	mux.Handle("/", cfg.Handler)
+	return mux
+}
+
+func noStore(w http.ResponseWriter, contentType string) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+}
+
+func contents(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
+	}
+	noStore(w, "text/plain; charset=utf-8")
+	io.WriteString(w, "/metrics\n/healthz\n/readyz\n")
+}
+
+// boundBody limits how long a client may take to send a request's body. The
+// server's own ReadTimeout would also end event streams, whose requests have
+// none.
+func boundBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Not supported by the writers of some tests; nothing is lost there.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// metricsLog writes the errors of promhttp to a structured log.
+type metricsLog struct{ log *slog.Logger }
+
+func (l metricsLog) Println(v ...any) {
+	l.log.Error("gathering metrics", "error", fmt.Sprint(v...))
+}
