@@ -1,0 +1,358 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"testing"
+
+	"churnstream/scoring"
+)
+
+// dense is an independent statement of what a fit minimises: all columns
+// written out, standardised, missing values at the column's mean.
+type dense struct {
+	columns [][]float64
+	churned []bool
+	feature []int
+	level   []float64 // NaN for numbers
+}
+
+func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary) *dense {
+	m := &dense{}
+	x := scoring.NewVector(d.Spec().Len())
+	table := make([]scoring.Vector, len(rows))
+	for i, r := range rows {
+		d.Attributes(int(r), x)
+		table[i] = slices.Clone(x)
+		m.churned = append(m.churned, d.Churned(int(r)))
+	}
+	add := func(j int, level float64) {
+		column := make([]float64, len(rows))
+		sum, n := 0.0, 0.0
+		for i := range table {
+			v := table[i][j]
+			switch {
+			case scoring.IsMissing(v):
+			case math.IsNaN(level):
+				column[i] = v
+			case v == level:
+				column[i] = 1
+			}
+			if !scoring.IsMissing(v) {
+				sum += column[i]
+				n++
+			}
+		}
+		mean, squares := sum/n, 0.0
+		for i := range table {
+			if scoring.IsMissing(table[i][j]) {
+				column[i] = mean
+			}
+			squares += (column[i] - mean) * (column[i] - mean)
+		}
+		std := math.Sqrt(squares / n)
+		if std < 1e-12 {
+			return
+		}
+		for i := range column {
+			column[i] = (column[i] - mean) / std
+		}
+		m.columns = append(m.columns, column)
+		m.feature = append(m.feature, j)
+		m.level = append(m.level, level)
+	}
+	for j := range d.Spec().Len() {
+		if d.Spec().Feature(j).Kind == scoring.Numeric {
+			add(j, math.NaN())
+			continue
+		}
+		for code := range vocabulary.Size(j) {
+			add(j, float64(code))
+		}
+	}
+	return m
+}
+
+// objective returns strength·Σ log loss + ½‖w‖² and its gradient, the
+// intercept's first.
+func (m *dense) objective(strength float64, w *Weights) (value float64, gradient []float64) {
+	coefficients := make([]float64, len(m.columns))
+	for c := range coefficients {
+		if math.IsNaN(m.level[c]) {
+			coefficients[c] = w.Number(m.feature[c])
+		} else {
+			coefficients[c] = w.Level(m.feature[c], m.level[c])
+		}
+		value += coefficients[c] * coefficients[c] / 2
+	}
+	gradient = append([]float64{0}, coefficients...)
+	for i := range m.churned {
+		eta := w.Intercept()
+		for c := range coefficients {
+			eta += coefficients[c] * m.columns[c][i]
+		}
+		y := 0.0
+		if m.churned[i] {
+			y = 1
+		}
+		value += strength * (max(eta, 0) + math.Log1p(math.Exp(-math.Abs(eta))) - y*eta)
+		residual := 1/(1+math.Exp(-eta)) - y
+		gradient[0] += strength * residual
+		for c := range coefficients {
+			gradient[c+1] += strength * residual * m.columns[c][i]
+		}
+	}
+	return value, gradient
+}
+
+func TestFitReachesTheOptimumOfTheDenseProblem(t *testing.T) {
+	for _, missing := range []float64{0, 0.1} {
+		d, vocabulary := synthetic(t, 1500, missing, 3)
+		rows := d.Ordered()
+		oracle := newDense(d, rows, vocabulary)
+		x := Encode(d, rows, vocabulary, EncodeConfig{})
+		for _, strength := range []float64{1e-4, 0.01, 1, 100, 1e4} {
+			t.Run(fmt.Sprintf("missing %g, C %g", missing, strength), func(t *testing.T) {
+				w, err := x.Fit(context.Background(), strength, FitConfig{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				value, gradient := oracle.objective(strength, w)
+				if math.Abs(value-w.Objective) > 1e-9*value {
+					t.Errorf("objective %v, dense %v", w.Objective, value)
+				}
+				// The tolerance is that of a coefficient; a column has as much
+				// curvature as there are rows.
+				norm := 0.0
+				for _, g := range gradient {
+					norm += g * g
+				}
+				if norm = math.Sqrt(norm); norm > 1e-8+1e-10*strength*float64(len(rows)) {
+					t.Errorf("gradient's norm %g", norm)
+				}
+				t.Logf("gradient %.1e, %d iterations, %d Hessians", norm, w.Iterations, w.Hessians)
+			})
+		}
+	}
+}
+
+func TestFitIsTheSameOnAnyNumberOfProcessors(t *testing.T) {
+	d, vocabulary := synthetic(t, 6000, 0.05, 5)
+	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 3})
+	one, err := x.Fit(context.Background(), 1, FitConfig{Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seven, err := x.Fit(context.Background(), 1, FitConfig{Workers: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(one.v, seven.v) {
+		t.Error("weights differ")
+	}
+	processors := runtime.GOMAXPROCS(1)
+	defer runtime.GOMAXPROCS(processors)
+	_, lossesOne, err := x.Strength(context.Background(), []float64{0.01, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GOMAXPROCS(5)
+	_, lossesFive, err := x.Strength(context.Background(), []float64{0.01, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(lossesOne, lossesFive) {
+		t.Error("losses differ")
+	}
+}
+
+// small makes a dataset of one categorical and two numeric features from rows
+// of level, numbers and label.
+func small(t *testing.T, rows [][4]any) (*Dataset, *scoring.Vocabulary) {
+	t.Helper()
+	spec, err := scoring.NewSpec([]scoring.Feature{
+		{Name: "plan", Kind: scoring.Categorical},
+		{Name: "months"}, {Name: "bill"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vocabulary := scoring.NewVocabulary(spec)
+	d := NewDataset(spec, 0)
+	for i, row := range rows {
+		x := scoring.NewVector(3)
+		if level, ok := row[0].(string); ok {
+			if x[0], err = vocabulary.CodeString(0, level); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for k := 1; k <= 2; k++ {
+			if v, ok := row[k].(float64); ok {
+				x[k] = v
+			}
+		}
+		d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i), Churned: row[3].(bool), Attributes: x})
+	}
+	return d, vocabulary
+}
+
+func TestFitOfAwkwardData(t *testing.T) {
+	t.Run("separable", func(t *testing.T) {
+		var rows [][4]any
+		for i := range 40 {
+			rows = append(rows, [4]any{[]string{"a", "b"}[i%2], float64(i), float64(-i), i >= 20})
+		}
+		d, vocabulary := small(t, rows)
+		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{})
+		for _, strength := range DefaultStrengths() {
+			w, err := x.Fit(context.Background(), strength, FitConfig{})
+			if err != nil {
+				t.Fatalf("C %g: %v", strength, err)
+			}
+			if w.Number(1) <= 0 || math.Abs(w.Number(1)+w.Number(2)) > 1e-6*w.Number(1) {
+				t.Errorf("C %g: weights %v and %v of opposite columns", strength, w.Number(1), w.Number(2))
+			}
+		}
+	})
+	t.Run("constant columns", func(t *testing.T) {
+		var rows [][4]any
+		for i := range 40 {
+			rows = append(rows, [4]any{"only", 0.1, float64(i % 7), i%3 == 0})
+		}
+		d, vocabulary := small(t, rows)
+		w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Level(0, 0) != 0 || w.Number(1) != 0 || w.Number(2) == 0 {
+			t.Errorf("weights %v, %v, %v", w.Level(0, 0), w.Number(1), w.Number(2))
+		}
+	})
+	t.Run("nothing known", func(t *testing.T) {
+		var rows [][4]any
+		for i := range 40 {
+			rows = append(rows, [4]any{nil, nil, nil, i%4 == 0})
+		}
+		d, vocabulary := small(t, rows)
+		w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := 1 / (1 + math.Exp(-w.Intercept())); math.Abs(got-0.25) > 1e-9 {
+			t.Errorf("probability %v, want the churn rate 0.25", got)
+		}
+	})
+	t.Run("one class", func(t *testing.T) {
+		d, vocabulary := small(t, [][4]any{{"a", 1.0, 2.0, true}, {"b", 2.0, 1.0, true}})
+		_, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		if !errors.Is(err, ErrTooFewLabels) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("too many levels", func(t *testing.T) {
+		var rows [][4]any
+		for i := range 300 {
+			level := fmt.Sprint("rare ", i)
+			if i%3 > 0 {
+				level = []string{"", "a", "b"}[i%3]
+			}
+			rows = append(rows, [4]any{level, float64(i % 5), 1.0, i%2 == 0 || i%3 == 1})
+		}
+		d, vocabulary := small(t, rows)
+		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{MaxLevels: 2})
+		w, err := x.Fit(context.Background(), 1, FitConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := vocabulary.Lookup(0, "a")
+		rare, _ := vocabulary.Lookup(0, "rare 0")
+		if w.Level(0, a) == 0 || w.Level(0, rare) != 0 || len(x.features[0].levels) != 2 {
+			t.Errorf("a %v, rare %v, %d levels", w.Level(0, a), w.Level(0, rare), len(x.features[0].levels))
+		}
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		d, vocabulary := synthetic(t, 100, 0, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(ctx, 1, FitConfig{})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestStrength(t *testing.T) {
+	d, vocabulary := synthetic(t, 3000, 0, 9)
+	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 5})
+	best, losses, err := x.Strength(context.Background(), DefaultStrengths())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("C %g, losses %.5f", best, losses)
+	if s := DefaultStrengths(); best == s[0] || losses[0] < losses[4] {
+		t.Errorf("C %g was chosen with losses %v", best, losses)
+	}
+	// A fold's loss is that of a fit to the rows of the others.
+	from, to := x.fold(2)
+	sums, err := x.foldLosses(context.Background(), 2, []float64{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := x.fit(context.Background(), []span{{0, from}, {to, x.Rows()}}, 1, nil, FitConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	oracle := newDense(d, x.rows, vocabulary)
+	oracle.churned = oracle.churned[from:to]
+	for c := range oracle.columns {
+		oracle.columns[c] = oracle.columns[c][from:to]
+	}
+	large, _ := oracle.objective(2, w)
+	little, _ := oracle.objective(1, w)
+	if want := large - little; math.Abs(sums[0]-want) > 1e-4*want {
+		t.Errorf("loss %v of the fold left out, want %v", sums[0], want)
+	}
+}
+
+func TestFitWithHardlyAnyPenalty(t *testing.T) {
+	d, vocabulary := synthetic(t, 5000, 0, 11)
+	w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1e8, FitConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Iterations > 30 {
+		t.Errorf("%d iterations", w.Iterations)
+	}
+}
+
+func BenchmarkFit(b *testing.B) {
+	for _, rows := range []int{7_000, 200_000} {
+		d, vocabulary := synthetic(b, rows, 0, 1)
+		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{})
+		b.Run(fmt.Sprint("rows=", rows), func(b *testing.B) {
+			for b.Loop() {
+				w, err := x.Fit(context.Background(), 1, FitConfig{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(w.Iterations), "gradients/op")
+				b.ReportMetric(float64(w.Hessians), "hessians/op")
+			}
+			b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
+
+func BenchmarkStrength(b *testing.B) {
+	d, vocabulary := synthetic(b, 7_000, 0, 1)
+	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 5})
+	for b.Loop() {
+		if _, _, err := x.Strength(context.Background(), DefaultStrengths()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package trainer
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"churnstream/scoring"
+)
+
+func joinSpec(t *testing.T) *scoring.Spec {
+	t.Helper()
+	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "plan", Kind: scoring.Categorical}, {Name: "bill"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// held returns the last attribute, the bill, of a customer's example at a moment.
+func held(d *Dataset, customer uint64, at int64) (bill float64, churned, ok bool) {
+	i, ok := d.find(customer, at)
+	if !ok {
+		return 0, false, false
+	}
+	return d.columns[len(d.columns)-1].numbers[i], d.Churned(i), true
+}
+
+func TestJoinTakesTheScoreInForce(t *testing.T) {
+	const anna, bert = 2, 4
+	outcome := func(at int64) func(*joiner) {
+		return func(j *joiner) {
+			j.outcome(Example{Customer: anna, ObservedAt: at, Churned: true}, 1000, 1000)
+		}
+	}
+	score := func(customer uint64, at int64, bill float64) func(*joiner) {
+		return func(j *joiner) { j.score(customer, at, scoring.Vector{scoring.Missing, bill}, 1000) }
+	}
+	for name, c := range map[string]struct {
+		steps []func(*joiner)
+		want  float64 // −1: none
+	}{
+		"no score at all":                    {[]func(*joiner){outcome(50)}, -1},
+		"score before":                       {[]func(*joiner){score(anna, 40, 1), outcome(50)}, 1},
+		"score at the same time":             {[]func(*joiner){score(anna, 50, 1), outcome(50)}, 1},
+		"score after":                        {[]func(*joiner){score(anna, 51, 1), outcome(50)}, -1},
+		"another customer's score":           {[]func(*joiner){score(bert, 40, 1), outcome(50)}, -1},
+		"latest of several":                  {[]func(*joiner){score(anna, 30, 1), score(anna, 45, 2), score(anna, 60, 3), outcome(50)}, 2},
+		"latest, read out of order":          {[]func(*joiner){score(anna, 45, 2), score(anna, 60, 3), score(anna, 30, 1), outcome(50)}, 2},
+		"score read after the outcome":       {[]func(*joiner){outcome(50), score(anna, 40, 1)}, 1},
+		"better score read later":            {[]func(*joiner){outcome(50), score(anna, 40, 1), score(anna, 48, 2), score(anna, 55, 3)}, 2},
+		"worse score read later":             {[]func(*joiner){outcome(50), score(anna, 48, 2), score(anna, 40, 1)}, 2},
+		"score again under another model":    {[]func(*joiner){score(anna, 40, 1), score(anna, 40, 5), outcome(50)}, 5},
+		"forgotten, as too many came since":  {[]func(*joiner){score(anna, 40, 1), score(anna, 60, 2), score(anna, 70, 3), score(anna, 80, 4), outcome(50)}, -1},
+		"older than what is kept is no use":  {[]func(*joiner){score(anna, 60, 2), score(anna, 70, 3), score(anna, 80, 4), score(anna, 40, 1), outcome(65)}, 2},
+		"outcomes first need no history":     {[]func(*joiner){outcome(50), score(anna, 40, 1), score(anna, 60, 2), score(anna, 70, 3), score(anna, 80, 4), score(anna, 90, 5)}, 1},
+		"after the grace nothing is awaited": {[]func(*joiner){outcome(50), func(j *joiner) { j.expire(1000) }, score(anna, 40, 1)}, -1},
+		"after the grace a join stands":      {[]func(*joiner){outcome(50), score(anna, 40, 1), func(j *joiner) { j.expire(1000) }, score(anna, 45, 2)}, 1},
+		"within the grace it waits":          {[]func(*joiner){outcome(50), func(j *joiner) { j.expire(999) }, score(anna, 40, 1)}, 1},
+		"erased":                             {[]func(*joiner){score(anna, 40, 1), outcome(50), func(j *joiner) { j.erase(anna, 1000) }}, -1},
+		"written before the erasure":         {[]func(*joiner){func(j *joiner) { j.erase(anna, 1000) }, score(anna, 40, 1), outcome(50)}, -1},
+		"written after the erasure":          {[]func(*joiner){func(j *joiner) { j.erase(anna, 999) }, score(anna, 40, 1), outcome(50)}, 1},
+		"another customer erased":            {[]func(*joiner){func(j *joiner) { j.erase(bert, 1000) }, score(anna, 40, 1), outcome(50)}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := newJoiner(NewDataset(joinSpec(t), 100), 3)
+			for _, step := range c.steps {
+				step(j)
+			}
+			bill, churned, ok := -1.0, true, false
+			for _, at := range []int64{50, 65} {
+				if b, ch, found := held(j.data, anna, at); found {
+					bill, churned, ok = b, ch, true
+				}
+			}
+			if bill != c.want || ok != (c.want >= 0) || !churned {
+				t.Errorf("joined with %v, want %v", bill, c.want)
+			}
+			if j.pending < 0 || ok && j.pending != 0 {
+				t.Errorf("%d pending", j.pending)
+			}
+		})
+	}
+}
+
+func TestJoinCountsRepeatedOutcomesOnce(t *testing.T) {
+	j := newJoiner(NewDataset(joinSpec(t), 100), 3)
+	own := scoring.Vector{0, 7}
+	for k, c := range []struct {
+		e      Example
+		added  bool
+		labels int64
+	}{
+		{Example{Customer: 2, ObservedAt: 1}, true, 1},
+		{Example{Customer: 2, ObservedAt: 1}, false, 1},
+		{Example{Customer: 2, ObservedAt: 1, Churned: true, Attributes: own}, false, 1}, // a correction that knows more
+		{Example{Customer: 2, ObservedAt: 2, Attributes: own}, true, 2},
+		{Example{Customer: 4, ObservedAt: 1, Attributes: own}, true, 3},
+		{Example{Customer: 4, ObservedAt: 1, Churned: true, Attributes: own}, false, 3}, // a correction
+	} {
+		if added := j.outcome(c.e, 10, 10); added != c.added || j.labels != c.labels {
+			t.Errorf("outcome %d: added %v, %d labels", k, added, j.labels)
+		}
+	}
+	if _, churned, ok := held(j.data, 4, 1); !ok || !churned {
+		t.Error("the correction was not taken")
+	}
+	if j.data.Len() != 3 || j.pending != 0 {
+		t.Errorf("%d examples, %d pending", j.data.Len(), j.pending)
+	}
+	if n := j.expire(10); n != 0 {
+		t.Errorf("%d outcomes dropped", n)
+	}
+	if len(j.customers) != 0 {
+		t.Errorf("%d customers are still waited for", len(j.customers))
+	}
+}
+
+// Whatever the order in which outcomes and scores are read, as long as all
+// outcomes come first or histories are short enough, the examples are the same.
+func TestJoinDoesNotDependOnTheOrderOfReading(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	type reading struct {
+		outcome  bool
+		customer uint64
+		at       int64
+		bill     float64
+	}
+	for range 200 {
+		var readings []reading
+		for customer := uint64(2); customer <= 6; customer += 2 {
+			for k := range 4 {
+				readings = append(readings, reading{false, customer, int64(r.IntN(100)*10 + k), r.Float64()})
+			}
+			for k := range 2 {
+				readings = append(readings, reading{true, customer, int64(r.IntN(100)*10 + k), 0})
+			}
+		}
+		var first *Dataset
+		for range 6 {
+			j := newJoiner(NewDataset(joinSpec(t), 100), 4)
+			for _, k := range r.Perm(len(readings)) {
+				if q := readings[k]; q.outcome {
+					j.outcome(Example{Customer: q.customer, ObservedAt: q.at}, 0, 0)
+				} else {
+					j.score(q.customer, q.at, scoring.Vector{scoring.Missing, q.bill}, 0)
+				}
+			}
+			if first == nil {
+				first = j.data
+				continue
+			}
+			if first.Len() != j.data.Len() {
+				t.Fatalf("%d examples, then %d", first.Len(), j.data.Len())
+			}
+			a, b := first.Ordered(), j.data.Ordered()
+			if !slices.EqualFunc(a, b, func(x, y int32) bool {
+				return first.columns[1].numbers[x] == j.data.columns[1].numbers[y] && first.observed[x] == j.data.observed[y]
+			}) {
+				t.Fatal("other examples")
+			}
+		}
+	}
+}

@@ -1,0 +1,690 @@
+package trainer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+)
+
+// role names the trainer in dead letters.
+const role = "trainer"
+
+// Config configures New. Cluster and Codec are required.
+type Config struct {
+	Cluster *kafka.Cluster
+	Codec   *schemas.Codec
+	// Models follows the model versions. Whoever passes one runs it; by
+	// default the trainer has its own.
+	Models *models.Feed
+	// Logger receives what an operator should know. Default none.
+	Logger *slog.Logger
+	// Registerer receives the metrics. Default none.
+	Registerer prometheus.Registerer
+
+	// MinLabels is how many examples a training needs. Default 500.
+	MinLabels int
+	// MinNewLabels is how many labels must have come since the newest model
+	// version for another training. Default 1000.
+	MinNewLabels int
+	// MinInterval is the least time between the starts of two trainings.
+	// Default 1 minute.
+	MinInterval time.Duration
+	// Settle is for how long no label must have come before a training, so
+	// that one caught in the middle of a load waits for the rest, though at
+	// most ten times as long. Default 1 second.
+	Settle time.Duration
+	// MaxExamples bounds the examples kept, the newest, at about 64 bytes
+	// each. Default 1,000,000.
+	MaxExamples int
+	// MaxAge bounds the age of examples. Default 0: no bound.
+	MaxAge time.Duration
+	// MaxModelAge is the champion's age from which a training is due as soon
+	// as there is a new label, and a model that is no better but not worse
+	// beyond chance is let through. Default 0: never.
+	MaxModelAge time.Duration
+	// Grace is for how long an outcome without attributes waits for the score
+	// it belongs to. One without any by then is dropped and counted. Default
+	// 10 minutes.
+	Grace time.Duration
+	// Snapshots bounds the snapshots kept of each customer for outcomes still
+	// to come. Default 3.
+	Snapshots int
+	// Train says how models are made.
+	Train TrainConfig
+}
+
+// Trainer learns from labelled customers. It reads all outcomes and scores
+// from their topics' starts, trains when enough labels have come, and
+// publishes what it has trained as a model version, champion or challenger.
+//
+// Topics are its only store: after a restart it knows what it knew, and the
+// newest model version tells which labels are new. It is the one reader of
+// outcomes that writes undecodable ones to the dead letters, each once. There
+// must be one trainer at a time.
+type Trainer struct {
+	cfg      Config
+	log      *slog.Logger
+	producer *kafka.Producer
+	models   *models.Feed
+	metrics  *metrics
+	scores   sync.Pool // *schemas.ChurnScore
+	now      func() time.Time
+
+	ready chan struct{} // closed when all topics have been read
+	wake  chan struct{} // holds a token when due must be asked again
+
+	mu        sync.Mutex // guards what follows
+	data      *Dataset
+	join      *joiner
+	gone      int64               // outcomes that retention had removed before the start
+	buried    map[partOffset]bool // outcomes that are dead letters already
+	lastLabel time.Time           // when the last new label came
+	dueSince  time.Time           // since when a training waits for labels to settle
+	requested string              // reason of a training asked for
+	started   time.Time           // start of the last training
+	trained   int64               // labels seen by the last training, published or not
+	rebase    int64               // what the newest version saw beyond what there is
+	highest   int64               // version published last
+	caughtUp  time.Time
+}
+
+type partOffset struct {
+	partition int32
+	offset    int64
+}
+
+// New returns a Trainer. It fails when cfg makes no sense.
+func New(cfg Config) (*Trainer, error) {
+	if cfg.Cluster == nil || cfg.Codec == nil {
+		return nil, errors.New("trainer: Cluster and Codec are required")
+	}
+	if cfg.Train.Holdout < 0 || cfg.Train.Holdout >= 1 {
+		return nil, fmt.Errorf("trainer: holdout share %v is not between 0 and 1", cfg.Train.Holdout)
+	}
+	for _, s := range cfg.Train.Strengths {
+		if !(s > 0) {
+			return nil, fmt.Errorf("trainer: strength %v is not positive", s)
+		}
+	}
+	cfg.MinLabels = cmp.Or(max(cfg.MinLabels, 0), 500)
+	cfg.MinNewLabels = cmp.Or(max(cfg.MinNewLabels, 0), 1000)
+	cfg.MinInterval = cmp.Or(max(cfg.MinInterval, 0), time.Minute)
+	cfg.Settle = cmp.Or(max(cfg.Settle, 0), time.Second)
+	cfg.Grace = cmp.Or(max(cfg.Grace, 0), 10*time.Minute)
+	cfg.Snapshots = cmp.Or(max(cfg.Snapshots, 0), 3)
+	t := &Trainer{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		producer: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+		models:   cfg.Models,
+		metrics:  newMetrics(cfg.Registerer),
+		scores:   sync.Pool{New: func() any { return cfg.Codec.NewScore() }},
+		now:      time.Now,
+		ready:    make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		data:     NewDataset(cfg.Codec.Set().Spec(), cfg.MaxExamples),
+		buried:   make(map[partOffset]bool),
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	t.join = newJoiner(t.data, cfg.Snapshots)
+	if t.models == nil {
+		t.models = models.NewFeed(models.FeedConfig{
+			Cluster: cfg.Cluster, Codec: cfg.Codec, Logger: t.log, Registerer: cfg.Registerer,
+		})
+	}
+	return t, nil
+}
+
+// Ready is closed when the trainer has read what was in its topics when it
+// started.
+func (t *Trainer) Ready() <-chan struct{} { return t.ready }
+
+// Run reads, trains and publishes until ctx ends, and then returns nil. It
+// waits while Kafka or the schema registry is down, and fails when a topic
+// does not exist or the registry refuses our schemas.
+func (t *Trainer) Run(ctx context.Context) error {
+	err := t.run(ctx)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("trainer: %w", err)
+	}
+	return nil
+}
+
+func (t *Trainer) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if t.cfg.Models == nil {
+		group.Go(func() error { return t.models.Run(ctx) })
+	}
+	group.Go(func() error {
+		err := kafka.Retry(ctx, t.log, "register schemas", func(ctx context.Context) error {
+			err := t.cfg.Codec.Register(ctx)
+			if errors.Is(err, schemas.ErrIncompatible) {
+				return kafka.Permanent(err)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := t.readDeadLetters(ctx); err != nil {
+			return err
+		}
+		if err := t.countRemoved(ctx); err != nil {
+			return err
+		}
+		// Outcomes first: then every score finds the outcomes it serves, and
+		// no history of scores need be kept for them.
+		outcomes, scores := make(chan struct{}), make(chan struct{})
+		group.Go(func() error {
+			return t.tail(ctx, schemas.TopicOutcomes, outcomes, t.takeOutcomes)
+		})
+		if !wait(ctx, outcomes) {
+			return nil
+		}
+		group.Go(func() error {
+			return t.tail(ctx, schemas.TopicScores, scores, t.takeScores)
+		})
+		if !wait(ctx, scores) || !wait(ctx, t.models.CaughtUp()) {
+			return nil
+		}
+		t.begin()
+		close(t.ready)
+		return t.decide(ctx)
+	})
+	return group.Wait()
+}
+
+// wait waits for a channel to be closed, and tells whether it was.
+func wait(ctx context.Context, closed <-chan struct{}) bool {
+	select {
+	case <-closed:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (t *Trainer) tail(ctx context.Context, topic string, caughtUp chan struct{}, take func(context.Context, []kafka.Record) error) error {
+	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{
+		Topics:     []string{topic},
+		OnCaughtUp: func() { close(caughtUp) },
+	}, take)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", topic, err)
+	}
+	return nil
+}
+
+// readDeadLetters learns which outcomes are dead letters already, so that
+// reading the outcomes again does not make them so again.
+func (t *Trainer) readDeadLetters(ctx context.Context) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	err := t.cfg.Cluster.Tail(reading, kafka.TailConfig{
+		Topics:     []string{schemas.TopicDeadLetters},
+		OnCaughtUp: stop,
+	}, func(ctx context.Context, records []kafka.Record) error {
+		for i := range records {
+			if records[i].Value == nil {
+				continue
+			}
+			var d schemas.DeadLetter
+			err := t.decode(ctx, "decode a dead letter", func(ctx context.Context) error {
+				d = schemas.DeadLetter{}
+				return t.cfg.Codec.DecodeDeadLetter(ctx, records[i].Value, &d)
+			})
+			if _, poison := schemas.AsPoison(err); poison {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if d.FailedBy == role && d.Topic == schemas.TopicOutcomes {
+				t.mu.Lock()
+				t.buried[partOffset{d.Partition, d.Offset}] = true
+				t.mu.Unlock()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", schemas.TopicDeadLetters, err)
+	}
+	return ctx.Err()
+}
+
+// countRemoved counts the outcomes that retention has removed as labels seen.
+// Without them the count would fall from one start to the next, and new labels
+// would not look new.
+func (t *Trainer) countRemoved(ctx context.Context) error {
+	partitions, err := t.cfg.Cluster.Partitions(ctx, schemas.TopicOutcomes)
+	if err != nil {
+		return err
+	}
+	for p := range partitions {
+		first, _, err := t.cfg.Cluster.Offsets(ctx, schemas.TopicOutcomes, p)
+		if err != nil {
+			return err
+		}
+		t.gone += first
+	}
+	return nil
+}
+
+// decode calls fn until it succeeds, waiting while the registry is down, or
+// until it fails for the bytes' sake.
+func (t *Trainer) decode(ctx context.Context, what string, fn func(context.Context) error) error {
+	err := fn(ctx)
+	if err == nil {
+		return nil
+	}
+	if _, poison := schemas.AsPoison(err); poison {
+		return err
+	}
+	return kafka.Retry(ctx, t.log, what, func(ctx context.Context) error {
+		err := fn(ctx)
+		if _, poison := schemas.AsPoison(err); poison {
+			return kafka.Permanent(err)
+		}
+		return err
+	})
+}
+
+// takeOutcomes takes records of one partition.
+func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) error {
+	for i := range records {
+		r := &records[i]
+		if r.Value == nil {
+			t.erase(r)
+			continue
+		}
+		var o schemas.ChurnOutcome
+		err := t.decode(ctx, "decode an outcome", func(ctx context.Context) error {
+			o = schemas.ChurnOutcome{}
+			return t.cfg.Codec.DecodeOutcome(ctx, r.Value, &o)
+		})
+		if err == nil && string(r.Key) != o.CustomerID {
+			err = &schemas.PoisonError{
+				Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id",
+			}
+		}
+		if poison, ok := schemas.AsPoison(err); ok {
+			if err := t.bury(ctx, r, poison); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t.takeOutcome(&o, r.Time)
+	}
+	t.poke()
+	return nil
+}
+
+func (t *Trainer) takeOutcome(o *schemas.ChurnOutcome, writtenAt time.Time) {
+	now := t.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	added := t.join.outcome(Example{
+		Customer:   CustomerHash([]byte(o.CustomerID)),
+		ObservedAt: o.ObservedAt,
+		Churned:    o.Churned,
+		Attributes: o.Attributes,
+	}, writtenAt.UnixMilli(), now.UnixMilli())
+	if added {
+		t.lastLabel = now
+		t.metrics.labels.Inc()
+	} else {
+		t.metrics.repeated.Inc()
+	}
+	t.show()
+}
+
+// takeScores takes records of one partition. A score that cannot be decoded is
+// passed over and counted: making dead letters of scores is not the trainer's
+// task.
+func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error {
+	s := t.scores.Get().(*schemas.ChurnScore)
+	defer t.scores.Put(s)
+	for i := range records {
+		r := &records[i]
+		if r.Value == nil {
+			t.erase(r) // a scorer's marker too, which is of no customer
+			continue
+		}
+		err := t.decode(ctx, "decode a score", func(ctx context.Context) error {
+			return t.cfg.Codec.DecodeScore(ctx, r.Value, s)
+		})
+		if poison, ok := schemas.AsPoison(err); ok {
+			t.metrics.badScores.Inc()
+			t.log.Debug("passed over a score", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		at := s.OccurredAt
+		for _, age := range s.AttributeAges {
+			// A late event leaves attributes in place that were set after it.
+			// Such a snapshot knows more than there was to know at its own
+			// time.
+			at = max(at, s.OccurredAt-age)
+		}
+		t.mu.Lock()
+		t.join.score(CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
+		t.mu.Unlock()
+	}
+	t.mu.Lock()
+	t.show()
+	t.mu.Unlock()
+	t.poke()
+	return nil
+}
+
+func (t *Trainer) erase(r *kafka.Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.join.erase(CustomerHash(r.Key), r.Time.UnixMilli())
+	t.show()
+}
+
+// bury writes an outcome that cannot be read to the dead letters, unless it is
+// there.
+func (t *Trainer) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
+	t.mu.Lock()
+	buried := t.buried[partOffset{int32(r.Partition), r.Offset}]
+	t.mu.Unlock()
+	if buried {
+		return nil
+	}
+	d := schemas.DeadLetter{
+		Reason: poison.Reason, Detail: poison.Detail,
+		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
+		Key: r.Key, Value: r.Value, FailedAt: t.now().UnixMilli(), FailedBy: role,
+	}
+	for _, h := range r.Headers {
+		d.Headers = append(d.Headers, schemas.Header{Key: h.Key, Value: h.Value})
+	}
+	t.metrics.deadLetters.WithLabelValues(string(poison.Reason)).Inc()
+	t.log.Warn("an outcome became a dead letter", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
+	write := func() error {
+		return t.producer.Produce(ctx, schemas.TopicDeadLetters, kafka.Record{
+			Key: r.Key, Value: t.cfg.Codec.AppendDeadLetter(nil, &d),
+		})
+	}
+	err := write()
+	if errors.Is(err, kafka.ErrTooLarge) {
+		d.Detail += fmt.Sprintf(" (the value, %d bytes, is too large to be kept here)", len(d.Value))
+		d.Value, d.Headers = nil, nil
+		err = write()
+	}
+	if err != nil {
+		return fmt.Errorf("write a dead letter: %w", err)
+	}
+	return nil
+}
+
+// poke makes decide look again.
+func (t *Trainer) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// show updates the gauges. The caller holds mu.
+func (t *Trainer) show() {
+	t.metrics.examples.Set(float64(t.data.Len()))
+	t.metrics.pending.Set(float64(t.join.pending))
+	t.metrics.fresh.Set(float64(max(0, t.labels()-t.seen())))
+}
+
+// labels returns how many labels were read since the topic began. The caller
+// holds mu.
+func (t *Trainer) labels() int64 { return t.gone + t.rebase + t.join.labels }
+
+// seen returns how many of them the last training knew. The caller holds mu.
+func (t *Trainer) seen() int64 {
+	seen := t.trained
+	if list := t.models.List(); len(list) > 0 {
+		seen = max(seen, list[0].LabelsSeen)
+	}
+	return seen
+}
+
+// begin starts counting new labels, when all topics have been read.
+func (t *Trainer) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.caughtUp = t.now()
+	if seen := t.seen(); t.labels() < seen {
+		t.log.Warn("there are fewer labels than the newest model version had seen: outcomes were lost; counting from here",
+			"labels", t.labels(), "seen", seen)
+		t.rebase = seen - t.labels()
+	}
+	t.log.Info("read all outcomes and scores", "labels", t.labels(), "examples", t.data.Len(),
+		"churned", t.data.Churners(), "without_score", t.join.pending, "new_labels", t.labels()-t.seen())
+}
+
+// Errors of Retrain.
+var (
+	// ErrNotReady is matched while the topics have not been read.
+	ErrNotReady = errors.New("the trainer is still reading")
+	// ErrNoNewLabels is matched when the newest model has seen all labels.
+	ErrNoNewLabels = errors.New("no new labels")
+)
+
+// Retrain asks for a training, for a reason in words. It returns nil when
+// there will be one, as soon as MinInterval allows; it does not wait for it,
+// and several requests before it are one. It fails, matching ErrNotReady,
+// ErrTooFewLabels or ErrNoNewLabels, when a training makes no sense.
+func (t *Trainer) Retrain(_ context.Context, reason string) error {
+	select {
+	case <-t.ready:
+	default:
+		return ErrNotReady
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.enough(); err != nil {
+		return err
+	}
+	if t.labels() <= t.seen() {
+		return fmt.Errorf("%w: the newest model has seen all %d", ErrNoNewLabels, t.labels())
+	}
+	t.requested = cmp.Or(reason, "requested")
+	t.log.Info("training requested", "reason", t.requested)
+	t.poke()
+	return nil
+}
+
+// enough tells what is missing for a training, if anything. The caller holds
+// mu.
+func (t *Trainer) enough() error {
+	n, churners := t.data.Len(), t.data.Churners()
+	if n < t.cfg.MinLabels || churners == 0 || churners == n {
+		return fmt.Errorf("%w: %d examples, %d of them churned; %d of both classes are needed",
+			ErrTooFewLabels, n, churners, t.cfg.MinLabels)
+	}
+	return nil
+}
+
+// decide trains whenever a training is due.
+func (t *Trainer) decide(ctx context.Context) error {
+	for {
+		changed := t.models.Changed()
+		trigger, pause := t.due(t.now())
+		if trigger != "" {
+			if err := t.train(ctx, trigger); err != nil {
+				return err
+			}
+			continue
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-t.wake:
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// tick bounds how long decide waits before it looks again: at ages and at
+// outcomes whose grace has passed.
+const tick = 10 * time.Second
+
+// due returns why a training is due now, or "" and when to ask again at the
+// latest.
+func (t *Trainer) due(now time.Time) (trigger string, pause time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if deadline := now.Add(-t.cfg.Grace); t.caughtUp.Before(deadline) {
+		if n := t.join.expire(deadline.UnixMilli()); n > 0 {
+			t.metrics.unjoined.Add(float64(n))
+			t.log.Warn("outcomes dropped: no score of the customer at or before them", "count", n)
+		}
+	}
+	t.show()
+	fresh := t.labels() - t.seen()
+	champion := t.models.Champion()
+	switch {
+	case fresh <= 0:
+	case t.requested != "":
+		trigger = t.requested
+	case len(t.models.List()) == 0:
+		trigger = "the first model"
+	case fresh >= int64(t.cfg.MinNewLabels):
+		trigger = fmt.Sprintf("%d new labels", fresh)
+	case champion != nil && t.age(now, champion) != "":
+		trigger = t.age(now, champion)
+	}
+	if trigger == "" || t.enough() != nil {
+		t.dueSince = time.Time{}
+		return "", tick
+	}
+	if t.dueSince.IsZero() {
+		t.dueSince = now
+	}
+	pause = 0
+	if !t.started.IsZero() {
+		pause = t.started.Add(t.cfg.MinInterval).Sub(now)
+	}
+	settled := t.lastLabel.Add(t.cfg.Settle)
+	if latest := t.dueSince.Add(10 * t.cfg.Settle); settled.After(latest) {
+		settled = latest
+	}
+	if pause = max(pause, settled.Sub(now)); pause > 0 {
+		return "", min(pause, tick)
+	}
+	t.dueSince = time.Time{}
+	return trigger, 0
+}
+
+// age says that the champion is too old, "" if it is not.
+func (t *Trainer) age(now time.Time, champion *models.Version) string {
+	age := now.Sub(time.UnixMilli(champion.CreatedAt))
+	if t.cfg.MaxModelAge <= 0 || age <= t.cfg.MaxModelAge {
+		return ""
+	}
+	return fmt.Sprintf("version %d is %s old, more than the %s allowed",
+		champion.Version, age.Round(time.Second), t.cfg.MaxModelAge)
+}
+
+// train trains, judges and publishes. It fails only when publishing does; a
+// training that fails is logged and waits for more labels.
+func (t *Trainer) train(ctx context.Context, trigger string) error {
+	start := t.now()
+	t.mu.Lock()
+	if t.cfg.MaxAge > 0 {
+		t.data.DropBefore(start.Add(-t.cfg.MaxAge).UnixMilli())
+	}
+	data, labels := t.data.Clone(), t.labels()
+	t.started, t.requested, t.trained = start, "", labels
+	t.mu.Unlock()
+
+	t.log.Info("training", "trigger", trigger, "examples", data.Len(), "churned", data.Churners(), "labels", labels)
+	set := t.cfg.Codec.Set()
+	candidate, err := Train(ctx, data, set.Vocabulary(), t.cfg.Train)
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		t.metrics.trainings.WithLabelValues("failed").Inc()
+		t.log.Error("training failed; waiting for more labels", "trigger", trigger, "error", err)
+		return nil
+	}
+	var champion *Champion
+	if v := t.models.Champion(); v != nil {
+		champion = &Champion{Version: v.Version, Predictor: v.Predictor, Demand: t.age(start, v)}
+	}
+	verdict := Judge(candidate, data, champion)
+	payload, err := json.Marshal(candidate.Model)
+	if err != nil {
+		return fmt.Errorf("encode the model: %w", err)
+	}
+	t.mu.Lock()
+	t.highest = max(t.highest, t.models.Highest()) + 1
+	version := t.highest
+	t.mu.Unlock()
+	thresholds := candidate.Model.RiskThresholds()
+	m := schemas.ModelVersion{
+		Version:            version,
+		CreatedAt:          t.now().UnixMilli(),
+		Stage:              verdict.Stage,
+		Reason:             verdict.Reason + "; trained for: " + trigger,
+		Payload:            string(payload),
+		SHA256:             models.SHA256(string(payload)),
+		Metrics:            verdict.Metrics,
+		ChampionMetrics:    verdict.ChampionMetrics,
+		TrainingStart:      data.ObservedAt(int(candidate.Training[0])),
+		TrainingEnd:        data.ObservedAt(int(candidate.Training[len(candidate.Training)-1])),
+		TrainingRows:       int64(len(candidate.Training)),
+		LabelsSeen:         labels,
+		FeatureFingerprint: set.Spec().Fingerprint(),
+		MediumThreshold:    thresholds.Medium,
+		HighThreshold:      thresholds.High,
+		Baseline:           candidate.Baseline,
+	}
+	// What every reader would refuse must not be written.
+	if _, err := models.Open(set, m); err != nil {
+		t.metrics.trainings.WithLabelValues("failed").Inc()
+		t.log.Error("the trained model is not usable", "trigger", trigger, "error", err)
+		return nil
+	}
+	err = t.producer.Produce(ctx, schemas.TopicModels, kafka.Record{
+		Key: models.Key(version), Value: t.cfg.Codec.AppendModel(nil, &m),
+	})
+	if err != nil {
+		return fmt.Errorf("publish version %d: %w", version, err)
+	}
+	took := t.now().Sub(start)
+	t.metrics.published(&m, verdict, took)
+	t.log.Info("published a model version", "version", version, "stage", m.Stage, "reason", m.Reason,
+		"training_rows", m.TrainingRows, "strength", candidate.Strength, "log_loss", m.Metrics.LogLoss,
+		"roc_auc", m.Metrics.ROCAUC, "accuracy", m.Metrics.Accuracy, "took", took.Round(time.Millisecond))
+	return nil
+}

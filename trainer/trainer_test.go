@@ -1,0 +1,580 @@
+package trainer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"churnstream/internal/embedded"
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// attributes is a customer record of another company: two levels and a number.
+const attributes = `{"type":"record","name":"CustomerAttributes","fields":[
+	{"name":"plan","type":["null","string"],"default":null},
+	{"name":"region","type":["null","string"],"default":null},
+	{"name":"bill","type":["null","double"],"default":null}]}`
+
+// world is a cluster with all topics, and what writes to them.
+type world struct {
+	t       *testing.T
+	ctx     context.Context
+	cluster *kafka.Cluster
+	codec   *schemas.Codec
+	out     *kafka.Producer
+	feed    *models.Feed
+	random  *rand.Rand
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Close)
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: registry.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := schemas.Parse([]byte(attributes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, ctx: ctx, cluster: cluster, codec: schemas.NewCodec(set, client), random: rand.New(rand.NewPCG(6, 6))}
+	if err := w.codec.Register(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range []string{schemas.TopicOutcomes, schemas.TopicScores, schemas.TopicDeadLetters, schemas.TopicModels} {
+		partitions := 3
+		if topic == schemas.TopicModels {
+			partitions = 1
+		}
+		if err := cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: topic, Partitions: partitions}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.out = cluster.NewProducer(kafka.ProducerConfig{})
+	w.feed = models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: w.codec})
+	w.start(w.feed.Run)
+	return w
+}
+
+// start runs something until the test ends or stop is called, which waits for
+// its end.
+func (w *world) start(run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := run(ctx); err != nil {
+			w.t.Error(err)
+		}
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	w.t.Cleanup(stop)
+	return stop
+}
+
+// trainer starts a trainer and waits until it has read what there is.
+func (w *world) trainer(cfg Config) (*Trainer, func()) {
+	w.t.Helper()
+	cfg.Cluster, cfg.Codec = w.cluster, w.codec
+	if cfg.Settle == 0 {
+		cfg.Settle = 100 * time.Millisecond
+	}
+	tr, err := New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	stop := w.start(tr.Run)
+	select {
+	case <-tr.Ready():
+	case <-w.ctx.Done():
+		w.t.Fatal("the trainer does not become ready")
+	}
+	return tr, stop
+}
+
+// customer draws attributes and whether the customer leaves.
+func (w *world) customer() (scoring.Vector, bool) {
+	vocabulary := w.codec.Set().Vocabulary()
+	x := scoring.NewVector(3)
+	plan := w.random.IntN(3)
+	for j, level := range []string{[]string{"basic", "plus", "pro"}[plan], []string{"north", "south"}[w.random.IntN(2)]} {
+		code, err := vocabulary.CodeString(j, level)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		x[j] = code
+	}
+	x[2] = 20 + 80*w.random.Float64()
+	eta := -2 - float64(plan) + x[2]/25
+	return x, w.random.Float64() < 1/(1+math.Exp(-eta))
+}
+
+func (w *world) outcome(id string, at int64, churned bool, x scoring.Vector) kafka.Record {
+	return kafka.Record{Key: []byte(id), Value: w.codec.AppendOutcome(nil, &schemas.ChurnOutcome{
+		CustomerID: id, Churned: churned, ObservedAt: at, Attributes: x, Source: "test",
+	})}
+}
+
+func (w *world) score(id string, at int64, x scoring.Vector, ages []int64) kafka.Record {
+	return kafka.Record{Key: []byte(id), Value: w.codec.AppendScore(nil, &schemas.ChurnScore{
+		CustomerID: []byte(id), EventID: []byte("00000000-0000-0000-0000-000000000001"),
+		OccurredAt: at, ScoredAt: at, ModelVersion: 1, Probability: 0.5, Previous: scoring.Missing,
+		ExpectedProbability: 0.5, Attributes: x, AttributeAges: ages,
+	})}
+}
+
+func (w *world) produce(topic string, records ...kafka.Record) {
+	w.t.Helper()
+	if err := w.out.Produce(w.ctx, topic, records...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// load publishes n labelled customers, numbered from first.
+func (w *world) load(first, n int) {
+	w.t.Helper()
+	var records []kafka.Record
+	for i := range n {
+		x, churned := w.customer()
+		records = append(records, w.outcome(fmt.Sprintf("customer-%d", first+i), int64(1000+first+i), churned, x))
+	}
+	w.produce(schemas.TopicOutcomes, records...)
+}
+
+// version waits for a model version.
+func (w *world) version(number int64) *models.Version {
+	w.t.Helper()
+	for {
+		changed := w.feed.Changed()
+		if v := w.feed.Get(number); v != nil {
+			return v
+		}
+		select {
+		case <-changed:
+		case <-w.ctx.Done():
+			w.t.Fatalf("version %d does not come", number)
+		}
+	}
+}
+
+// until waits for a condition that nothing announces.
+func (w *world) until(what string, condition func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+func (tr *Trainer) counts() (labels int64, examples, pending int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.labels(), tr.data.Len(), tr.join.pending
+}
+
+func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
+	w := newWorld(t)
+	registry := prometheus.NewPedanticRegistry()
+	tr, stop := w.trainer(Config{Registerer: registry, MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
+	if err := tr.Retrain(w.ctx, ""); !errors.Is(err, ErrTooFewLabels) {
+		t.Errorf("training without labels: %v", err)
+	}
+
+	// The first model uses the whole load, though fewer labels would do.
+	w.load(0, 350)
+	w.load(350, 350)
+	first := w.version(1)
+	if first.Stage != schemas.StageChampion || first.LabelsSeen != 700 || first.TrainingRows != 525 || first.Metrics.Rows != 175 ||
+		first.ChampionMetrics != nil || first.TrainingStart != 1000 || first.TrainingEnd != 1524 {
+		t.Errorf("version 1: %v, %d labels, %d rows, from %d to %d, metrics %+v, %+v", first.Stage, first.LabelsSeen, first.TrainingRows,
+			first.TrainingStart, first.TrainingEnd, first.Metrics, first.ChampionMetrics)
+	}
+	if v := w.feed.Champion(); v == nil || v.Version != 1 {
+		t.Error("version 1 is not the champion")
+	}
+	if first.MediumThreshold != scoring.DefaultMediumThreshold || len(first.Baseline) != 4 {
+		t.Errorf("threshold %v, %d baselines", first.MediumThreshold, len(first.Baseline))
+	}
+
+	// A record that comes twice counts once; one that cannot be read becomes a
+	// dead letter.
+	w.load(700, 399)
+	x, _ := w.customer()
+	w.produce(schemas.TopicOutcomes,
+		w.outcome("customer-3", 1003, true, x),
+		kafka.Record{Key: []byte("customer-4"), Value: w.outcome("customer-5", 1, true, x).Value},
+		kafka.Record{Key: []byte("junk"), Value: []byte("junk"), Headers: []kafka.Header{{Key: "from", Value: []byte("crm")}}})
+	w.until("1,099 labels and 2 dead letters", func() bool {
+		labels, _, _ := tr.counts()
+		return labels == 1099 && len(w.deadLetters()) == 2
+	})
+	for _, d := range w.deadLetters() {
+		if d.FailedBy != "trainer" || d.Topic != schemas.TopicOutcomes || len(d.Value) == 0 {
+			t.Errorf("dead letter %+v", d)
+		}
+	}
+	if len(w.feed.List()) != 1 {
+		t.Error("it trained with 399 new labels")
+	}
+
+	// A request does not wait for the count.
+	if err := tr.Retrain(w.ctx, "an alert"); err != nil {
+		t.Fatal(err)
+	}
+	second := w.version(2)
+	if second.LabelsSeen != 1099 || second.ChampionMetrics == nil || !strings.Contains(second.Reason, "an alert") {
+		t.Errorf("version 2: %d labels, champion %+v, %s", second.LabelsSeen, second.ChampionMetrics, second.Reason)
+	}
+	w.until("no new labels", func() bool { return errors.Is(tr.Retrain(w.ctx, ""), ErrNoNewLabels) })
+
+	// Metrics tell.
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+	if got := testutil.ToFloat64(tr.metrics.examples); got != 1099 {
+		t.Errorf("%v examples in the metrics", got)
+	}
+	if got := testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion")) +
+		testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("challenger")); got != 2 {
+		t.Errorf("%v trainings in the metrics", got)
+	}
+
+	// After a restart it knows what it knew, and trains on nothing twice.
+	stop()
+	again, _ := w.trainer(Config{MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
+	if labels, examples, _ := again.counts(); labels != 1099 || examples != 1099 {
+		t.Errorf("%d labels, %d examples after the restart", labels, examples)
+	}
+	if err := again.Retrain(w.ctx, ""); !errors.Is(err, ErrNoNewLabels) {
+		t.Errorf("training after the restart: %v", err)
+	}
+	if n := len(w.deadLetters()); n != 2 {
+		t.Errorf("%d dead letters after the restart", n)
+	}
+	w.load(1099, 400)
+	if v := w.version(3); v.LabelsSeen != 1499 {
+		t.Errorf("version 3 has seen %d labels", v.LabelsSeen)
+	}
+	if len(w.feed.List()) != 3 {
+		t.Errorf("%d versions", len(w.feed.List()))
+	}
+}
+
+// deadLetters returns all dead letters.
+func (w *world) deadLetters() []schemas.DeadLetter {
+	w.t.Helper()
+	partitions, err := w.cluster.Partitions(w.ctx, schemas.TopicDeadLetters)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []schemas.DeadLetter
+	for p := range partitions {
+		_, end, err := w.cluster.Offsets(w.ctx, schemas.TopicDeadLetters, p)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		f := w.cluster.NewFetcher(kafka.FetcherConfig{Topic: schemas.TopicDeadLetters, Partition: p})
+		for f.Offset() < end {
+			records, err := f.Fetch(w.ctx)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			for _, r := range records {
+				var d schemas.DeadLetter
+				if err := w.codec.DecodeDeadLetter(w.ctx, r.Value, &d); err != nil {
+					w.t.Fatal(err)
+				}
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
+	w := newWorld(t)
+	x := func(bill float64) scoring.Vector { return scoring.Vector{scoring.Missing, scoring.Missing, bill} }
+	// Long histories, written before and after the outcomes.
+	for i := range 20 {
+		w.produce(schemas.TopicScores, w.score("anna", int64(100+i), x(float64(i)), nil))
+	}
+	w.produce(schemas.TopicScores, kafka.Record{Key: []byte("\x00fence")}, kafka.Record{Key: []byte("anna"), Value: []byte("junk")})
+	w.produce(schemas.TopicOutcomes, w.outcome("anna", 105, true, nil))
+	// A late event's score: its attributes were set after it.
+	w.produce(schemas.TopicScores,
+		w.score("bert", 100, x(1), nil),
+		w.score("bert", 90, x(2), []int64{0, 0, -30}))
+	w.produce(schemas.TopicOutcomes, w.outcome("bert", 110, true, nil))
+
+	tr, _ := w.trainer(Config{Grace: time.Hour})
+	bill := func(customer string, at int64) float64 {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		v, _, ok := held(tr.data, CustomerHash([]byte(customer)), at)
+		if !ok {
+			return -1
+		}
+		return v
+	}
+	if got := bill("anna", 105); got != 5 {
+		t.Errorf("anna's outcome was joined with score %v, want 5", got)
+	}
+	if got := bill("bert", 110); got != 1 {
+		t.Errorf("bert's outcome was joined with score %v, want 1", got)
+	}
+	// Live, in either order.
+	w.produce(schemas.TopicOutcomes, w.outcome("carl", 200, false, nil))
+	w.until("carl's outcome waits", func() bool { _, _, pending := tr.counts(); return pending == 1 })
+	w.produce(schemas.TopicScores, w.score("carl", 199, x(7), nil))
+	w.until("carl's outcome is joined", func() bool { return bill("carl", 200) == 7 })
+	w.produce(schemas.TopicOutcomes, w.outcome("carl", 300, true, nil))
+	w.until("carl's second outcome is joined", func() bool { return bill("carl", 300) == 7 })
+	// Erasure.
+	w.produce(schemas.TopicScores, kafka.Record{Key: []byte("carl")})
+	w.until("carl is forgotten", func() bool { _, examples, _ := tr.counts(); return examples == 2 })
+	if got := testutil.ToFloat64(tr.metrics.badScores); got != 1 {
+		t.Errorf("%v undecodable scores", got)
+	}
+}
+
+// The trainer reads nothing here: labels and clock are the test's own.
+func TestDue(t *testing.T) {
+	w := newWorld(t)
+	tr, err := New(Config{
+		Cluster: w.cluster, Codec: w.codec, Models: w.feed,
+		MinLabels: 10, MinNewLabels: 100, MinInterval: time.Minute, Settle: time.Second, MaxModelAge: 24 * time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.UnixMilli(1_800_000_000_000)
+	now := start
+	tr.now = func() time.Time { return now }
+	n := 0
+	add := func(k int) {
+		for range k {
+			n++
+			tr.takeOutcome(&schemas.ChurnOutcome{
+				CustomerID: fmt.Sprint(n), ObservedAt: int64(n), Churned: n%2 == 0, Attributes: scoring.Vector{0, 0, 1},
+			}, now)
+		}
+	}
+	due := func(want string, pause time.Duration) {
+		t.Helper()
+		trigger, p := tr.due(now)
+		if !strings.Contains(trigger, want) || want == "" && trigger != "" || p != pause {
+			t.Errorf("after %v and %d labels: due %q in %v, want %q in %v", now.Sub(start), n, trigger, p, want, pause)
+		}
+	}
+	due("", tick)
+	add(9)
+	now = now.Add(time.Hour)
+	due("", tick) // too few
+	add(1)
+	due("", time.Second) // wait for more
+	now = now.Add(600 * time.Millisecond)
+	add(1)
+	due("", time.Second)
+	now = now.Add(999 * time.Millisecond)
+	due("", time.Millisecond)
+	now = now.Add(time.Millisecond)
+	due("first", 0)
+	// While labels keep coming, the wait has an end.
+	add(1)
+	due("", time.Second)
+	for range 11 {
+		now = now.Add(900 * time.Millisecond)
+		add(1)
+		if trigger, pause := tr.due(now); trigger != "" || pause <= 0 {
+			t.Fatalf("due %q in %v while labels keep coming", trigger, pause)
+		}
+	}
+	now = now.Add(100 * time.Millisecond)
+	due("first", 0)
+	// A version is there: count from it.
+	if err := w.publishVersion(1, int64(n), now); err != nil {
+		t.Fatal(err)
+	}
+	w.version(1)
+	due("", tick)
+	add(99)
+	now = now.Add(time.Hour)
+	due("", tick)
+	add(1)
+	now = now.Add(time.Second)
+	due("100 new labels", 0)
+	// Not twice within a minute.
+	tr.mu.Lock()
+	tr.started, tr.trained = now, int64(n)
+	tr.mu.Unlock()
+	add(100)
+	now = now.Add(5 * time.Second)
+	due("", tick)
+	now = now.Add(54 * time.Second)
+	due("", time.Second)
+	now = now.Add(time.Second)
+	due("100 new labels", 0)
+	// Age demands one as soon as there is a new label.
+	tr.mu.Lock()
+	tr.trained = int64(n)
+	tr.mu.Unlock()
+	now = now.Add(48 * time.Hour)
+	due("", tick)
+	add(1)
+	now = now.Add(time.Second)
+	due("old", 0)
+}
+
+// publishVersion publishes a champion that has seen some labels.
+func (w *world) publishVersion(number, seen int64, at time.Time) error {
+	m := scoring.Model{Features: []scoring.ModelFeature{
+		{Name: "plan", Kind: "categorical", Levels: []string{"basic"}, LogOdds: []float64{0}, Frequency: []float64{1}},
+		{Name: "region", Kind: "categorical", Levels: []string{"north"}, LogOdds: []float64{0}, Frequency: []float64{1}},
+		{Name: "bill", Kind: "numeric", Bins: []scoring.Bin{{Max: 1, Mean: 0.5, Frequency: 1}}},
+	}}
+	payload, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return w.out.Produce(w.ctx, schemas.TopicModels, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, &schemas.ModelVersion{
+		Version: number, CreatedAt: at.UnixMilli(), Stage: schemas.StageChampion, Payload: string(payload), SHA256: models.SHA256(string(payload)),
+		LabelsSeen: seen, FeatureFingerprint: w.codec.Set().Spec().Fingerprint(), MediumThreshold: 0.3, HighThreshold: 0.6,
+	})})
+}
+
+func TestLostOutcomesDoNotStopTraining(t *testing.T) {
+	w := newWorld(t)
+	if err := w.publishVersion(5, 10_000, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	w.version(5)
+	w.load(0, 300)
+	tr, _ := w.trainer(Config{MinLabels: 100, MinNewLabels: 200, MinInterval: time.Millisecond})
+	if labels, _, _ := tr.counts(); labels != 10_000 {
+		t.Errorf("%d labels", labels)
+	}
+	w.load(300, 200)
+	if v := w.version(6); v.LabelsSeen != 10_200 {
+		t.Errorf("version 6 has seen %d labels", v.LabelsSeen)
+	}
+}
+
+func TestRetrainHandler(t *testing.T) {
+	w := newWorld(t)
+	tr, err := New(Config{Cluster: w.cluster, Codec: w.codec, Models: w.feed, MinLabels: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(tr.RetrainHandler("secret"))
+	defer server.Close()
+	post := func(method, token, body string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequest(method, server.URL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		data, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.StatusCode, string(data)
+	}
+	expect := func(status int, method, token, body string) {
+		t.Helper()
+		if got, text := post(method, token, body); got != status {
+			t.Errorf("%s %.50q: %d %s, want %d", method, body, got, text, status)
+		}
+	}
+	expect(http.StatusServiceUnavailable, "POST", "secret", "")
+	close(tr.ready)
+	expect(http.StatusMethodNotAllowed, "GET", "secret", "")
+	expect(http.StatusUnauthorized, "POST", "", "")
+	expect(http.StatusUnauthorized, "POST", "wrong", "")
+	expect(http.StatusConflict, "POST", "secret", "")
+	for i := range 4 {
+		tr.takeOutcome(&schemas.ChurnOutcome{
+			CustomerID: fmt.Sprint(i), ObservedAt: 1, Churned: i%2 == 0, Attributes: scoring.Vector{0, 0, 1},
+		}, time.Now())
+	}
+	expect(http.StatusBadRequest, "POST", "secret", "not JSON")
+	expect(http.StatusRequestEntityTooLarge, "POST", "secret", strings.Repeat(" ", maxRetrainBody+1))
+	expect(http.StatusNoContent, "POST", "secret", `{"status":"resolved","commonLabels":{"alertname":"ModelWorse"}}`)
+	if tr.requested != "" {
+		t.Errorf("requested %q", tr.requested)
+	}
+	for body, want := range map[string]string{
+		"":                        "requested",
+		`{"reason":"new prices"}`: "new prices",
+		`{"version":"4","status":"firing","commonLabels":{"alertname":"ModelWorse"},"alerts":[]}`: "alert ModelWorse",
+	} {
+		expect(http.StatusAccepted, "POST", "secret", body)
+		if tr.requested != want {
+			t.Errorf("%s: requested %q, want %q", body, tr.requested, want)
+		}
+	}
+	open := httptest.NewServer(tr.RetrainHandler(""))
+	defer open.Close()
+	server.URL = open.URL
+	expect(http.StatusAccepted, "POST", "", "")
+}
+
+func TestNewRefusesNonsense(t *testing.T) {
+	w := newWorld(t)
+	for name, cfg := range map[string]Config{
+		"no cluster":  {Codec: w.codec},
+		"no codec":    {Cluster: w.cluster},
+		"all held":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Holdout: 1}},
+		"no strength": {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Strengths: []float64{0, 1}}},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
