@@ -1,0 +1,43 @@
+package pacetest
+
+import (
+	"testing"
+	"time"
+
+	"churnstream/internal/embedded"
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+)
+
+// Cluster starts a broker with the topics of events and outcomes, 6 partitions
+// each, and connects to it.
+func Cluster(tb testing.TB) *kafka.Cluster {
+	tb.Helper()
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(broker.Close)
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(cluster.Close)
+	err = cluster.EnsureTopics(tb.Context(),
+		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: 6},
+		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: 6})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cluster
+}
+
+// Eventually waits until a condition holds.
+func Eventually(tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("still waiting for %s", what)
+		}
+	}
+}
