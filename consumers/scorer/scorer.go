@@ -1,0 +1,223 @@
+// Package scorer turns customer events into churn scores.
+//
+// One worker owns one partition of churn.customer-events, for as long as the
+// consumer group assigns it, and is the only writer of the partition of
+// churn.scores with the same number. That output partition is the worker's
+// state: every score carries the customer's full attributes and the source
+// offset it rests on, so one append is output, state and progress at once.
+package scorer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+)
+
+// DefaultGroup is the consumer group scorers join unless told otherwise. It
+// also prefixes their transactional ids.
+const DefaultGroup = "churn-scorer"
+
+// Models tells which model version is in use.
+type Models interface {
+	// Champion returns the version in use, nil while there is none.
+	Champion() *models.Version
+	// Changed returns a channel that is closed at the next change.
+	Changed() <-chan struct{}
+}
+
+// Explain says which explanations a score carries.
+type Explain uint8
+
+// The explanations a score can carry.
+const (
+	// ExplainLIME adds exact LIME weights. It is the zero value.
+	ExplainLIME Explain = iota
+	// ExplainSHAP adds exact Shapley values.
+	ExplainSHAP
+	// ExplainBoth adds both, chosen and ordered by LIME.
+	ExplainBoth
+	// ExplainNone adds none.
+	ExplainNone
+)
+
+// ParseExplain reads "lime", "shap", "both" or "none".
+func ParseExplain(s string) (Explain, error) {
+	switch s {
+	case "lime":
+		return ExplainLIME, nil
+	case "shap":
+		return ExplainSHAP, nil
+	case "both":
+		return ExplainBoth, nil
+	case "none":
+		return ExplainNone, nil
+	}
+	return 0, fmt.Errorf("explanations %q: choose lime, shap, both or none", s)
+}
+
+// AllReasons as Config.Reasons keeps every feature's explanation.
+const AllReasons = -1
+
+// Config says what a Scorer works on. Cluster, Codec and Models are required.
+type Config struct {
+	Cluster *kafka.Cluster
+	Codec   *schemas.Codec
+	Models  Models
+	// Group is the consumer group; empty means DefaultGroup.
+	Group string
+	// Explain says which explanations scores carry.
+	Explain Explain
+	// Reasons is how many features a score explains, those of greatest
+	// weight; 0 means 5, AllReasons all.
+	Reasons int
+	// BestChange adds, for customers at high risk, the single actionable
+	// change after which the model would predict the lowest probability.
+	BestChange bool
+	// CommitInterval is how often offsets are committed; 0 means one second.
+	// They only serve lag monitoring and partitions without scores.
+	CommitInterval time.Duration
+	// MarkerInterval is how long a worker may stay silent before it repeats
+	// its marker, so that the broker does not forget who owns the partition;
+	// 0 means four hours.
+	MarkerInterval time.Duration
+	// SessionTimeout is after how long without a sign of life the group gives
+	// a scorer's partitions to others; 0 means the group's default.
+	SessionTimeout time.Duration
+	// Ready, if set, is told whether the scorer can work and otherwise why not.
+	Ready func(name string, ready bool, why string)
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+	// Registerer receives the metrics; nil means none.
+	Registerer prometheus.Registerer
+	// Now defaults to time.Now.
+	Now func() time.Time
+}
+
+// Scorer consumes customer events and produces churn scores.
+type Scorer struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	letters *kafka.Producer
+}
+
+// New returns a scorer. It does no I/O.
+func New(cfg Config) (*Scorer, error) {
+	if cfg.Cluster == nil || cfg.Codec == nil || cfg.Models == nil {
+		return nil, errors.New("scorer: Cluster, Codec and Models are required")
+	}
+	if cfg.Group == "" {
+		cfg.Group = DefaultGroup
+	}
+	if cfg.Reasons == 0 {
+		cfg.Reasons = 5
+	}
+	if cfg.Reasons < AllReasons {
+		return nil, fmt.Errorf("scorer: %d reasons asked for; use a positive number or AllReasons", cfg.Reasons)
+	}
+	if cfg.CommitInterval <= 0 {
+		cfg.CommitInterval = time.Second
+	}
+	if cfg.MarkerInterval <= 0 {
+		cfg.MarkerInterval = 4 * time.Hour
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(string, bool, string) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	log := cfg.Logger.With("role", "scorer")
+	return &Scorer{
+		cfg:     cfg,
+		log:     log,
+		metrics: newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
+		letters: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+	}, nil
+}
+
+// ErrPartitions means that churn.customer-events and churn.scores differ in
+// their number of partitions.
+var ErrPartitions = errors.New("topics must have the same number of partitions")
+
+// Run scores until ctx ends, and returns nil then. It fails at once when the
+// topics do not fit each other.
+func (s *Scorer) Run(ctx context.Context) error {
+	s.cfg.Ready("scorer", false, "joining the consumer group "+s.cfg.Group)
+	if err := s.checkPartitions(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("starting the scorer: %w", err)
+	}
+	go s.watchModel(ctx)
+	err := s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
+		Group:          s.cfg.Group,
+		Topics:         []string{schemas.TopicEvents},
+		SessionTimeout: s.cfg.SessionTimeout,
+	}, s.work)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *Scorer) checkPartitions(ctx context.Context) error {
+	in, err := s.cfg.Cluster.Partitions(ctx, schemas.TopicEvents)
+	if err != nil {
+		return fmt.Errorf("counting the partitions of %s: %w", schemas.TopicEvents, err)
+	}
+	out, err := s.cfg.Cluster.Partitions(ctx, schemas.TopicScores)
+	if err != nil {
+		return fmt.Errorf("counting the partitions of %s: %w", schemas.TopicScores, err)
+	}
+	if in != out {
+		return fmt.Errorf("%w: %s has %d, %s has %d; recreate one of them with the other's number",
+			ErrPartitions, schemas.TopicEvents, in, schemas.TopicScores, out)
+	}
+	return nil
+}
+
+// watchModel keeps readiness and the model metric in step with the champion.
+func (s *Scorer) watchModel(ctx context.Context) {
+	for {
+		changed := s.cfg.Models.Changed()
+		if m := s.cfg.Models.Champion(); m != nil {
+			s.metrics.modelVersion.Set(float64(m.Version))
+			s.cfg.Ready("scorer", true, "")
+		} else {
+			s.cfg.Ready("scorer", false, "no model yet: events wait in "+schemas.TopicEvents)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// model waits for a champion.
+func (s *Scorer) model(ctx context.Context) (*models.Version, error) {
+	for {
+		changed := s.cfg.Models.Changed()
+		if m := s.cfg.Models.Champion(); m != nil {
+			return m, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
