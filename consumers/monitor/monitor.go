@@ -1,0 +1,355 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// Models tells which models there are. models.Feed is one.
+type Models interface {
+	// Champion returns the version in use, nil while there is none.
+	Champion() *models.Version
+	// List returns all known versions, newest first.
+	List() []*models.Version
+}
+
+// Config configures New. Cluster, Codec and Models are required.
+type Config struct {
+	Cluster *kafka.Cluster
+	Codec   *schemas.Codec
+	// Models provides the baseline of drift and what is exported of models.
+	// Whoever made it runs it.
+	Models Models
+	// LeadTime is how long before an outcome was observed a score must have
+	// been in force to count. Default 0.
+	LeadTime time.Duration
+	// Window is the number of latest outcomes of each model version that
+	// accuracy and the other figures are computed over. Default 5,000.
+	Window int
+	// DriftWindow is the number of latest scores that drift is measured on.
+	// They are scores, not customers: a customer with many events counts
+	// often. Default 5,000.
+	DriftWindow int
+	// History is the number of latest scores kept for each customer. With a
+	// long LeadTime it must cover the events of that time. Default 8.
+	History int
+	// Grace is how long an outcome waits for a score. Default 1 minute.
+	Grace time.Duration
+	// Ready, if set, is told whether the monitor can work and otherwise why
+	// not.
+	Ready func(name string, ready bool, why string)
+	// Logger receives what an operator should know. Default none.
+	Logger *slog.Logger
+	// Registerer receives the metrics. Default none.
+	Registerer prometheus.Registerer
+}
+
+// Monitor measures models. Its state is rebuilt from Kafka by Run.
+type Monitor struct {
+	cfg     Config
+	log     *slog.Logger
+	spec    *scoring.Spec
+	now     func() time.Time
+	metrics *metrics
+
+	mu       sync.Mutex // guards what follows
+	versions map[int64]*versionCounters
+	windows  windows
+	recent   recentScores
+	total    totals
+	// What computed returned last, and when.
+	computedAt    time.Time
+	computedStats []VersionStats
+	computedDrift drift
+	computedFor   *models.Version
+}
+
+type totals struct {
+	joined, correct, unmatched, historical, duplicates, pending int64
+}
+
+// versionCounters are the counters of a model version by prediction and
+// outcome.
+type versionCounters [2][2]prometheus.Counter
+
+// computeEvery is the shortest time between two computations of the figures
+// over windows, however often they are scraped.
+const computeEvery = time.Second
+
+// Stats is what the monitor knows at a moment.
+type Stats struct {
+	// CaughtUp tells that the history has been read.
+	CaughtUp bool
+	// Outcomes counts those joined with a score, whatever its model version.
+	Outcomes int64
+	// Accuracy is the share of right predictions among them; 0 without any.
+	Accuracy float64
+	// Unmatched counts outcomes without a score in force, Pending those that
+	// still wait for one, Historical those with own attributes and no score,
+	// Duplicates those that came again.
+	Unmatched, Pending, Historical, Duplicates int64
+	// Versions holds the newest model versions that have outcomes, newest
+	// first.
+	Versions []VersionStats
+}
+
+// New returns a monitor that does nothing until Run runs. It fails when cfg is
+// incomplete or the metrics cannot be registered.
+func New(cfg Config) (*Monitor, error) {
+	switch {
+	case cfg.Cluster == nil:
+		return nil, errors.New("monitor: no cluster")
+	case cfg.Codec == nil:
+		return nil, errors.New("monitor: no codec")
+	case cfg.Models == nil:
+		return nil, errors.New("monitor: no models")
+	case cfg.LeadTime < 0:
+		return nil, fmt.Errorf("monitor: lead time %v is below zero", cfg.LeadTime)
+	}
+	if cfg.Window <= 0 {
+		cfg.Window = 5000
+	}
+	if cfg.DriftWindow <= 0 {
+		cfg.DriftWindow = 5000
+	}
+	if cfg.History <= 0 {
+		cfg.History = 8
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = time.Minute
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(string, bool, string) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	spec := cfg.Codec.Set().Spec()
+	m := &Monitor{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		spec:     spec,
+		now:      time.Now,
+		versions: make(map[int64]*versionCounters),
+		windows:  windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
+		recent:   recentScores{limit: cfg.DriftWindow, features: spec.Len()},
+	}
+	m.metrics = newMetrics(m)
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(m.metrics); err != nil {
+			return nil, fmt.Errorf("registering the monitor's metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// Run reads scores and outcomes from their start and follows them until ctx
+// ends, and then returns nil. It waits while the cluster or the registry is
+// down. It fails when a topic does not exist or the topics differ in their
+// number of partitions. A monitor runs once.
+func (m *Monitor) Run(ctx context.Context) error {
+	err := m.run(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (m *Monitor) run(ctx context.Context) error {
+	const name = "monitor"
+	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
+	started := m.now()
+	partitions, err := m.open(ctx)
+	if err != nil {
+		return err
+	}
+	var behind atomic.Int64
+	behind.Store(int64(len(partitions)))
+	caughtUp := func() {
+		if behind.Add(-1) > 0 {
+			return
+		}
+		m.metrics.caughtUp.Store(true)
+		m.cfg.Ready(name, true, "")
+		s := m.Stats()
+		m.log.Info("the monitor has read the history", "took", m.now().Sub(started).Round(time.Millisecond),
+			"outcomes", s.Outcomes, "unmatched", s.Unmatched, "historical", s.Historical)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, p := range partitions {
+		group.Go(func() error { return p.run(ctx, caughtUp) })
+	}
+	return group.Wait()
+}
+
+// open finds the partitions and where they end now.
+func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
+	cluster := m.cfg.Cluster
+	n, err := cluster.Partitions(ctx, schemas.TopicScores)
+	if err != nil {
+		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicScores, err)
+	}
+	outcomes, err := cluster.Partitions(ctx, schemas.TopicOutcomes)
+	if err != nil {
+		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicOutcomes, err)
+	}
+	if n != outcomes {
+		return nil, fmt.Errorf("%s has %d partitions and %s has %d: to be joined they need the same number",
+			schemas.TopicScores, n, schemas.TopicOutcomes, outcomes)
+	}
+	partitions := make([]*partition, n)
+	for i := range partitions {
+		open := func(topic string, wait time.Duration) (source, error) {
+			first, end, err := cluster.Offsets(ctx, topic, i)
+			if err != nil {
+				return source{}, fmt.Errorf("looking for the end of partition %d of %s: %w", i, topic, err)
+			}
+			lag := m.metrics.lag.WithLabelValues(topic, label(i))
+			lag.Set(float64(end - first))
+			return source{
+				fetcher: cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Partition: i, Offset: first, MaxWait: wait}),
+				end:     end,
+				lag:     lag,
+			}, nil
+		}
+		p := &partition{
+			monitor: m, number: i, of: n,
+			join:  newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m),
+			score: m.cfg.Codec.NewScore(),
+		}
+		if p.scores, err = open(schemas.TopicScores, scoresWait); err != nil {
+			return nil, err
+		}
+		if p.outcome, err = open(schemas.TopicOutcomes, outcomesWait); err != nil {
+			return nil, err
+		}
+		partitions[i] = p
+	}
+	return partitions, nil
+}
+
+// scored takes a new score.
+func (m *Monitor) scored(s *schemas.ChurnScore) {
+	m.metrics.probability.Observe(s.Probability)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.recent.add(s)
+}
+
+func (m *Monitor) joined(o *outcome, s score) {
+	m.metrics.delay.Observe(float64(o.observedAt-s.occurredAt) / 1000)
+	predicted := s.probability >= 0.5
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.joined++
+	if predicted == o.churned {
+		m.total.correct++
+	}
+	c := m.versions[s.version]
+	if c == nil {
+		c = m.newVersion(s.version)
+	}
+	c[index(predicted)][index(o.churned)].Inc()
+	m.windows.add(s.version, s.probability, o.churned)
+}
+
+// newVersion makes the counters of a version, all of them, so that rates are
+// defined from the first outcome on.
+func (m *Monitor) newVersion(version int64) *versionCounters {
+	c := new(versionCounters)
+	text := [2]string{"stay", "churn"}
+	for predicted := range c {
+		for actual := range c[predicted] {
+			c[predicted][actual] = m.metrics.outcomes.WithLabelValues(
+				strconv.FormatInt(version, 10), text[predicted], text[actual])
+		}
+	}
+	m.versions[version] = c
+	return c
+}
+
+func index(churn bool) int {
+	if churn {
+		return 1
+	}
+	return 0
+}
+
+func (m *Monitor) unmatched(_ *outcome, reason string) {
+	m.metrics.unmatched.WithLabelValues(reason).Inc()
+	m.count(func(t *totals) { t.unmatched++ })
+}
+
+func (m *Monitor) historical(*outcome) {
+	m.metrics.historical.Inc()
+	m.count(func(t *totals) { t.historical++ })
+}
+
+func (m *Monitor) duplicate(*outcome) {
+	m.metrics.duplicates.Inc()
+	m.count(func(t *totals) { t.duplicates++ })
+}
+
+func (m *Monitor) waiting(delta int) {
+	m.metrics.pending.Add(float64(delta))
+	m.count(func(t *totals) { t.pending += int64(delta) })
+}
+
+func (m *Monitor) count(what func(*totals)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	what(&m.total)
+}
+
+// computed returns the figures over windows, computed anew at most once a
+// computeEvery.
+func (m *Monitor) computed() ([]VersionStats, drift) {
+	champion := m.cfg.Models.Champion()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	if m.computedAt.IsZero() || now.Sub(m.computedAt) >= computeEvery || champion != m.computedFor {
+		m.computedStats = m.windows.stats()
+		var baseline []schemas.BaselineDistribution
+		if champion != nil {
+			baseline = champion.Baseline
+		}
+		m.computedDrift = m.recent.against(baseline, m.cfg.Codec.Set().Vocabulary())
+		m.computedAt, m.computedFor = now, champion
+	}
+	return m.computedStats, m.computedDrift
+}
+
+// Stats returns what the monitor knows now; while the history is being read,
+// what it has come to so far.
+func (m *Monitor) Stats() Stats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := Stats{
+		CaughtUp:   m.metrics.caughtUp.Load(),
+		Outcomes:   m.total.joined,
+		Unmatched:  m.total.unmatched,
+		Pending:    m.total.pending,
+		Historical: m.total.historical,
+		Duplicates: m.total.duplicates,
+		Versions:   m.windows.stats(),
+	}
+	if s.Outcomes > 0 {
+		s.Accuracy = float64(m.total.correct) / float64(s.Outcomes)
+	}
+	return s
+}
