@@ -1,0 +1,512 @@
+package sink
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// ClickHouseConfig says where the tables are. Addr is required.
+type ClickHouseConfig struct {
+	// Addr is the server as host:port of the native protocol. Of several,
+	// separated by commas, one is used at a time, the next when it fails.
+	Addr string
+	// Database must exist; "" is "default".
+	Database string
+	// Username and Password log in; "" is the server's default user.
+	Username, Password string
+	// TLS is nil for a plain connection.
+	TLS *tls.Config
+	// Timeout bounds connecting, and each Write; 0 is one minute.
+	Timeout time.Duration
+}
+
+// ClickHouse is a Store in ClickHouse, over its native protocol.
+//
+// Tables are ReplacingMergeTree on the row's identity, so what is written
+// again replaces what was there when parts merge. Erasures are lightweight
+// deletes: the rows cannot be read any more when Write returns, and leave the
+// disk when their part is merged next.
+type ClickHouse struct {
+	attributes Attributes
+	dialect    *dialect
+	conn       driver.Conn
+	timeout    time.Duration
+}
+
+// OpenClickHouse returns a store on the given servers for rows with the given
+// attributes. It does not connect yet; Migrate does.
+func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, error) {
+	servers := strings.Split(cfg.Addr, ",")
+	for i, server := range servers {
+		servers[i] = strings.TrimSpace(server)
+		if _, _, err := net.SplitHostPort(servers[i]); err != nil {
+			return nil, fmt.Errorf("clickhouse: address %q: %w", cfg.Addr, err)
+		}
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = time.Minute
+	}
+	conn, err := clickhouse.Open(&clickhouse.Options{
+		Addr:        servers,
+		Auth:        clickhouse.Auth{Database: cfg.Database, Username: cfg.Username, Password: cfg.Password},
+		TLS:         cfg.TLS,
+		DialTimeout: min(cfg.Timeout, 10*time.Second),
+		ReadTimeout: cfg.Timeout,
+		Compression: &clickhouse.Compression{Method: clickhouse.CompressionLZ4},
+		// One worker a partition writes at a time; none should wait for a
+		// connection long enough to take the server for down.
+		MaxOpenConns: 128,
+		MaxIdleConns: 8,
+		Settings: clickhouse.Settings{
+			// An insert that is acknowledged before it is on disk is not what
+			// offsets may be committed on.
+			"async_insert": 0,
+			// Replicated tables drop a block equal to one inserted before. A
+			// batch written again after an erasure must not be dropped: its
+			// rows were deleted in between.
+			"insert_deduplicate":       0,
+			"lightweight_deletes_sync": 2,
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("clickhouse: %w", err)
+	}
+	return &ClickHouse{
+		attributes: attributes,
+		dialect:    clickhouseDialect(attributes.Spec()),
+		conn:       conn,
+		timeout:    cfg.Timeout,
+	}, nil
+}
+
+// Name returns "clickhouse".
+func (c *ClickHouse) Name() string { return "clickhouse" }
+
+// Close closes the connections.
+func (c *ClickHouse) Close() error { return c.conn.Close() }
+
+// Migrate creates or completes tables and views. Several sinks may do it at
+// the same time: every statement can be repeated.
+func (c *ClickHouse) Migrate(ctx context.Context) error {
+	if err := c.conn.Exec(ctx, clickhouseSchemaMigrations); err != nil {
+		return fmt.Errorf("clickhouse: create schema_migrations: %w", err)
+	}
+	if err := c.dialect.migrate(ctx, clickhouseTables{c.conn}); err != nil {
+		return fmt.Errorf("clickhouse: %w", err)
+	}
+	return nil
+}
+
+type clickhouseTables struct{ conn driver.Conn }
+
+func (t clickhouseTables) exec(ctx context.Context, statement string) error {
+	return t.conn.Exec(ctx, statement)
+}
+
+func (t clickhouseTables) version(ctx context.Context) (int, error) {
+	var v int32
+	err := t.conn.QueryRow(ctx, "SELECT max(version) FROM schema_migrations").Scan(&v)
+	return int(v), err
+}
+
+func (t clickhouseTables) setVersion(ctx context.Context, version int) error {
+	return t.conn.Exec(ctx, "INSERT INTO schema_migrations (version, applied_at) SELECT ?, now64(3)", version)
+}
+
+func (t clickhouseTables) columns(ctx context.Context, table string) (map[string]string, error) {
+	rows, err := t.conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = ?", table)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	columns := map[string]string{}
+	for rows.Next() {
+		var name, kind string
+		if err := rows.Scan(&name, &kind); err != nil {
+			return nil, err
+		}
+		columns[name] = kind
+	}
+	return columns, rows.Err()
+}
+
+// Write deletes what was erased, then inserts each table's rows as one block.
+func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	if err := c.erase(ctx, "churn_scores", b.Erased); err != nil {
+		return err
+	}
+	if err := c.erase(ctx, "churn_outcomes", b.Erased); err != nil {
+		return err
+	}
+	if err := c.erase(ctx, "churn_outcomes", b.ErasedOutcomes); err != nil {
+		return err
+	}
+	if len(b.Scores) > 0 {
+		row := c.scoreRow()
+		err := c.insert(ctx, "churn_scores", c.dialect.allScoreColumns(), len(b.Scores),
+			func(i int) []any { return row(b.Scores[i]) })
+		if err != nil {
+			return err
+		}
+	}
+	if len(b.Outcomes) > 0 {
+		err := c.insert(ctx, "churn_outcomes", outcomeColumns, len(b.Outcomes), func(i int) []any {
+			o := b.Outcomes[i]
+			return []any{o.CustomerID, clampMillis(o.ObservedAt), o.Churned, o.Source}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(b.Models) > 0 {
+		return c.insert(ctx, "model_versions", modelColumns, len(b.Models),
+			func(i int) []any { return clickhouseModelRow(&b.Models[i]) })
+	}
+	return nil
+}
+
+// insert sends rows rows as one block. The server answers when it is on disk.
+func (c *ClickHouse) insert(ctx context.Context, table string, columns []string, rows int, row func(i int) []any) error {
+	batch, err := c.conn.PrepareBatch(ctx, c.dialect.insert(table, columns))
+	if err != nil {
+		return fmt.Errorf("clickhouse: insert into %s: %w", table, err)
+	}
+	defer batch.Close()
+	for i := range rows {
+		if err := batch.Append(row(i)...); err != nil {
+			return fmt.Errorf("clickhouse: insert into %s, row %d: %w", table, i, err)
+		}
+	}
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("clickhouse: insert into %s: %w", table, err)
+	}
+	return nil
+}
+
+// maxQueryBytes keeps a statement below max_query_size, 256 KiB on a server
+// that was left as it is. Escaping at most quadruples a character.
+const maxQueryBytes = 48 << 10
+
+// erase deletes customers from a table.
+func (c *ClickHouse) erase(ctx context.Context, table string, customers []string) error {
+	for len(customers) > 0 {
+		n, bytes := 0, 0
+		for n < len(customers) && (n == 0 || bytes+len(customers[n])+4 <= maxQueryBytes) {
+			bytes += len(customers[n]) + 4
+			n++
+		}
+		var b strings.Builder
+		b.WriteString("DELETE FROM " + table + " WHERE customer_id IN (")
+		for i, id := range customers[:n] {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeClickHouseString(&b, id, '\'')
+		}
+		b.WriteByte(')')
+		if err := c.conn.Exec(ctx, b.String()); err != nil {
+			return fmt.Errorf("clickhouse: erase from %s: %w", table, err)
+		}
+		customers = customers[n:]
+	}
+	return nil
+}
+
+// writeClickHouseString writes s as a literal or identifier between quotes.
+func writeClickHouseString(b *strings.Builder, s string, quote byte) {
+	b.WriteByte(quote)
+	for i := range len(s) {
+		switch ch := s[i]; {
+		case ch == quote || ch == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(ch)
+		case ch < 0x20 || ch == '?':
+			// A question mark would be taken for a parameter by the client.
+			fmt.Fprintf(b, `\x%02X`, ch)
+		default:
+			b.WriteByte(ch)
+		}
+	}
+	b.WriteByte(quote)
+}
+
+func quoteClickHouse(name string) string {
+	var b strings.Builder
+	writeClickHouseString(&b, name, '`')
+	return b.String()
+}
+
+// scoreRow returns a function that lays a score out as a row. The row is
+// overwritten by the next call.
+func (c *ClickHouse) scoreRow() func(*schemas.ChurnScore) []any {
+	spec := c.attributes.Spec()
+	row := make([]any, 0, len(scoreColumns)+spec.Len())
+	var explanations [][]any
+	var missing []string
+	return func(s *schemas.ChurnScore) []any {
+		for len(explanations) < len(s.Explanations) {
+			explanations = append(explanations, make([]any, 4))
+		}
+		for i := range s.Explanations {
+			e, cells := &s.Explanations[i], explanations[i]
+			cells[0] = spec.Feature(e.Feature).Name
+			cells[1] = c.text(e.Feature, s.Attributes[e.Feature])
+			cells[2], cells[3] = nullable(e.LIME), nullable(e.SHAP)
+		}
+		missing = missing[:0]
+		for _, j := range s.Missing {
+			missing = append(missing, spec.Feature(j).Name)
+		}
+		var change [3]any
+		if s.HasBestChange {
+			b := &s.BestChange
+			change = [3]any{spec.Feature(b.Feature).Name, c.text(b.Feature, b.Value), nullable(b.Probability)}
+		}
+		row = append(row[:0],
+			string(s.CustomerID), string(s.EventID), clampMillis(s.OccurredAt), clampMillis(s.ScoredAt), s.ModelVersion,
+			s.Probability, nullable(s.Previous), s.Risk.String(), s.ExpectedProbability,
+			explanations[:len(s.Explanations)], missing,
+			change[0], change[1], change[2],
+			s.SourcePartition, s.SourceOffset)
+		for j, x := range s.Attributes {
+			if spec.Feature(j).Kind == scoring.Categorical {
+				row = append(row, c.text(j, x))
+			} else {
+				row = append(row, nullable(x))
+			}
+		}
+		return row
+	}
+}
+
+// text returns a value as text, nil if it is missing.
+func (c *ClickHouse) text(feature int, x float64) any {
+	if scoring.IsMissing(x) {
+		return nil
+	}
+	return c.attributes.Text(feature, x)
+}
+
+func clickhouseModelRow(m *ModelRow) []any {
+	holdout, champion := figures(&m.Metrics), championFigures(m.ChampionMetrics)
+	baseline := make([][]any, len(m.Baseline))
+	for i := range m.Baseline {
+		b := &m.Baseline[i]
+		baseline[i] = []any{b.Name, append([]string{}, b.Bins...), append([]float64{}, b.Frequencies...)}
+	}
+	row := []any{m.Version, clampMillis(m.CreatedAt), m.Stage.String(), m.Reason, m.Payload, m.SHA256, m.Metrics.Rows}
+	row = append(row, holdout[:]...)
+	row = append(row, champion[:]...)
+	return append(row, clampMillis(m.TrainingStart), clampMillis(m.TrainingEnd), m.TrainingRows, m.LabelsSeen,
+		m.FeatureFingerprint, finiteOrZero(m.MediumThreshold), finiteOrZero(m.HighThreshold), baseline, m.Offset)
+}
+
+func finiteOrZero(x float64) float64 {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return 0
+	}
+	return x
+}
+
+// DDL returns the statements that Migrate brings an empty ClickHouse database
+// to, for one feature specification: for reading, for review, and for
+// operators who create tables themselves. Tables that exist are left as they
+// are, so a replicated engine or a TTL may be added by hand.
+func DDL(attributes Attributes) string {
+	d := clickhouseDialect(attributes.Spec())
+	statements := []string{clickhouseSchemaMigrations}
+	for _, migration := range d.migrations {
+		statements = append(statements, migration...)
+	}
+	statements = append(statements,
+		fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", len(d.migrations)))
+	statements = append(statements, d.views...)
+	return strings.Join(statements, ";\n\n") + ";\n"
+}
+
+func clickhouseType(k scoring.Kind) string {
+	if k == scoring.Categorical {
+		return "LowCardinality(Nullable(String))"
+	}
+	return "Nullable(Float64)"
+}
+
+const clickhouseSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
+(
+    version Int32,
+    applied_at DateTime64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree
+ORDER BY version`
+
+func clickhouseDialect(spec *scoring.Spec) *dialect {
+	d := &dialect{
+		quote:     quoteClickHouse,
+		fold:      func(name string) string { return name },
+		typeOf:    clickhouseType,
+		addColumn: "ADD COLUMN IF NOT EXISTS",
+		features:  featureColumns(spec),
+	}
+	var features strings.Builder
+	for _, f := range d.features {
+		features.WriteString(",\n    " + d.quote(f.name) + " " + d.typeOf(f.kind))
+	}
+	d.migrations = [][]string{{
+		`CREATE TABLE IF NOT EXISTS churn_scores
+(
+    customer_id String CODEC(ZSTD(1)),
+    event_id String CODEC(ZSTD(1)),
+    occurred_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    scored_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    model_version Int64 CODEC(ZSTD(1)),
+    churn_probability Float64,
+    previous_probability Nullable(Float64),
+    risk Enum8('LOW' = 0, 'MEDIUM' = 1, 'HIGH' = 2),
+    expected_probability Float64 CODEC(ZSTD(1)),
+    explanations Array(Tuple(feature LowCardinality(String), value Nullable(String), lime Nullable(Float64), shap Nullable(Float64))),
+    missing Array(LowCardinality(String)),
+    best_change_feature LowCardinality(Nullable(String)),
+    best_change_value Nullable(String),
+    best_change_probability Nullable(Float64),
+    source_partition Int32 CODEC(ZSTD(1)),
+    source_offset Int64 CODEC(Delta, ZSTD(1))` + features.String() + `
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (customer_id, source_partition, source_offset, model_version)`,
+
+		`CREATE TABLE IF NOT EXISTS churn_outcomes
+(
+    customer_id String CODEC(ZSTD(1)),
+    observed_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    churned Bool,
+    source LowCardinality(String)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (customer_id, observed_at)`,
+
+		`CREATE TABLE IF NOT EXISTS model_versions
+(
+    version Int64,
+    created_at DateTime64(3, 'UTC'),
+    stage Enum8('CHALLENGER' = 0, 'CHAMPION' = 1, 'RETIRED' = 2),
+    reason String,
+    payload String CODEC(ZSTD(3)),
+    sha256 String,
+    holdout_rows Int64,
+    accuracy Nullable(Float64),
+    precision Nullable(Float64),
+    recall Nullable(Float64),
+    f1 Nullable(Float64),
+    roc_auc Nullable(Float64),
+    log_loss Nullable(Float64),
+    brier Nullable(Float64),
+    calibration_error Nullable(Float64),
+    top_decile_lift Nullable(Float64),
+    champion_accuracy Nullable(Float64),
+    champion_precision Nullable(Float64),
+    champion_recall Nullable(Float64),
+    champion_f1 Nullable(Float64),
+    champion_roc_auc Nullable(Float64),
+    champion_log_loss Nullable(Float64),
+    champion_brier Nullable(Float64),
+    champion_calibration_error Nullable(Float64),
+    champion_top_decile_lift Nullable(Float64),
+    training_start DateTime64(3, 'UTC'),
+    training_end DateTime64(3, 'UTC'),
+    training_rows Int64,
+    labels_seen Int64,
+    feature_fingerprint String,
+    medium_threshold Float64,
+    high_threshold Float64,
+    baseline Array(Tuple(name String, bins Array(String), frequencies Array(Float64))),
+    record_offset Int64
+)
+ENGINE = ReplacingMergeTree
+ORDER BY version`,
+	}}
+	d.views = []string{
+		// Doubles that are not merged yet fall to LIMIT 1 BY. The order starts
+		// as the table's does, so the server streams instead of sorting.
+		`CREATE OR REPLACE VIEW churn_scores_latest AS
+SELECT *
+FROM churn_scores
+ORDER BY customer_id, source_offset DESC, scored_at DESC, model_version DESC
+LIMIT 1 BY customer_id`,
+
+		// Finds the rows by narrow columns first: reading every customer's
+		// explanations to keep a few takes several times as long.
+		`CREATE OR REPLACE VIEW customers_at_risk AS
+SELECT
+    customer_id,
+    churn_probability,
+    previous_probability,
+    arrayStringConcat(
+        arrayMap(
+            e -> printf('%s: %s (%+.2f)', toString(e.feature), ifNull(e.value, 'missing'), coalesce(e.lime, e.shap, 0)),
+            arrayFilter(e -> coalesce(e.lime, e.shap, 0) > 0, explanations)),
+        '; ') AS reasons,
+    best_change_feature,
+    best_change_value,
+    best_change_probability,
+    occurred_at,
+    scored_at,
+    model_version` + d.featureList() + `
+FROM churn_scores
+WHERE risk = 'HIGH' AND (customer_id, source_offset, scored_at, model_version) IN
+(
+    SELECT customer_id, latest.1, latest.2, latest.3
+    FROM
+    (
+        SELECT
+            customer_id,
+            argMax((source_offset, scored_at, model_version, risk), (source_offset, scored_at, model_version)) AS latest
+        FROM churn_scores
+        GROUP BY customer_id
+    )
+    WHERE latest.4 = 'HIGH'
+)
+ORDER BY churn_probability DESC, customer_id
+LIMIT 1 BY customer_id`,
+
+		// In force is the score of the last event that had happened when the
+		// outcome was observed. An event scored again by a later model has
+		// several: the one computed last before the outcome, or, in history
+		// that was scored afterwards, the first.
+		`CREATE OR REPLACE VIEW model_accuracy_daily AS
+SELECT
+    toDate(observed_at) AS day,
+    in_force.1 AS model_version,
+    count() AS n,
+    avg((in_force.2 >= 0.5) = churned) AS accuracy
+FROM
+(
+    SELECT
+        o.observed_at AS observed_at,
+        any(o.churned) AS churned,
+        argMax(
+            (s.model_version, s.churn_probability),
+            (s.occurred_at, s.source_offset,
+             -abs(toUnixTimestamp64Milli(s.scored_at) - toUnixTimestamp64Milli(o.observed_at)), s.model_version)) AS in_force
+    FROM churn_scores AS s
+    INNER JOIN (SELECT customer_id, observed_at, churned FROM churn_outcomes FINAL) AS o ON s.customer_id = o.customer_id
+    WHERE s.occurred_at <= o.observed_at
+    GROUP BY o.customer_id, o.observed_at
+)
+GROUP BY day, model_version
+ORDER BY day, model_version`,
+	}
+	return d
+}

@@ -1,0 +1,165 @@
+package sink
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"flag"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"churnstream/schemas"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// The reference copy of the tables for the shipped schema is what the program
+// would create.
+func TestDDLMatchesReferenceCopy(t *testing.T) {
+	const head = "-- Tables and views of churnstream in ClickHouse, for the shipped customer schema.\n" +
+		"-- The sink creates them itself; this copy is for reading and for operators who\n" +
+		"-- create tables on their own. It is generated: go test ./consumers/sink -run DDL -update\n\n"
+	path := filepath.Join("..", "..", "deploy", "clickhouse", "churnstream.sql")
+	got := head + DDL(schemas.Telco())
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is not what DDL returns; if the change is meant, run this test with -update", path)
+	}
+}
+
+// Statements that an operator ran by hand leave nothing for Migrate to do, and
+// rows go in.
+func TestClickHouseDDLRunByHand(t *testing.T) {
+	set := schemas.Telco()
+	s := openTestClickHouse(t, set)
+	for _, statement := range strings.Split(DDL(set), ";\n") {
+		if strings.TrimSpace(statement) == "" {
+			continue
+		}
+		if _, err := s.db.Exec(statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	columns := func() []string {
+		return s.ask(t, "SELECT table, name, type FROM system.columns WHERE database = currentDatabase() ORDER BY table, position")
+	}
+	before := columns()
+	s.mustMigrate(t)
+	expectRows(t, columns(), before...)
+	s.mustWrite(t, telcoBatch(t, 10, 3, 0))
+	expectRows(t, s.ask(t, "SELECT count() FROM churn_scores_latest"), "3")
+}
+
+// Over TLS, as a server of a company is reached; one with an unknown
+// certificate is refused.
+func TestClickHouseTLS(t *testing.T) {
+	c := threeFeatures(t)
+	s := openTestClickHouse(t, c)
+	backend := os.Getenv("CHURN_CLICKHOUSE")
+	certificates := httptest.NewTLSServer(nil)
+	defer certificates.Close()
+	front, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer front.Close()
+	go func() {
+		for {
+			client, err := front.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", backend)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				go func() {
+					io.Copy(server, client)
+					server.Close()
+				}()
+				io.Copy(client, server)
+			}()
+		}
+	}()
+
+	pool := x509.NewCertPool()
+	pool.AddCert(certificates.Certificate())
+	for _, test := range []struct {
+		name string
+		cfg  ClickHouseConfig
+		ok   bool
+	}{
+		{"known certificate", ClickHouseConfig{TLS: &tls.Config{RootCAs: pool}, Username: "default"}, true},
+		{"unknown certificate", ClickHouseConfig{TLS: &tls.Config{RootCAs: x509.NewCertPool()}}, false},
+		{"no TLS", ClickHouseConfig{}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.cfg.Addr, test.cfg.Timeout = front.Addr().String(), 2*time.Second
+			if err := s.db.QueryRow("SELECT currentDatabase()").Scan(&test.cfg.Database); err != nil {
+				t.Fatal(err)
+			}
+			store, err := OpenClickHouse(test.cfg, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			err = store.Migrate(context.Background())
+			if (err == nil) != test.ok {
+				t.Fatalf("Migrate: %v", err)
+			}
+		})
+	}
+}
+
+// The first packet of the native protocol carries database, user and
+// password.
+func TestClickHouseLogsIn(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	hello := make(chan string, 1)
+	go func() {
+		conn, err := server.Accept()
+		if err != nil {
+			return
+		}
+		server.Close()
+		buf := make([]byte, 4096)
+		n, _ := conn.Read(buf)
+		hello <- string(buf[:n])
+		conn.Close()
+	}()
+	store, err := OpenClickHouse(ClickHouseConfig{
+		Addr: server.Addr().String(), Database: "retention", Username: "anna", Password: "s3cret", Timeout: 2 * time.Second,
+	}, threeFeatures(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	err = store.Migrate(context.Background())
+	if err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("got %v, want an error that does not tell the password", err)
+	}
+	if first := <-hello; !strings.Contains(first, "\x09retention\x04anna\x06s3cret") {
+		t.Errorf("the server was told %q", first)
+	}
+}

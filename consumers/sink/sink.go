@@ -1,0 +1,466 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+)
+
+// role names the sink in logs and dead letters.
+const role = "sink"
+
+// Config says what a Sink reads and where it writes. Cluster, Codec and Store
+// are required.
+type Config struct {
+	Cluster *kafka.Cluster
+	Codec   *schemas.Codec
+	// Store receives the rows. The caller closes it after Run.
+	Store Store
+	// Group is the consumer group; "" is "churn-sink-" and the store's name.
+	Group string
+	// MaxRows is how many rows of a partition are written at once; 0 is
+	// 10,000.
+	MaxRows int
+	// MaxDelay is how long a row waits for more; 0 is one second.
+	MaxDelay time.Duration
+	// Ready, if set, is told whether the store takes rows and otherwise why
+	// not, under the name "sink " and the store's.
+	Ready func(name string, ready bool, why string)
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+	// Registerer receives the metrics, with the store's name as label store;
+	// nil means none.
+	Registerer prometheus.Registerer
+}
+
+// Sink writes churn.scores, churn.outcomes and churn.models to one store.
+//
+// Each assigned partition is read in order into batches. A batch's offset is
+// committed when the store has acknowledged it. While the store is down the
+// batch is tried again, with growing pauses, for as long as it takes. What
+// was written but not committed is written again after a restart, which
+// changes nothing, because rows have identities.
+type Sink struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	letters *kafka.Producer
+}
+
+// New returns a sink. It does no I/O.
+func New(cfg Config) (*Sink, error) {
+	if cfg.Cluster == nil || cfg.Codec == nil || cfg.Store == nil {
+		return nil, errors.New("sink: Cluster, Codec and Store are required")
+	}
+	if cfg.Group == "" {
+		cfg.Group = "churn-sink-" + cfg.Store.Name()
+	}
+	if cfg.MaxRows <= 0 {
+		cfg.MaxRows = 10_000
+	}
+	if cfg.MaxDelay <= 0 {
+		cfg.MaxDelay = time.Second
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(string, bool, string) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	m, err := newMetrics(cfg.Registerer, cfg.Store.Name())
+	if err != nil {
+		return nil, fmt.Errorf("sink: %w", err)
+	}
+	return &Sink{
+		cfg:     cfg,
+		log:     cfg.Logger.With("role", role, "store", cfg.Store.Name()),
+		metrics: m,
+		letters: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+	}, nil
+}
+
+// Run creates the tables if need be and writes until ctx ends; it returns nil
+// then. It fails when waiting would not help: the error matches ErrSchema when
+// the tables are not ones it can write to.
+func (s *Sink) Run(ctx context.Context) error {
+	err := s.run(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *Sink) run(ctx context.Context) error {
+	s.state(errors.New("not connected yet"))
+	err := kafka.Retry(ctx, s.log, "creating the tables", func(ctx context.Context) error {
+		err := s.cfg.Store.Migrate(ctx)
+		s.state(err)
+		if errors.Is(err, ErrSchema) {
+			return kafka.Permanent(err)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// Dead letters need the id of their schema.
+	err = kafka.Retry(ctx, s.log, "registering schemas", func(ctx context.Context) error {
+		err := s.cfg.Codec.Register(ctx)
+		if errors.Is(err, schemas.ErrIncompatible) {
+			return kafka.Permanent(err)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
+		Group:  s.cfg.Group,
+		Topics: []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels},
+	}, s.work)
+}
+
+// state makes known whether the store is up: err is what it last answered.
+func (s *Sink) state(err error) {
+	name := "sink " + s.cfg.Store.Name()
+	if err != nil {
+		s.metrics.up.Set(0)
+		s.cfg.Ready(name, false, s.cfg.Store.Name()+": "+err.Error())
+		return
+	}
+	s.metrics.up.Set(1)
+	s.cfg.Ready(name, true, "")
+}
+
+// work reads one partition until ctx ends.
+func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
+	fetcher := s.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
+		Topic: claim.Topic, Partition: claim.Partition, Offset: claim.Committed,
+		MaxWait: min(max(s.cfg.MaxDelay/4, 10*time.Millisecond), 500*time.Millisecond),
+	})
+	w := &worker{
+		Sink:      s,
+		log:       s.log.With("topic", claim.Topic, "partition", claim.Partition),
+		claim:     claim,
+		committed: claim.Committed,
+		erased:    map[string]int{},
+	}
+	for {
+		records, err := fetcher.Fetch(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range records {
+			if err := w.take(ctx, &records[i]); err != nil {
+				return err
+			}
+			if w.rows() >= s.cfg.MaxRows {
+				if err := w.flush(ctx, records[i].Offset+1); err != nil {
+					return err
+				}
+			}
+		}
+		// Records that became no row count as progress too.
+		if w.since.IsZero() && fetcher.Offset() != w.committed {
+			w.since = time.Now()
+		}
+		if !w.since.IsZero() && time.Since(w.since) >= s.cfg.MaxDelay {
+			if err := w.flush(ctx, fetcher.Offset()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// worker is one partition's batch in the making.
+type worker struct {
+	*Sink
+	log       *slog.Logger
+	claim     *kafka.Claim
+	committed int64     // offset up to which all is stored
+	since     time.Time // when the batch was begun; zero if it was not
+
+	batch Batch
+	// erased tells how many of the batch's scores came before the erasure of
+	// their customer.
+	erased map[string]int
+	free   []*schemas.ChurnScore
+}
+
+func (w *worker) rows() int {
+	return len(w.batch.Scores) + len(w.batch.Outcomes) + len(w.batch.Models) + len(w.erased) + len(w.batch.ErasedOutcomes)
+}
+
+// take adds a record to the batch. It waits while the registry is down, and
+// fails only when ctx ends.
+func (w *worker) take(ctx context.Context, r *kafka.Record) error {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+	if len(r.Key) > 0 && r.Key[0] == 0 {
+		return nil // a scorer's marker: no customer has such an id
+	}
+	err := kafka.Retry(ctx, w.log, "decoding a record", func(ctx context.Context) error {
+		err := w.decode(ctx, r)
+		if _, poison := schemas.AsPoison(err); poison {
+			return kafka.Permanent(err)
+		}
+		return err
+	})
+	if poison, ok := schemas.AsPoison(err); ok {
+		return w.bury(ctx, r, poison)
+	}
+	return err
+}
+
+func (w *worker) decode(ctx context.Context, r *kafka.Record) error {
+	switch r.Topic {
+	case schemas.TopicScores:
+		return w.decodeScore(ctx, r)
+	case schemas.TopicOutcomes:
+		return w.decodeOutcome(ctx, r)
+	}
+	if r.Value == nil {
+		return nil // forgotten in the topic; the table keeps the history
+	}
+	row := ModelRow{Offset: r.Offset}
+	if err := w.cfg.Codec.DecodeModel(ctx, r.Value, &row.ModelVersion); err != nil {
+		return err
+	}
+	w.batch.Models = append(w.batch.Models, row)
+	return nil
+}
+
+func (w *worker) decodeScore(ctx context.Context, r *kafka.Record) error {
+	if r.Value == nil {
+		if err := checkErasure(r.Key); err != nil {
+			return err
+		}
+		w.erased[string(r.Key)] = len(w.batch.Scores)
+		return nil
+	}
+	var score *schemas.ChurnScore
+	if n := len(w.free); n > 0 {
+		score, w.free = w.free[n-1], w.free[:n-1]
+	} else {
+		score = w.cfg.Codec.NewScore()
+	}
+	err := w.cfg.Codec.DecodeScore(ctx, r.Value, score)
+	if err == nil {
+		err = checkKey(r.Key, score.CustomerID)
+	}
+	if err != nil {
+		w.free = append(w.free, score)
+		return err
+	}
+	// The record's bytes are gone with the next fetch.
+	score.CustomerID, score.EventID = bytes.Clone(score.CustomerID), bytes.Clone(score.EventID)
+	w.batch.Scores = append(w.batch.Scores, score)
+	return nil
+}
+
+func (w *worker) decodeOutcome(ctx context.Context, r *kafka.Record) error {
+	if r.Value == nil {
+		if err := checkErasure(r.Key); err != nil {
+			return err
+		}
+		id := string(r.Key)
+		kept := w.batch.Outcomes[:0]
+		for _, o := range w.batch.Outcomes {
+			if o.CustomerID != id {
+				kept = append(kept, o)
+			}
+		}
+		w.batch.Outcomes = kept
+		w.batch.ErasedOutcomes = append(w.batch.ErasedOutcomes, id)
+		return nil
+	}
+	outcome := &schemas.ChurnOutcome{}
+	if err := w.cfg.Codec.DecodeOutcome(ctx, r.Value, outcome); err != nil {
+		return err
+	}
+	if err := checkKey(r.Key, []byte(outcome.CustomerID)); err != nil {
+		return err
+	}
+	w.batch.Outcomes = append(w.batch.Outcomes, outcome)
+	return nil
+}
+
+func checkErasure(key []byte) error {
+	if len(key) == 0 {
+		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "a tombstone without a key"}
+	}
+	if len(key) > schemas.MaxIDBytes {
+		return &schemas.PoisonError{Reason: schemas.ReasonTooLarge, Detail: fmt.Sprintf("a tombstone's key of %d bytes, at most %d are allowed", len(key), schemas.MaxIDBytes)}
+	}
+	return nil
+}
+
+// checkKey refuses a record under another customer's key: an erasure of that
+// customer would not come after it.
+func checkKey(key, customer []byte) error {
+	if len(customer) == 0 {
+		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "customer_id is empty"}
+	}
+	if !bytes.Equal(key, customer) {
+		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id"}
+	}
+	return nil
+}
+
+// bury writes a record that cannot be stored to the dead letters.
+func (w *worker) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
+	letter := schemas.DeadLetter{
+		Reason: poison.Reason, Detail: poison.Detail,
+		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
+		Key: r.Key, Value: r.Value, FailedAt: time.Now().UnixMilli(), FailedBy: role,
+	}
+	for _, h := range r.Headers {
+		letter.Headers = append(letter.Headers, schemas.Header(h))
+	}
+	err := kafka.Retry(ctx, w.log, "writing a dead letter", func(ctx context.Context) error {
+		err := w.letters.Produce(ctx, schemas.TopicDeadLetters, kafka.Record{
+			Key: r.Key, Value: w.cfg.Codec.AppendDeadLetter(nil, &letter),
+		})
+		if errors.Is(err, kafka.ErrTooLarge) && letter.Value != nil {
+			letter.Detail += fmt.Sprintf(" (the value, %d bytes, is too large to be kept here)", len(letter.Value))
+			letter.Value, letter.Headers = nil, nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.metrics.letters.WithLabelValues(r.Topic, string(poison.Reason)).Inc()
+	w.log.Warn("record set aside as a dead letter", "reason", poison.Reason, "detail", poison.Detail, "offset", r.Offset)
+	return nil
+}
+
+// flush stores the batch, then commits next as the offset to go on from. It
+// fails only when ctx ends.
+func (w *worker) flush(ctx context.Context, next int64) error {
+	b := &w.batch
+	w.settleErasures()
+	if w.rows() > 0 {
+		err := kafka.Retry(ctx, w.log, "writing to "+w.cfg.Store.Name(), func(ctx context.Context) error {
+			start := time.Now()
+			err := w.cfg.Store.Write(ctx, b)
+			if ctx.Err() != nil && err != nil {
+				return err // says nothing about the store
+			}
+			w.metrics.duration.Observe(time.Since(start).Seconds())
+			w.state(err)
+			if err != nil {
+				w.metrics.retries.Inc()
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	w.metrics.scores.Add(float64(len(b.Scores)))
+	w.metrics.outcomes.Add(float64(len(b.Outcomes)))
+	w.metrics.models.Add(float64(len(b.Models)))
+	w.metrics.erased.Add(float64(len(b.Erased)))
+
+	w.committed, w.since = next, time.Time{}
+	w.free = append(w.free, b.Scores...)
+	clear(b.Outcomes)
+	clear(b.Models)
+	clear(w.erased)
+	*b = Batch{Erased: b.Erased[:0], ErasedOutcomes: b.ErasedOutcomes[:0], Scores: b.Scores[:0], Outcomes: b.Outcomes[:0], Models: b.Models[:0]}
+
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := w.claim.Commit(next); err != nil {
+		// The next batch's commit makes up for it.
+		w.log.Warn("offset not committed", "error", err)
+	}
+	return nil
+}
+
+// settleErasures lists the erased customers and takes their scores from
+// before the erasure out of the batch.
+func (w *worker) settleErasures() {
+	b := &w.batch
+	if len(w.erased) == 0 {
+		return
+	}
+	kept := b.Scores[:0]
+	for i, score := range b.Scores {
+		if before, ok := w.erased[string(score.CustomerID)]; ok && i < before {
+			w.free = append(w.free, score)
+			continue
+		}
+		kept = append(kept, score)
+	}
+	b.Scores = kept
+	for id := range w.erased {
+		b.Erased = append(b.Erased, id)
+	}
+}
+
+// metrics are the sink's figures.
+type metrics struct {
+	scores, outcomes, models prometheus.Counter
+	erased                   prometheus.Counter
+	duration                 prometheus.Histogram
+	up                       prometheus.Gauge
+	retries                  prometheus.Counter
+	letters                  *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
+	rows := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "churn_sink_rows_total",
+		Help: "Rows that the store acknowledged, rewritten ones included.",
+	}, []string{"table"})
+	m := &metrics{
+		scores:   rows.WithLabelValues("churn_scores"),
+		outcomes: rows.WithLabelValues("churn_outcomes"),
+		models:   rows.WithLabelValues("model_versions"),
+		erased: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_sink_erased_customers_total",
+			Help: "Customers whose rows were deleted because they were erased.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                           "churn_sink_write_duration_seconds",
+			Help:                           "Time the store took for a batch, failures included.",
+			Buckets:                        []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramMaxBucketNumber: 100,
+		}),
+		up: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "churn_sink_store_up",
+			Help: "1 if the store took the last batch, 0 if it did not or was not reached yet.",
+		}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_sink_retries_total",
+			Help: "Writes that failed and were tried again.",
+		}),
+		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_sink_dead_letters_total",
+			Help: "Records set aside as dead letters by the sink.",
+		}, []string{"topic", "reason"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	reg = prometheus.WrapRegistererWith(prometheus.Labels{"store": store}, reg)
+	for _, c := range []prometheus.Collector{rows, m.erased, m.duration, m.up, m.retries, m.letters} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return m, nil
+}

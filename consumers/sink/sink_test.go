@@ -1,0 +1,503 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	kafkago "github.com/segmentio/kafka-go"
+
+	"churnstream/internal/embedded"
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// attributes are those of a company that is not the shipped one.
+const attributes = `{"type":"record","name":"CustomerAttributes","fields":[
+	{"name":"plan","type":["null","string"],"default":null,"feature":{"kind":"categorical","actionable":true}},
+	{"name":"risk","type":["null","double"],"default":null,"feature":{"kind":"numeric"}}
+]}`
+
+const partitions = 3
+
+// stack is a broker, a registry and what speaks to them.
+type stack struct {
+	set      *schemas.Set
+	registry schemas.Registry
+	codec    *schemas.Codec // the scorer's and trainer's
+	cluster  *kafka.Cluster
+	broker   string
+	producer *kafka.Producer
+}
+
+func newStack(t *testing.T) *stack {
+	t.Helper()
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reg.Close)
+	set, err := schemas.Parse([]byte(attributes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: reg.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	s := &stack{set: set, registry: client, codec: schemas.NewCodec(set, client), cluster: cluster, broker: broker.Addr()}
+	if err := s.codec.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = cluster.EnsureTopics(t.Context(),
+		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: partitions, Replication: 1},
+		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: partitions, Replication: 1},
+		kafka.TopicConfig{Name: schemas.TopicModels, Partitions: 1, Replication: 1},
+		kafka.TopicConfig{Name: schemas.TopicDeadLetters, Partitions: partitions, Replication: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.producer = cluster.NewProducer(kafka.ProducerConfig{})
+	return s
+}
+
+func (s *stack) produce(t *testing.T, topic string, records ...kafka.Record) {
+	t.Helper()
+	if err := s.producer.Produce(t.Context(), topic, records...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// score returns the record of a customer's score.
+func (s *stack) score(t *testing.T, customer string, offset int64, p float64) kafka.Record {
+	t.Helper()
+	score := s.codec.NewScore()
+	score.CustomerID, score.EventID = []byte(customer), []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e")
+	score.OccurredAt, score.ScoredAt, score.ModelVersion = 1767225600000+offset, 1767225600005+offset, 1
+	score.Probability, score.Previous, score.ExpectedProbability = p, scoring.Missing, 0.25
+	if p >= 0.6 {
+		score.Risk = schemas.RiskHigh
+	}
+	code, err := s.set.Vocabulary().CodeString(0, "monthly")
+	if err != nil {
+		t.Fatal(err)
+	}
+	score.Attributes[0], score.Attributes[1] = code, 7
+	score.Explanations = append(score.Explanations, schemas.Explanation{Feature: 0, LIME: 0.25, SHAP: 0.125})
+	score.SourcePartition = int32(kafka.PartitionOf([]byte(customer), partitions))
+	score.SourceOffset = offset
+	return kafka.Record{Key: []byte(customer), Value: s.codec.AppendScore(nil, score)}
+}
+
+func (s *stack) outcome(customer string, observedAt int64) kafka.Record {
+	return kafka.Record{Key: []byte(customer), Value: s.codec.AppendOutcome(nil, &schemas.ChurnOutcome{
+		CustomerID: customer, Churned: true, ObservedAt: observedAt, Source: "crm",
+	})}
+}
+
+// start runs a sink and returns a function that stops it and returns what Run
+// returned. The sink's codec is its own: it knows no schema ids yet.
+func (s *stack) start(t *testing.T, cfg Config) (stop func() error) {
+	t.Helper()
+	cfg.Cluster = s.cluster
+	if cfg.Codec == nil {
+		cfg.Codec = schemas.NewCodec(s.set, s.registry)
+	}
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	if cfg.MaxDelay == 0 {
+		cfg.MaxDelay = 20 * time.Millisecond
+	}
+	sink, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- sink.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// lag returns how many records of all topics a group has not committed.
+func (s *stack) lag(t *testing.T, group string) (lag int64) {
+	t.Helper()
+	topics := map[string][]int{schemas.TopicScores: {0, 1, 2}, schemas.TopicOutcomes: {0, 1, 2}, schemas.TopicModels: {0}}
+	client := &kafkago.Client{Addr: kafkago.TCP(s.broker)}
+	answer, err := client.OffsetFetch(t.Context(), &kafkago.OffsetFetchRequest{GroupID: group, Topics: topics})
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed := map[string]int64{}
+	for topic, list := range answer.Topics {
+		for _, p := range list {
+			committed[fmt.Sprint(topic, p.Partition)] = max(p.CommittedOffset, 0)
+		}
+	}
+	for topic, list := range topics {
+		for _, p := range list {
+			_, end, err := s.cluster.Offsets(t.Context(), topic, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lag += end - committed[fmt.Sprint(topic, p)]
+		}
+	}
+	return lag
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// deadLetters returns reason, topic and key of all dead letters, sorted.
+func (s *stack) deadLetters(t *testing.T) (list []string) {
+	t.Helper()
+	for p := range partitions {
+		_, end, err := s.cluster.Offsets(t.Context(), schemas.TopicDeadLetters, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := s.cluster.NewFetcher(kafka.FetcherConfig{Topic: schemas.TopicDeadLetters, Partition: p, Offset: -1, MaxWait: 10 * time.Millisecond})
+		for f.Offset() < end {
+			records, err := f.Fetch(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range records {
+				var d schemas.DeadLetter
+				if err := s.codec.DecodeDeadLetter(t.Context(), r.Value, &d); err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, fmt.Sprintf("%s %s %q %q by %s", d.Reason, d.Topic, d.Key, d.Value, d.FailedBy))
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func TestSinkStoresEverything(t *testing.T) {
+	stack := newStack(t)
+	eachStore(t, stack.set, func(t *testing.T, s *opened) {
+		reg := prometheus.NewRegistry()
+		before := len(stack.deadLetters(t))
+		stack.produce(t, schemas.TopicScores,
+			kafka.Record{Key: []byte("\x00marker"), Value: []byte("not a score")},
+			stack.score(t, "anna", 1, 0.5), stack.score(t, "anna", 2, 0.75),
+			stack.score(t, "bert", 3, 0.75),
+			kafka.Record{Key: []byte("bert")}, // erased
+			stack.score(t, "carl", 4, 0.75),
+			kafka.Record{Key: []byte("carl")}, // erased, and a customer again
+			stack.score(t, "carl", 5, 0.875),
+			kafka.Record{Key: []byte("anna"), Value: []byte("junk")},
+			kafka.Record{Key: []byte("dora"), Value: stack.score(t, "anna", 6, 0.5).Value},
+			kafka.Record{Value: nil},
+		)
+		stack.produce(t, schemas.TopicOutcomes,
+			stack.outcome("anna", 1767225700000),
+			stack.outcome("emil", 1767225700000),
+			kafka.Record{Key: []byte("emil")}, // withdrawn
+			kafka.Record{Key: []byte("anna"), Value: []byte{0, 0, 0}},
+		)
+		model := schemas.ModelVersion{Version: 1, Stage: schemas.StageChampion, Payload: "{}", FeatureFingerprint: stack.set.Spec().Fingerprint()}
+		stack.produce(t, schemas.TopicModels,
+			kafka.Record{Key: []byte("1"), Value: stack.codec.AppendModel(nil, &model)}, kafka.Record{Key: []byte("0")})
+
+		stop := stack.start(t, Config{Store: s, Registerer: reg})
+		eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-"+s.Name()) == 0 })
+		if err := stop(); err != nil {
+			t.Fatalf("Run: %v", err)
+		}
+
+		expectRows(t, s.ask(t, "SELECT customer_id, source_offset, churn_probability, plan, feature_risk FROM "+s.table("churn_scores")+" ORDER BY source_offset"),
+			"anna | 1 | 0.5 | monthly | 7", "anna | 2 | 0.75 | monthly | 7", "carl | 5 | 0.875 | monthly | 7")
+		expectRows(t, s.ask(t, "SELECT customer_id, reasons FROM customers_at_risk"), "carl | plan: monthly (+0.25)", "anna | plan: monthly (+0.25)")
+		expectRows(t, s.ask(t, "SELECT customer_id, churned FROM "+s.table("churn_outcomes")), "anna | 1")
+		expectRows(t, s.ask(t, "SELECT version, stage FROM "+s.table("model_versions")), "1 | CHAMPION")
+		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 1 | 1")
+
+		// The other store's run leaves the same letters.
+		expectRows(t, slices.Compact(stack.deadLetters(t)),
+			`bad_frame churn.outcomes "anna" "\x00\x00\x00" by sink`,
+			`bad_frame churn.scores "anna" "junk" by sink`,
+			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink", stack.score(t, "anna", 6, 0.5).Value),
+			`missing_customer_id churn.scores "" "" by sink`)
+		if n := len(stack.deadLetters(t)) - before; n < 4 {
+			t.Errorf("%d dead letters, want 4", n)
+		}
+		want := strings.ReplaceAll(`# HELP churn_sink_rows_total Rows that the store acknowledged, rewritten ones included.
+# TYPE churn_sink_rows_total counter
+churn_sink_rows_total{store="STORE",table="churn_outcomes"} 1
+churn_sink_rows_total{store="STORE",table="churn_scores"} 3
+churn_sink_rows_total{store="STORE",table="model_versions"} 1
+# HELP churn_sink_erased_customers_total Customers whose rows were deleted because they were erased.
+# TYPE churn_sink_erased_customers_total counter
+churn_sink_erased_customers_total{store="STORE"} 2
+# HELP churn_sink_store_up 1 if the store took the last batch, 0 if it did not or was not reached yet.
+# TYPE churn_sink_store_up gauge
+churn_sink_store_up{store="STORE"} 1
+`, "STORE", s.Name())
+		if s.Name() == "sqlite" { // the second run finds the first one's records twice
+			if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "churn_sink_rows_total", "churn_sink_erased_customers_total", "churn_sink_store_up"); err != nil {
+				t.Error(err)
+			}
+		}
+		if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+			t.Errorf("promlint: %v %v", problems, err)
+		}
+	})
+}
+
+// dying is a store after whose first write the process ends, before any
+// offset is committed.
+type dying struct {
+	Store
+	die  func()
+	dead atomic.Bool
+}
+
+func (d *dying) Write(ctx context.Context, b *Batch) error {
+	if d.dead.Load() {
+		return errors.New("the process has ended")
+	}
+	if err := d.Store.Write(ctx, b); err != nil {
+		return err
+	}
+	d.dead.Store(true)
+	d.die()
+	return errors.New("the process has ended")
+}
+
+func TestSinkEndedBetweenWriteAndCommitLeavesNoDoubles(t *testing.T) {
+	stack := newStack(t)
+	eachStore(t, stack.set, func(t *testing.T, s *opened) {
+		group := "ended-" + s.Name()
+		const n = 300
+		var records []kafka.Record
+		var want []string
+		for i := range n {
+			id := fmt.Sprintf("c%03d", i)
+			records = append(records, stack.score(t, id, int64(i), 0.5))
+			want = append(want, id+" | 1")
+		}
+		stack.produce(t, schemas.TopicScores, records...)
+		// Rows a crash-free run would have, and nothing committed yet.
+		died := make(chan struct{})
+		stop := stack.start(t, Config{Store: &dying{Store: s, die: sync.OnceFunc(func() { close(died) })}, Group: group, MaxRows: 50})
+		<-died
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		stored, err := strconv.Atoi(s.ask(t, "SELECT count(*) FROM churn_scores")[0])
+		if err != nil || stored == 0 || stored >= n {
+			t.Fatalf("%d rows were stored before the end, want some of %d (%v)", stored, n, err)
+		}
+		if lag := stack.lag(t, group); lag < n {
+			t.Fatalf("%d records to go, want all %d: something was committed", lag, n)
+		}
+
+		stop = stack.start(t, Config{Store: s, Group: group, MaxRows: 70})
+		eventually(t, "all committed", func() bool { return stack.lag(t, group) == 0 })
+		stop()
+		expectRows(t, s.ask(t, "SELECT customer_id, count(*) FROM "+s.table("churn_scores")+" GROUP BY customer_id ORDER BY customer_id"), want...)
+	})
+}
+
+// failing is a store that refuses its first calls.
+type failing struct {
+	Store
+	migrations, writes atomic.Int64 // refusals to come
+	rows               atomic.Int64 // most in one batch
+}
+
+func (f *failing) Migrate(ctx context.Context) error {
+	if f.migrations.Add(-1) >= 0 {
+		return errors.New("connection refused")
+	}
+	return f.Store.Migrate(ctx)
+}
+
+func (f *failing) Write(ctx context.Context, b *Batch) error {
+	if f.writes.Add(-1) >= 0 {
+		return errors.New("no space left on device")
+	}
+	f.rows.Store(max(f.rows.Load(), int64(len(b.Scores))))
+	return f.Store.Write(ctx, b)
+}
+
+func TestSinkWaitsForItsStore(t *testing.T) {
+	stack := newStack(t)
+	s := openTestSQLite(t, stack.set)
+	store := &failing{Store: s}
+	store.migrations.Store(2)
+	store.writes.Store(3)
+	var records []kafka.Record
+	for i := range 25 {
+		records = append(records, stack.score(t, "anna", int64(i), 0.5))
+	}
+	stack.produce(t, schemas.TopicScores, records...)
+
+	var mu sync.Mutex
+	var states []string
+	reg := prometheus.NewRegistry()
+	stop := stack.start(t, Config{
+		Store: store, MaxRows: 10, Registerer: reg,
+		Ready: func(name string, ready bool, why string) {
+			mu.Lock()
+			defer mu.Unlock()
+			state := fmt.Sprintf("%s %v %s", name, ready, why)
+			if len(states) == 0 || states[len(states)-1] != state {
+				states = append(states, state)
+			}
+		},
+	})
+	eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	expectRows(t, s.ask(t, "SELECT count(*), min(source_offset), max(source_offset) FROM churn_scores"), "25 | 0 | 24")
+	expectRows(t, states,
+		"sink sqlite false sqlite: not connected yet", "sink sqlite false sqlite: connection refused", "sink sqlite true ",
+		"sink sqlite false sqlite: no space left on device", "sink sqlite true ")
+	if n := store.rows.Load(); n != 10 {
+		t.Errorf("the largest batch had %d rows, want MaxRows, 10", n)
+	}
+	want := "# HELP churn_sink_retries_total Writes that failed and were tried again.\n# TYPE churn_sink_retries_total counter\nchurn_sink_retries_total{store=\"sqlite\"} 3\n"
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "churn_sink_retries_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// flaky is a registry that is down for its first calls.
+type flaky struct {
+	schemas.Registry
+	refusals atomic.Int64
+}
+
+func (f *flaky) Schema(ctx context.Context, id int) (string, error) {
+	if f.refusals.Add(-1) >= 0 {
+		return "", errors.New("registry is down")
+	}
+	return f.Registry.Schema(ctx, id)
+}
+
+func (f *flaky) Register(ctx context.Context, subject, schema string) (int, error) {
+	if f.refusals.Add(-1) >= 0 {
+		return 0, errors.New("registry is down")
+	}
+	return f.Registry.Register(ctx, subject, schema)
+}
+
+func TestSinkWaitsForTheRegistry(t *testing.T) {
+	stack := newStack(t)
+	s := openTestSQLite(t, stack.set)
+	registry := &flaky{Registry: stack.registry}
+	registry.refusals.Store(2)
+	stack.produce(t, schemas.TopicScores, stack.score(t, "anna", 1, 0.5))
+	stop := stack.start(t, Config{Store: s, Codec: schemas.NewCodec(stack.set, registry)})
+	eventually(t, "the first score", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
+
+	// A scorer of a later schema, whose id the sink must ask for.
+	later, err := schemas.Parse([]byte(strings.Replace(attributes, `"fields":[`,
+		`"fields":[{"name":"visits","type":["null","double"],"default":null},`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry.refusals.Store(2)
+	codec := schemas.NewCodec(later, stack.registry)
+	if err := codec.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	score := codec.NewScore()
+	score.CustomerID, score.EventID, score.SourceOffset = []byte("anna"), []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"), 2
+	score.Previous, score.Attributes[2] = scoring.Missing, 9
+	stack.produce(t, schemas.TopicScores, kafka.Record{Key: []byte("anna"), Value: codec.AppendScore(nil, score)})
+	eventually(t, "the later score", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	expectRows(t, s.ask(t, "SELECT source_offset, feature_risk FROM churn_scores ORDER BY source_offset"), "1 | 7", "2 | 9")
+	if registry.refusals.Load() >= 0 {
+		t.Error("the registry was not asked while it was down")
+	}
+	expectRows(t, stack.deadLetters(t))
+}
+
+func TestRunRefusesForeignTables(t *testing.T) {
+	stack := newStack(t)
+	s := openTestSQLite(t, newCompany(t, numeric("plan")))
+	s.mustMigrate(t)
+	sink, err := New(Config{Cluster: stack.cluster, Codec: stack.codec, Store: s.reopen(stack.set), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Run(t.Context()); !errors.Is(err, ErrSchema) {
+		t.Errorf("Run: %v, want ErrSchema", err)
+	}
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("no error without cluster, codec and store")
+	}
+	if _, err := OpenClickHouse(ClickHouseConfig{Addr: "no port"}, threeFeatures(t)); err == nil {
+		t.Error("no error for an address without a port")
+	}
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{"127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	reg := prometheus.NewRegistry()
+	cfg := Config{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil), Registerer: reg}
+	dir := t.TempDir()
+	open := func(name string) Store {
+		s, err := OpenSQLite(filepath.Join(dir, name), schemas.Telco())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	cfg.Store = open("a.db")
+	if _, err := New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(cfg); err == nil {
+		t.Error("no error for metrics that are registered already")
+	}
+}

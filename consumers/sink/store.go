@@ -1,0 +1,264 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode"
+
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// Store is where rows go.
+type Store interface {
+	// Name says what kind of store it is, as a metric label: "sqlite",
+	// "clickhouse".
+	Name() string
+	// Migrate brings tables and views to what this program and its feature
+	// specification need. It can be called any number of times. An error that
+	// matches ErrSchema will not go away by itself; any other may.
+	Migrate(ctx context.Context) error
+	// Write returns nil when the whole batch is stored for good. After an
+	// error parts of it may be stored; writing it again is harmless. It is
+	// safe for concurrent use and does not keep the batch.
+	Write(ctx context.Context, b *Batch) error
+	// Close releases the connections.
+	Close() error
+}
+
+// Batch is what one Write stores. Deletions come first: rows of an erased
+// customer in the same batch are newer than the erasure.
+type Batch struct {
+	// Erased lists customers whose scores and outcomes are deleted.
+	Erased []string
+	// ErasedOutcomes lists customers whose outcomes alone are deleted.
+	ErasedOutcomes []string
+
+	Scores   []*schemas.ChurnScore
+	Outcomes []*schemas.ChurnOutcome
+	Models   []ModelRow
+}
+
+// ModelRow is a model version with the offset of its record in churn.models:
+// the champion is the CHAMPION row with the highest one.
+type ModelRow struct {
+	schemas.ModelVersion
+	Offset int64
+}
+
+// Attributes tells the features and how their values read as text;
+// *schemas.Set does.
+type Attributes interface {
+	Spec() *scoring.Spec
+	// Text returns a value as people read it, "" if it is missing.
+	Text(feature int, x float64) string
+}
+
+// ErrSchema is matched by errors of Migrate that need a person: the store was
+// changed by a later version of this program, or a column has another type
+// than the feature specification asks for.
+var ErrSchema = errors.New("store schema")
+
+// Own columns of the tables, in insertion order; features follow in
+// churn_scores.
+var (
+	scoreColumns = []string{
+		"customer_id", "event_id", "occurred_at", "scored_at", "model_version",
+		"churn_probability", "previous_probability", "risk", "expected_probability",
+		"explanations", "missing",
+		"best_change_feature", "best_change_value", "best_change_probability",
+		"source_partition", "source_offset",
+	}
+	outcomeColumns = []string{"customer_id", "observed_at", "churned", "source"}
+	modelColumns   = []string{
+		"version", "created_at", "stage", "reason", "payload", "sha256", "holdout_rows",
+		"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier",
+		"calibration_error", "top_decile_lift",
+		"champion_accuracy", "champion_precision", "champion_recall", "champion_f1",
+		"champion_roc_auc", "champion_log_loss", "champion_brier",
+		"champion_calibration_error", "champion_top_decile_lift",
+		"training_start", "training_end", "training_rows", "labels_seen",
+		"feature_fingerprint", "medium_threshold", "high_threshold", "baseline",
+		"record_offset",
+	}
+	// Names a feature must not hide either: a column that only a view has, and
+	// SQLite's name for a row's number, which its views use.
+	reservedColumns = []string{"reasons", "rowid"}
+)
+
+// featureColumn is the column of one feature.
+type featureColumn struct {
+	name string
+	kind scoring.Kind
+}
+
+// featureColumns returns the columns of spec's features, in their order, named
+// by the rule in the package documentation.
+func featureColumns(spec *scoring.Spec) []featureColumn {
+	taken := map[string]bool{}
+	for _, name := range append(scoreColumns[:len(scoreColumns):len(scoreColumns)], reservedColumns...) {
+		taken[name] = true
+	}
+	columns := make([]featureColumn, spec.Len())
+	for i := range columns {
+		f := spec.Feature(i)
+		name := strings.Map(func(r rune) rune {
+			if r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) {
+				return r
+			}
+			return '_'
+		}, strings.ToValidUTF8(f.Name, "_"))
+		// SQLite does not tell upper from lower case in column names.
+		for taken[strings.ToLower(name)] {
+			name = "feature_" + name
+		}
+		taken[strings.ToLower(name)] = true
+		columns[i] = featureColumn{name: name, kind: f.Kind}
+	}
+	return columns
+}
+
+// dialect is the SQL of one kind of store for one feature specification.
+type dialect struct {
+	// migrations[i] is change number i+1 of the tables. A released one is
+	// never edited; features alone differ between specifications.
+	migrations [][]string
+	// views are replaced at every start: they hold no data and follow the
+	// features.
+	views []string
+	quote func(name string) string
+	// fold makes names that the store takes for the same equal.
+	fold      func(name string) string
+	typeOf    func(scoring.Kind) string
+	addColumn string // "ADD COLUMN", with IF NOT EXISTS where there is one
+	features  []featureColumn
+}
+
+// tables runs statements for migrate.
+type tables interface {
+	exec(ctx context.Context, statement string) error
+	// version returns the number of the last change applied, 0 if none was.
+	version(ctx context.Context) (int, error)
+	setVersion(ctx context.Context, version int) error
+	// columns returns the types of a table's columns by folded name.
+	columns(ctx context.Context, table string) (map[string]string, error)
+}
+
+// migrate applies what is missing: numbered changes, columns of features that
+// the table has not got yet, views.
+func (d *dialect) migrate(ctx context.Context, t tables) error {
+	version, err := t.version(ctx)
+	if err != nil {
+		return fmt.Errorf("read schema_migrations: %w", err)
+	}
+	if version > len(d.migrations) {
+		return fmt.Errorf("%w: the tables are at version %d, this program knows up to %d", ErrSchema, version, len(d.migrations))
+	}
+	for ; version < len(d.migrations); version++ {
+		for _, statement := range d.migrations[version] {
+			if err := t.exec(ctx, statement); err != nil {
+				return fmt.Errorf("migration %d: %w", version+1, err)
+			}
+		}
+		if err := t.setVersion(ctx, version+1); err != nil {
+			return fmt.Errorf("migration %d: %w", version+1, err)
+		}
+	}
+
+	have, err := t.columns(ctx, "churn_scores")
+	if err != nil {
+		return fmt.Errorf("columns of churn_scores: %w", err)
+	}
+	for _, f := range d.features {
+		want := d.typeOf(f.kind)
+		switch got, ok := have[d.fold(f.name)]; {
+		case !ok:
+			statement := "ALTER TABLE churn_scores " + d.addColumn + " " + d.quote(f.name) + " " + want
+			if err := t.exec(ctx, statement); err != nil {
+				return fmt.Errorf("add column %q: %w", f.name, err)
+			}
+		case got != want:
+			return fmt.Errorf("%w: column %q of churn_scores is %s, a %s feature needs %s", ErrSchema, f.name, got, f.kind, want)
+		}
+	}
+	for _, view := range d.views {
+		if err := t.exec(ctx, view); err != nil {
+			return fmt.Errorf("create view: %w", err)
+		}
+	}
+	return nil
+}
+
+// insert returns "INSERT INTO table (columns)" with the names quoted.
+func (d *dialect) insert(table string, columns []string) string {
+	var b strings.Builder
+	b.WriteString("INSERT INTO " + table + " (")
+	for i, c := range columns {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(d.quote(c))
+	}
+	b.WriteString(")")
+	return b.String()
+}
+
+// allScoreColumns returns churn_scores' own columns and those of the features.
+func (d *dialect) allScoreColumns() []string {
+	names := append([]string(nil), scoreColumns...)
+	for _, f := range d.features {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// featureList returns the quoted feature columns, each after a comma and on a
+// line of its own.
+func (d *dialect) featureList() string {
+	var b strings.Builder
+	for _, f := range d.features {
+		b.WriteString(",\n    " + d.quote(f.name))
+	}
+	return b.String()
+}
+
+// What DateTime64 can hold. A time beyond it is stored as the limit: an odd
+// clock at the sender must not stop the rows behind it.
+var (
+	minMillis = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+	// A year less than the type's end: the client library counts nanoseconds
+	// in 64 bits, which end in April 2262.
+	maxMillis = time.Date(2261, 12, 31, 23, 59, 59, 999e6, time.UTC).UnixMilli()
+)
+
+func clampMillis(ms int64) time.Time {
+	return time.UnixMilli(min(max(ms, minMillis), maxMillis)).UTC()
+}
+
+// nullable returns x for a column that may be NULL: nil if it is not finite.
+func nullable(x float64) any {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return nil
+	}
+	return x
+}
+
+// championFigures returns the champion's metrics, all nil if there was none.
+func championFigures(m *schemas.HoldoutMetrics) [9]any {
+	if m == nil {
+		return [9]any{}
+	}
+	return figures(m)
+}
+
+func figures(m *schemas.HoldoutMetrics) [9]any {
+	return [9]any{
+		nullable(m.Accuracy), nullable(m.Precision), nullable(m.Recall), nullable(m.F1),
+		nullable(m.ROCAUC), nullable(m.LogLoss), nullable(m.Brier),
+		nullable(m.CalibrationError), nullable(m.TopDecileLift),
+	}
+}
