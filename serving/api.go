@@ -1,0 +1,618 @@
+package serving
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"churnstream/internal/models"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+const (
+	maxExplainBytes = 64 << 10
+	maxScoreBytes   = 1 << 20
+	maxBatch        = 1000
+	// maxText bounds a search text: no id is longer.
+	maxText      = schemas.MaxIDBytes
+	defaultLimit = 50
+	maxLimit     = 500
+
+	whatIfNote = "What the model would predict for these attributes. It is not an effect to expect: " +
+		"the model has learnt which customers leave, not what makes them stay."
+)
+
+// object is a JSON object whose members keep their order.
+type object []member
+
+type member struct {
+	name  string
+	value any
+}
+
+// MarshalJSON implements json.Marshaler.
+func (o object) MarshalJSON() ([]byte, error) {
+	buf := []byte{'{'}
+	for i, m := range o {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		name, err := json.Marshal(m.name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(m.value)
+		if err != nil {
+			return nil, err
+		}
+		buf = append(append(append(buf, name...), ':'), value...)
+	}
+	return append(buf, '}'), nil
+}
+
+// data shows attributes as a JSON object in feature order, null for a missing
+// value.
+func (s *Server) data(x scoring.Vector) object {
+	values := s.set.AttributesToMap(x)
+	o := make(object, len(x))
+	for i := range o {
+		name := s.set.Spec().Feature(i).Name
+		o[i] = member{name, values[name]}
+	}
+	return o
+}
+
+// jsonValue shows one feature's value.
+func (s *Server) jsonValue(feature int, value float64) any {
+	x := scoring.NewVector(s.set.Spec().Len())
+	x[feature] = value
+	return s.set.AttributesToMap(x)[s.set.Spec().Feature(feature).Name]
+}
+
+// byFeature shows one number per feature, in feature order.
+func (s *Server) byFeature(weights []float64) object {
+	o := make(object, len(weights))
+	for i, weight := range weights {
+		o[i] = member{s.set.Spec().Feature(i).Name, weight}
+	}
+	return o
+}
+
+// names turns positions into feature names; never nil, so that JSON has [].
+func (s *Server) names(positions []int) []string {
+	names := make([]string, len(positions))
+	for i, f := range positions {
+		names[i] = s.set.Spec().Feature(f).Name
+	}
+	return names
+}
+
+// maybe is null for a missing number.
+func maybe(x float64) *float64 {
+	if scoring.IsMissing(x) {
+		return nil
+	}
+	return &x
+}
+
+// riskOf measures a probability against a version's thresholds.
+func riskOf(v *models.Version, probability float64) schemas.Risk {
+	switch {
+	case probability >= v.HighThreshold:
+		return schemas.RiskHigh
+	case probability >= v.MediumThreshold:
+		return schemas.RiskMedium
+	}
+	return schemas.RiskLow
+}
+
+// prediction is what a model says about attributes.
+type prediction struct {
+	attributes  scoring.Vector
+	probability float64
+	risk        schemas.Risk
+	lime, shap  []float64
+	missing     []int
+}
+
+func predict(v *models.Version, x scoring.Vector, w *scoring.Workspace) *prediction {
+	p := &prediction{attributes: x, probability: v.Predictor.Probability(x)}
+	p.risk = riskOf(v, p.probability)
+	p.lime = v.Predictor.LIME(make([]float64, len(x)), x, w)
+	p.shap = v.Predictor.SHAP(make([]float64, len(x)), x, w)
+	p.missing = v.Predictor.Missing(nil, x)
+	return p
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+	v := s.models.Champion()
+	if v == nil {
+		s.problem(w, r, noModel())
+		return
+	}
+	body, err := readJSON(w, r, maxExplainBytes)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	x, err := s.set.AttributesFromJSON(body)
+	if err != nil {
+		s.problem(w, r, attributeProblem(err, ""))
+		return
+	}
+	p := predict(v, x, v.Predictor.NewWorkspace())
+	s.answer(w, r, struct {
+		Data                object   `json:"data"`
+		Probability         float64  `json:"probability"`
+		ExpectedProbability float64  `json:"expected_probability"`
+		Risk                string   `json:"risk"`
+		ModelVersion        int64    `json:"model_version"`
+		Explanation         object   `json:"explanation"`
+		SHAP                object   `json:"shap"`
+		Missing             []string `json:"missing"`
+	}{s.data(x), p.probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
+		s.byFeature(p.lime), s.byFeature(p.shap), s.names(p.missing)})
+}
+
+func (s *Server) score(w http.ResponseWriter, r *http.Request) {
+	v := s.models.Champion()
+	if v == nil {
+		s.problem(w, r, noModel())
+		return
+	}
+	batch, err := s.readBatch(w, r)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	out := struct {
+		ModelVersion  int64     `json:"model_version"`
+		Probabilities []float64 `json:"probabilities"`
+		Risks         []string  `json:"risks"`
+	}{v.Version, make([]float64, len(batch)), make([]string, len(batch))}
+	for i, x := range batch {
+		out.Probabilities[i] = v.Predictor.Probability(x)
+		out.Risks[i] = riskOf(v, out.Probabilities[i]).String()
+	}
+	s.answer(w, r, out)
+}
+
+func (s *Server) readBatch(w http.ResponseWriter, r *http.Request) ([]scoring.Vector, error) {
+	body, err := readJSON(w, r, maxScoreBytes)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := members(body, "", "customers")
+	if err != nil {
+		return nil, err
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(orNull(fields["customers"]), &list); err != nil || list == nil {
+		return nil, badField("customers", "A list of customers is wanted here, each an object of attributes.")
+	}
+	if len(list) > maxBatch {
+		return nil, badField("customers", "%d customers are too many: at most %d at a time.", len(list), maxBatch)
+	}
+	batch := make([]scoring.Vector, len(list))
+	for i, attributes := range list {
+		if batch[i], err = s.set.AttributesFromJSON(attributes); err != nil {
+			return nil, attributeProblem(err, fmt.Sprintf("customers[%d]", i))
+		}
+	}
+	return batch, nil
+}
+
+func orNull(raw json.RawMessage) []byte {
+	if raw == nil {
+		return []byte("null")
+	}
+	return raw
+}
+
+func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
+	v := s.models.Champion()
+	if v == nil {
+		s.problem(w, r, noModel())
+		return
+	}
+	body, err := readJSON(w, r, maxExplainBytes)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	before, changes, err := s.readWhatIf(body)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	after := slices.Clone(before)
+	for i, value := range changes {
+		after[i] = value
+	}
+	type side struct {
+		Data        object   `json:"data"`
+		Probability float64  `json:"probability"`
+		Risk        string   `json:"risk"`
+		Explanation object   `json:"explanation"`
+		SHAP        object   `json:"shap"`
+		Missing     []string `json:"missing"`
+	}
+	ws := v.Predictor.NewWorkspace()
+	show := func(x scoring.Vector) side {
+		p := predict(v, x, ws)
+		return side{s.data(x), p.probability, p.risk.String(), s.byFeature(p.lime), s.byFeature(p.shap), s.names(p.missing)}
+	}
+	out := struct {
+		ModelVersion        int64       `json:"model_version"`
+		ExpectedProbability float64     `json:"expected_probability"`
+		Before              side        `json:"before"`
+		After               side        `json:"after"`
+		Difference          float64     `json:"difference"`
+		BestChange          *changeJSON `json:"best_change"`
+		Note                string      `json:"note"`
+	}{
+		ModelVersion:        v.Version,
+		ExpectedProbability: v.Predictor.ExpectedProbability(),
+		Before:              show(before),
+		After:               show(after),
+		Note:                whatIfNote,
+	}
+	out.Difference = out.After.Probability - out.Before.Probability
+	if f, value, probability, ok := v.Predictor.BestChange(before, ws); ok {
+		out.BestChange = s.changeJSON(&schemas.BestChange{Feature: f, Value: value, Probability: probability})
+	}
+	s.answer(w, r, out)
+}
+
+// readWhatIf returns the attributes to start from, and the new values by
+// position: scoring.Missing for a change to null.
+func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int]float64, err error) {
+	fields, err := members(body, "", "attributes", "customer_id", "changes")
+	if err != nil {
+		return nil, nil, err
+	}
+	attributes, hasAttributes := fields["attributes"]
+	id, hasID := fields["customer_id"]
+	switch {
+	case hasAttributes && hasID:
+		return nil, nil, badField("customer_id", "Send either attributes or customer_id, not both.")
+	case hasAttributes:
+		if before, err = s.set.AttributesFromJSON(attributes); err != nil {
+			return nil, nil, attributeProblem(err, "attributes")
+		}
+	case hasID:
+		var text *string
+		if err := json.Unmarshal(id, &text); err != nil || text == nil {
+			return nil, nil, badField("customer_id", "The id of a customer is a string.")
+		}
+		c, _ := s.customers.Get(*text)
+		if c == nil {
+			p := unknownCustomer(*text)
+			p.Field = "customer_id"
+			return nil, nil, p
+		}
+		before = c.Attributes
+	default:
+		return nil, nil, badField("attributes", "Send the attributes to start from, or the customer_id of a known customer.")
+	}
+
+	raw, ok := fields["changes"]
+	if !ok {
+		return nil, nil, badField("changes", "Send the changes to try, an object of attributes.")
+	}
+	x, err := s.set.AttributesFromJSON(raw)
+	if err != nil {
+		return nil, nil, attributeProblem(err, "changes")
+	}
+	var named map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return nil, nil, badField("changes", "A JSON object is wanted here.")
+	}
+	changes = make(map[int]float64, len(named))
+	for name := range named {
+		// Null is a change as well: to not knowing the value.
+		if i, ok := s.set.Spec().Index(name); ok {
+			changes[i] = x[i]
+		}
+	}
+	return before, changes, nil
+}
+
+func unknownCustomer(id string) *problem {
+	return &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No customer %q is known.", id)}
+}
+
+type changeJSON struct {
+	Feature     string  `json:"feature"`
+	Value       any     `json:"value"`
+	Probability float64 `json:"probability"`
+}
+
+func (s *Server) changeJSON(c *schemas.BestChange) *changeJSON {
+	if c == nil {
+		return nil
+	}
+	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value), c.Probability}
+}
+
+type reasonJSON struct {
+	Feature string   `json:"feature"`
+	Value   any      `json:"value"`
+	LIME    *float64 `json:"lime"`
+	SHAP    *float64 `json:"shap"`
+}
+
+// customerJSON is a customer in a list.
+type customerJSON struct {
+	CustomerID          string       `json:"customer_id"`
+	Probability         float64      `json:"probability"`
+	PreviousProbability *float64     `json:"previous_probability"`
+	Risk                string       `json:"risk"`
+	ModelVersion        int64        `json:"model_version"`
+	OccurredAt          time.Time    `json:"occurred_at"`
+	ScoredAt            time.Time    `json:"scored_at"`
+	Explanations        []reasonJSON `json:"explanations"`
+}
+
+func (s *Server) customerJSON(c *Customer) customerJSON {
+	reasons := make([]reasonJSON, len(c.Explanations))
+	for i, e := range c.Explanations {
+		reasons[i] = reasonJSON{
+			Feature: s.set.Spec().Feature(e.Feature).Name,
+			Value:   s.jsonValue(e.Feature, c.Attributes[e.Feature]),
+			LIME:    maybe(e.LIME),
+			SHAP:    maybe(e.SHAP),
+		}
+	}
+	return customerJSON{c.ID, c.Probability, maybe(c.Previous), c.Risk.String(), c.ModelVersion,
+		millis(c.OccurredAt), millis(c.ScoredAt), reasons}
+}
+
+func millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+func (s *Server) listCustomers(w http.ResponseWriter, r *http.Request) {
+	q, err := readQuery(r.URL.RawQuery, true)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	page, counts := s.customers.List(q), s.customers.Counts()
+	out := struct {
+		Total     int            `json:"total"`
+		Limit     int            `json:"limit"`
+		Offset    int            `json:"offset"`
+		Risks     object         `json:"risks"`
+		Customers []customerJSON `json:"customers"`
+	}{page.Total, q.Limit, q.Offset, nil, make([]customerJSON, len(page.Customers))}
+	for risk, n := range counts {
+		out.Risks = append(out.Risks, member{schemas.Risk(risk).String(), n})
+	}
+	for i, c := range page.Customers {
+		out.Customers[i] = s.customerJSON(c)
+	}
+	s.answer(w, r, out)
+}
+
+// readQuery reads what customers to list. Strictly, a parameter that is
+// unknown or wrong is an error; else it is as if it were not there, as suits a
+// page whose address somebody edits.
+func readQuery(raw string, strict bool) (Query, error) {
+	q := Query{Risk: AnyRisk, Limit: defaultLimit}
+	values, err := url.ParseQuery(raw)
+	if err != nil && strict {
+		return q, badField("", "The query of the address is not well formed.")
+	}
+	// In order, so that of several faults it is always the same one that is told.
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range values {
+			if !yield(name) {
+				return
+			}
+		}
+	}) {
+		if err := q.set(name, values[name][0]); err != nil && strict {
+			return q, err
+		}
+		if strict && len(values[name]) > 1 {
+			return q, badField(name, "%s is given more than once.", name)
+		}
+	}
+	if q.Offset+q.Limit > maxDepth {
+		if strict {
+			return q, badField("offset", "The list ends at position %d; use risk or q to narrow it.", maxDepth)
+		}
+		q.Offset = maxDepth - q.Limit
+	}
+	return q, nil
+}
+
+func (q *Query) set(name, value string) error {
+	switch name {
+	case "risk":
+		for risk := schemas.RiskLow; risk <= schemas.RiskHigh; risk++ {
+			if strings.EqualFold(value, risk.String()) {
+				q.Risk = risk
+				return nil
+			}
+		}
+		if value != "" {
+			return badField(name, "The risk is LOW, MEDIUM or HIGH, not %q.", value)
+		}
+	case "sort":
+		switch value {
+		case "recent":
+			q.Order = ByRecency
+		case "probability", "":
+			q.Order = ByProbability
+		default:
+			return badField(name, "The order is probability or recent, not %q.", value)
+		}
+	case "q":
+		if len(value) > maxText {
+			return badField(name, "The text to search for has %d bytes; ids have %d at most.", len(value), maxText)
+		}
+		q.Text = strings.TrimSpace(value)
+	case "limit":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 || n > maxLimit {
+			return badField(name, "The limit is a number from 1 to %d, not %q.", maxLimit, value)
+		}
+		q.Limit = n
+	case "offset":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 0 || n > maxDepth {
+			return badField(name, "The offset is a number from 0 to %d, not %q.", maxDepth, value)
+		}
+		q.Offset = n
+	default:
+		return badField(name, "There is no parameter %q.", name)
+	}
+	return nil
+}
+
+func (s *Server) getCustomer(w http.ResponseWriter, r *http.Request) {
+	c, history := s.customers.Get(r.PathValue("id"))
+	if c == nil {
+		s.problem(w, r, unknownCustomer(r.PathValue("id")))
+		return
+	}
+	type pointJSON struct {
+		At          time.Time `json:"at"`
+		Probability float64   `json:"probability"`
+	}
+	out := struct {
+		customerJSON
+		ExpectedProbability float64     `json:"expected_probability"`
+		Data                object      `json:"data"`
+		Missing             []string    `json:"missing"`
+		BestChange          *changeJSON `json:"best_change"`
+		SourcePartition     int32       `json:"source_partition"`
+		SourceOffset        int64       `json:"source_offset"`
+		History             []pointJSON `json:"history"`
+	}{s.customerJSON(c), c.ExpectedProbability, s.data(c.Attributes), s.names(c.Missing),
+		s.changeJSON(c.BestChange), c.SourcePartition, c.SourceOffset, make([]pointJSON, len(history))}
+	for i, p := range history {
+		out.History[i] = pointJSON{p.At(), p.Probability()}
+	}
+	s.answer(w, r, out)
+}
+
+type metricsJSON struct {
+	Rows             int64   `json:"rows"`
+	Accuracy         float64 `json:"accuracy"`
+	Precision        float64 `json:"precision"`
+	Recall           float64 `json:"recall"`
+	F1               float64 `json:"f1"`
+	ROCAUC           float64 `json:"roc_auc"`
+	LogLoss          float64 `json:"log_loss"`
+	Brier            float64 `json:"brier"`
+	CalibrationError float64 `json:"calibration_error"`
+	TopDecileLift    float64 `json:"top_decile_lift"`
+}
+
+type modelJSON struct {
+	Version            int64              `json:"version"`
+	InForce            bool               `json:"in_force"`
+	CreatedAt          time.Time          `json:"created_at"`
+	Stage              string             `json:"stage"`
+	Reason             string             `json:"reason"`
+	Metrics            metricsJSON        `json:"metrics"`
+	ChampionMetrics    *metricsJSON       `json:"champion_metrics"`
+	TrainingStart      time.Time          `json:"training_start"`
+	TrainingEnd        time.Time          `json:"training_end"`
+	TrainingRows       int64              `json:"training_rows"`
+	LabelsSeen         int64              `json:"labels_seen"`
+	FeatureFingerprint string             `json:"feature_fingerprint"`
+	SHA256             string             `json:"sha256"`
+	Thresholds         scoring.Thresholds `json:"thresholds"`
+}
+
+func (s *Server) modelJSON(v *models.Version) modelJSON {
+	champion := s.models.Champion()
+	return modelJSON{
+		Version:            v.Version,
+		InForce:            champion != nil && champion.Version == v.Version,
+		CreatedAt:          millis(v.CreatedAt),
+		Stage:              v.Stage.String(),
+		Reason:             v.Reason,
+		Metrics:            metricsJSON(v.Metrics),
+		ChampionMetrics:    (*metricsJSON)(v.ChampionMetrics),
+		TrainingStart:      millis(v.TrainingStart),
+		TrainingEnd:        millis(v.TrainingEnd),
+		TrainingRows:       v.TrainingRows,
+		LabelsSeen:         v.LabelsSeen,
+		FeatureFingerprint: v.FeatureFingerprint,
+		SHA256:             v.SHA256,
+		Thresholds:         scoring.Thresholds{Medium: v.MediumThreshold, High: v.HighThreshold},
+	}
+}
+
+func (s *Server) listModels(w http.ResponseWriter, r *http.Request) {
+	list := s.models.List()
+	out := struct {
+		Models []modelJSON `json:"models"`
+	}{make([]modelJSON, len(list))}
+	for i, v := range list {
+		out.Models[i] = s.modelJSON(v)
+	}
+	s.answer(w, r, out)
+}
+
+func (s *Server) getModel(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.ParseInt(r.PathValue("version"), 10, 64)
+	if err != nil {
+		s.problem(w, r, badField("version", "A version is a whole number, not %q.", r.PathValue("version")))
+		return
+	}
+	v := s.models.Get(n)
+	if v == nil {
+		s.problem(w, r, &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No model version %d is known.", n)})
+		return
+	}
+	s.answer(w, r, struct {
+		modelJSON
+		Model *scoring.Model `json:"model"`
+	}{s.modelJSON(v), v.Model})
+}
+
+func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(s.openapi)
+}
+
+// openAPIDocument fills the attributes of spec into the description.
+func openAPIDocument(spec *scoring.Spec) ([]byte, error) {
+	var properties object
+	for i := range spec.Len() {
+		f := spec.Feature(i)
+		schema := object{{"type", []string{"string", "null"}}, {"description", f.Label}}
+		if f.Kind == scoring.Numeric {
+			schema[0].value = []string{"number", "null"}
+			if f.Unit != "" {
+				schema[1].value = f.Label + ", in " + f.Unit
+			}
+		}
+		properties = append(properties, member{f.Name, schema})
+	}
+	filled, err := json.Marshal(properties)
+	if err != nil {
+		return nil, fmt.Errorf("describing the attributes: %w", err)
+	}
+	const placeholder = `{"@attributes": {}}`
+	if bytes.Count(openAPITemplate, []byte(placeholder)) != 1 {
+		return nil, errors.New("openapi.json has no place for the attributes")
+	}
+	return bytes.Replace(openAPITemplate, []byte(placeholder), filled, 1), nil
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	s.problem(w, r, &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("There is nothing at %s.", r.URL.Path)})
+}

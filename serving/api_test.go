@@ -1,0 +1,454 @@
+package serving
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"testing"
+
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+func TestExplain(t *testing.T) {
+	st := newStage(t)
+	v := st.version(7, schemas.StageChampion)
+	st.models.add(v)
+	w := st.do("POST", "/v1/explain", `{"visits":"3","plan":"monthly","town":"Ulm","age":null}`)
+	if w.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	x := st.attributes(`{"visits":3,"plan":"monthly","town":"Ulm"}`)
+	ws := v.Predictor.NewWorkspace()
+	lime, shap := v.Predictor.LIME(nil, x, ws), v.Predictor.SHAP(make([]float64, 4), x, ws)
+	p := v.Predictor.Probability(x)
+	text := func(x float64) string { b, _ := json.Marshal(x); return string(b) }
+	want := fmt.Sprintf(`{"data":{"plan":"monthly","visits":3,"town":"Ulm","age":null},"probability":%s,"expected_probability":%s,`+
+		`"risk":"HIGH","model_version":7,"explanation":{"plan":%s,"visits":%s,"town":%s,"age":%s},`+
+		`"shap":{"plan":%s,"visits":%s,"town":%s,"age":%s},"missing":["age"]}`+"\n",
+		text(p), text(v.Predictor.ExpectedProbability()), text(lime[0]), text(lime[1]), text(lime[2]), text(lime[3]),
+		text(shap[0]), text(shap[1]), text(shap[2]), text(shap[3]))
+	if got := w.Body.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	// The numbers come back as the same floats.
+	got := decode[struct {
+		Probability float64
+		Explanation map[string]float64
+	}](t, w)
+	if got.Probability != p || got.Explanation["plan"] != lime[0] {
+		t.Errorf("got %v, want %v and %v", got, p, lime[0])
+	}
+}
+
+func TestScore(t *testing.T) {
+	st := newStage(t)
+	v := st.version(7, schemas.StageChampion)
+	st.models.add(v)
+	type answer struct {
+		ModelVersion  int64 `json:"model_version"`
+		Probabilities []float64
+		Risks         []string
+	}
+	got := decode[answer](t, st.do("POST", "/v1/score", `{"customers":[{"plan":"monthly","visits":0},{"plan":"yearly","visits":20,"age":70}]}`))
+	a, b := v.Predictor.Probability(st.attributes(`{"plan":"monthly","visits":0}`)), v.Predictor.Probability(st.attributes(`{"plan":"yearly","visits":20,"age":70}`))
+	if fmt.Sprint(got) != fmt.Sprint(answer{7, []float64{a, b}, []string{"HIGH", "LOW"}}) {
+		t.Errorf("got %v, want %v, %v", got, a, b)
+	}
+	full := `{"customers":[` + strings.TrimSuffix(strings.Repeat(`{"plan":"yearly"},`, 1000), ",") + `]}`
+	if got := decode[answer](t, st.do("POST", "/v1/score", full)); len(got.Probabilities) != 1000 {
+		t.Errorf("%d probabilities", len(got.Probabilities))
+	}
+	if w := st.do("POST", "/v1/score", `{"customers":[]}`); strings.TrimSpace(w.Body.String()) != `{"model_version":7,"probabilities":[],"risks":[]}` {
+		t.Errorf("nobody: %s", w.Body)
+	}
+}
+
+func TestWhatIf(t *testing.T) {
+	st := newStage(t)
+	v := st.version(7, schemas.StageChampion)
+	st.models.add(v)
+	st.customers.Apply(st.scored("ann", `{"plan":"monthly","visits":3,"town":"Ulm","age":30}`))
+	type side struct {
+		Data              map[string]any
+		Probability       float64
+		Explanation, SHAP map[string]float64
+		Missing           []string
+	}
+	type answer struct {
+		Before, After side
+		Difference    float64
+		BestChange    *changeJSON `json:"best_change"`
+		Note          string
+	}
+	before := `{"plan":"monthly","visits":3,"town":"Ulm","age":30}`
+	for name, tc := range map[string]struct {
+		body, after string
+	}{
+		"known customer": {`{"customer_id":"ann","changes":{"plan":"yearly"}}`, `{"plan":"yearly","visits":3,"town":"Ulm","age":30}`},
+		"attributes":     {`{"attributes":` + before + `,"changes":{"visits":12,"plan":"yearly"}}`, `{"plan":"yearly","visits":12,"town":"Ulm","age":30}`},
+		"to missing":     {`{"customer_id":"ann","changes":{"age":null}}`, `{"plan":"monthly","visits":3,"town":"Ulm"}`},
+		"no change":      {`{"customer_id":"ann","changes":{}}`, before},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := st.do("POST", "/v1/what-if", tc.body)
+			if w.Code != http.StatusOK {
+				t.Fatalf("status %d: %s", w.Code, w.Body)
+			}
+			got := decode[answer](t, w)
+			p, q := v.Predictor.Probability(st.attributes(before)), v.Predictor.Probability(st.attributes(tc.after))
+			if got.Before.Probability != p || got.After.Probability != q || got.Difference != q-p {
+				t.Errorf("probabilities %v → %v (%v), want %v → %v", got.Before.Probability, got.After.Probability, got.Difference, p, q)
+			}
+			sum := v.Predictor.ExpectedProbability()
+			for _, s := range got.After.SHAP {
+				sum += s
+			}
+			if math.Abs(sum-q) > 1e-6 {
+				t.Errorf("SHAP values lead to %v, not %v", sum, q)
+			}
+			f, value, best, _ := v.Predictor.BestChange(st.attributes(before), nil)
+			if got.BestChange == nil || got.BestChange.Feature != st.set.Spec().Feature(f).Name ||
+				fmt.Sprint(got.BestChange.Value) != st.set.Text(f, value) || got.BestChange.Probability != best {
+				t.Errorf("best change %+v", got.BestChange)
+			}
+			if !strings.Contains(got.Note, "not an effect") {
+				t.Errorf("note %q", got.Note)
+			}
+		})
+	}
+	// The read model's attributes are not changed by trying.
+	if c, _ := st.customers.Get("ann"); c.Attributes[1] != 3 || st.set.Text(0, c.Attributes[0]) != "monthly" {
+		t.Errorf("the customer has become %v", c.Attributes)
+	}
+}
+
+// Each fault is answered with a problem that names its field.
+func TestProblems(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	st.customers.Apply(st.scored("ann", `{}`))
+	for _, tc := range []struct {
+		method, target, body string
+		status               int
+		field                string
+		detail               string // a part of it
+	}{
+		{"POST", "/v1/explain", `{"visits":"many"}`, 400, "visits", "number"},
+		{"POST", "/v1/explain", `{"visits":1e999}`, 400, "visits", "large"},
+		{"POST", "/v1/explain", `{"plan":3}`, 400, "plan", "string"},
+		{"POST", "/v1/explain", `{"plan":["a"]}`, 400, "plan", ""},
+		{"POST", "/v1/explain", `{"plan":"a","plan":"b"}`, 400, "plan", "twice"},
+		{"POST", "/v1/explain", `{"tenure":3}`, 400, "tenure", "not an attribute"},
+		{"POST", "/v1/explain", `[]`, 400, "", "object"},
+		{"POST", "/v1/explain", `null`, 400, "", "object"},
+		{"POST", "/v1/explain", ``, 400, "", "JSON"},
+		{"POST", "/v1/explain", `{"plan":"a"`, 400, "", "JSON"},
+		{"POST", "/v1/explain", `{"plan":"a"} {}`, 400, "", "JSON"},
+		{"POST", "/v1/explain", `{"plan":"a"}x`, 400, "", "JSON"},
+		{"POST", "/v1/explain", "{\"plan\":\"\xff\"}", 400, "", "UTF-8"},
+		{"POST", "/v1/explain", `{"plan":"` + strings.Repeat("a", maxExplainBytes) + `"}`, 413, "", "65536"},
+		{"POST", "/v1/score", `{"customers":[{"plan":"a"},{"visits":"b"}]}`, 400, "customers[1].visits", "number"},
+		{"POST", "/v1/score", `{"customers":[{},null]}`, 400, "customers[1]", "object"},
+		{"POST", "/v1/score", `{"customers":{}}`, 400, "customers", "list"},
+		{"POST", "/v1/score", `{"customers":null}`, 400, "customers", "list"},
+		{"POST", "/v1/score", `{}`, 400, "customers", "list"},
+		{"POST", "/v1/score", `{"customers":[],"custmers":[]}`, 400, "custmers", "no field"},
+		{"POST", "/v1/score", `{"customers":[` + strings.Repeat("{},", 1000) + `{}]}`, 400, "customers", "1001"},
+		{"POST", "/v1/score", `{"customers":"` + strings.Repeat("a", maxScoreBytes) + `"}`, 413, "", "1048576"},
+		{"POST", "/v1/score", `7`, 400, "", "object"},
+		{"POST", "/v1/what-if", `{"changes":{}}`, 400, "attributes", "start"},
+		{"POST", "/v1/what-if", `{"customer_id":"ann"}`, 400, "changes", ""},
+		{"POST", "/v1/what-if", `{"customer_id":"ann","changes":null}`, 400, "changes", "object"},
+		{"POST", "/v1/what-if", `{"customer_id":"ann","changes":{"visits":true}}`, 400, "changes.visits", "number"},
+		{"POST", "/v1/what-if", `{"customer_id":"zoe","changes":{}}`, 404, "customer_id", "zoe"},
+		{"POST", "/v1/what-if", `{"customer_id":7,"changes":{}}`, 400, "customer_id", "string"},
+		{"POST", "/v1/what-if", `{"customer_id":"ann","attributes":{},"changes":{}}`, 400, "customer_id", "not both"},
+		{"POST", "/v1/what-if", `{"attributes":{"plan":1},"changes":{}}`, 400, "attributes.plan", "string"},
+		{"GET", "/v1/customers?risk=HUGE", "", 400, "risk", "HUGE"},
+		{"GET", "/v1/customers?sort=name", "", 400, "sort", "name"},
+		{"GET", "/v1/customers?limit=0", "", 400, "limit", ""},
+		{"GET", "/v1/customers?limit=501", "", 400, "limit", "500"},
+		{"GET", "/v1/customers?limit=a", "", 400, "limit", ""},
+		{"GET", "/v1/customers?offset=-1", "", 400, "offset", ""},
+		{"GET", "/v1/customers?offset=9999", "", 400, "offset", "10000"},
+		{"GET", "/v1/customers?rsik=HIGH", "", 400, "rsik", ""},
+		{"GET", "/v1/customers?risk=LOW&risk=HIGH", "", 400, "risk", "once"},
+		{"GET", "/v1/customers?q=" + strings.Repeat("a", 257), "", 400, "q", "257"},
+		{"GET", "/v1/customers?q=%zz", "", 400, "", "well formed"},
+		{"GET", "/v1/customers/zoe", "", 404, "", "zoe"},
+		{"GET", "/v1/models/2", "", 404, "", "2"},
+		{"GET", "/v1/models/two", "", 400, "version", "two"},
+		{"GET", "/v1/nothing", "", 404, "", "/v1/nothing"},
+		{"GET", "/static/../serving.go", "", 307, "", ""},
+		{"GET", "/static/serving.go", "", 404, "", ""},
+	} {
+		name := tc.method + " " + tc.target + " " + tc.body
+		t.Run(name[:min(len(name), 60)], func(t *testing.T) {
+			w := st.do(tc.method, tc.target, tc.body)
+			if tc.status == 307 { // the address is made clean, and then not found
+				if w.Code != 307 && w.Code != 301 {
+					t.Errorf("status %d", w.Code)
+				}
+				return
+			}
+			if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+				t.Fatalf("status %d, Content-Type %q: %s", w.Code, got, w.Body)
+			}
+			p := decode[problem](t, w)
+			if w.Code != tc.status || p.Status != tc.status || p.Title != http.StatusText(tc.status) || p.Type != "about:blank" ||
+				p.Field != tc.field || !strings.Contains(p.Detail, tc.detail) {
+				t.Errorf("status %d, %+v; want status %d, field %q, detail with %q", w.Code, p, tc.status, tc.field, tc.detail)
+			}
+		})
+	}
+}
+
+func TestContentType(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	for contentType, want := range map[string]int{
+		"application/json":                  200,
+		"application/json; charset=utf-8":   200,
+		"Application/JSON":                  200,
+		"application/x-www-form-urlencoded": 415,
+		"text/plain":                        415,
+		"":                                  415,
+		";":                                 415,
+	} {
+		if w := st.do("POST", "/v1/explain", `{}`, "Content-Type", contentType); w.Code != want {
+			t.Errorf("%q: status %d, want %d", contentType, w.Code, want)
+		}
+	}
+}
+
+func TestMethods(t *testing.T) {
+	st := newStage(t)
+	for _, r := range st.endpoints() {
+		target := strings.NewReplacer("{$}", "", "{id}", "x", "{version}", "1", "{file}", "app.css").Replace(r.path)
+		allow := map[string]string{"GET": "GET, HEAD", "POST": "POST"}[r.method]
+		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} {
+			if method == r.method {
+				continue
+			}
+			w := st.do(method, target, "")
+			if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != allow ||
+				w.Header().Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%s %s: status %d, Allow %q", method, target, w.Code, w.Header().Get("Allow"))
+			}
+		}
+	}
+}
+
+func TestNoModel(t *testing.T) {
+	st := newStage(t)
+	for _, path := range []string{"/v1/explain", "/v1/score", "/v1/what-if"} {
+		w := st.do("POST", path, `{}`)
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" ||
+			!strings.Contains(decode[problem](t, w).Detail, "No model yet") {
+			t.Errorf("%s: status %d, %v, %s", path, w.Code, w.Header(), w.Body)
+		}
+	}
+	if w := st.do("GET", "/v1/models", ""); strings.TrimSpace(w.Body.String()) != `{"models":[]}` {
+		t.Errorf("models: %s", w.Body)
+	}
+}
+
+func TestListCustomers(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(3, schemas.StageChampion))
+	for _, c := range []struct{ id, attributes string }{
+		{"C-low", `{"plan":"yearly","visits":20}`},
+		{"C-high", `{"plan":"monthly","visits":0,"town":"<Ost>"}`},
+		{"D-mid", `{"plan":"yearly","visits":0,"town":"<Ost>"}`},
+		{"C-later", `{"plan":"monthly","visits":1}`},
+	} {
+		st.customers.Apply(st.scored(c.id, c.attributes))
+	}
+	type answer struct {
+		Total, Limit, Offset int
+		Risks                map[string]int
+		Customers            []struct {
+			CustomerID   string   `json:"customer_id"`
+			Previous     *float64 `json:"previous_probability"`
+			ScoredAt     string   `json:"scored_at"`
+			Explanations []struct {
+				Feature    string
+				Value      any
+				LIME, SHAP *float64
+			}
+		}
+	}
+	for query, want := range map[string]string{
+		"":                            "C-high C-later D-mid C-low /4",
+		"?sort=recent":                "C-later D-mid C-high C-low /4",
+		"?risk=HIGH":                  "C-high C-later /2",
+		"?risk=medium":                "D-mid /1",
+		"?q=c-":                       "C-high C-later C-low /3",
+		"?q=none":                     "/0",
+		"?limit=2":                    "C-high C-later /4",
+		"?limit=2&offset=2":           "D-mid C-low /4",
+		"?offset=9":                   "/4",
+		"?q=C&risk=HIGH&sort=recent":  "C-later C-high /2",
+		"?risk=&sort=&q=&limit=500":   "C-high C-later D-mid C-low /4",
+		"?sort=probability&offset=03": "C-low /4",
+	} {
+		got := decode[answer](t, st.do("GET", "/v1/customers"+query, ""))
+		var ids string
+		for _, c := range got.Customers {
+			ids += c.CustomerID + " "
+		}
+		if ids += fmt.Sprintf("/%d", got.Total); ids != want {
+			t.Errorf("%q: %s, want %s", query, ids, want)
+		}
+		if fmt.Sprint(got.Risks) != "map[HIGH:2 LOW:1 MEDIUM:1]" {
+			t.Errorf("%q: risks %v", query, got.Risks)
+		}
+	}
+	c := decode[answer](t, st.do("GET", "/v1/customers?q=high", "")).Customers[0]
+	if c.Previous != nil || c.ScoredAt != "2025-06-15T15:06:42Z" || len(c.Explanations) != 4 ||
+		c.Explanations[1].Value != "<Ost>" || *c.Explanations[0].LIME != 0.12 || c.Explanations[2].LIME != nil {
+		t.Errorf("customer %+v", c)
+	}
+}
+
+func TestCustomerIDsOfAnyKind(t *testing.T) {
+	st := newStage(t)
+	for i, id := range []string{"a/b", "a b", "ü", "100%", "a?b#c", `"<script>"`} {
+		st.customers.Apply(st.scored(id, `{}`))
+		if got := st.rowView(st.customers.List(Query{Risk: AnyRisk, Text: id, Limit: 1}).Customers[0]).Href; got == "" {
+			t.Fatal(i)
+		} else if w := st.do("GET", got, ""); w.Code != 200 {
+			t.Errorf("%q: %s has status %d", id, got, w.Code)
+		} else if w := st.do("GET", "/v1"+got, ""); w.Code != 200 || decode[struct {
+			ID string `json:"customer_id"`
+		}](t, w).ID != id {
+			t.Errorf("%q: /v1%s has status %d: %s", id, got, w.Code, w.Body)
+		}
+	}
+}
+
+func TestModels(t *testing.T) {
+	st := newStage(t)
+	first, second := st.version(1, schemas.StageChampion), st.version(2, schemas.StageChallenger)
+	second.ChampionMetrics = &schemas.HoldoutMetrics{LogLoss: 0.41}
+	st.models.add(first)
+	st.models.add(second)
+	type model struct {
+		Version         int64
+		InForce         bool `json:"in_force"`
+		Stage           string
+		Metrics         metricsJSON
+		ChampionMetrics *metricsJSON `json:"champion_metrics"`
+		Model           *scoring.Model
+	}
+	list := decode[struct{ Models []model }](t, st.do("GET", "/v1/models", "")).Models
+	if len(list) != 2 || list[0].Version != 2 || list[0].InForce || !list[1].InForce ||
+		list[0].Stage != "CHALLENGER" || list[0].ChampionMetrics.LogLoss != 0.41 || list[1].ChampionMetrics != nil ||
+		list[1].Metrics.ROCAUC != 0.8344 {
+		t.Errorf("models %+v", list)
+	}
+	one := decode[model](t, st.do("GET", "/v1/models/1", ""))
+	if one.Version != 1 || one.Model == nil || one.Model.Intercept != 0.4 || one.Metrics.Accuracy != 0.7918 {
+		t.Errorf("model %+v", one)
+	}
+}
+
+// The description has every endpoint that programs may use, and nothing else;
+// every reference in it leads somewhere.
+func TestOpenAPI(t *testing.T) {
+	st := newStage(t)
+	w := st.do("GET", "/openapi.json", "")
+	doc := decode[struct {
+		OpenAPI    string
+		Paths      map[string]map[string]any
+		Components struct {
+			Schemas   map[string]map[string]any
+			Responses map[string]any
+		}
+	}](t, w)
+	if doc.OpenAPI != "3.1.0" {
+		t.Errorf("openapi %q", doc.OpenAPI)
+	}
+	described := map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method := range methods {
+			described[strings.ToUpper(method)+" "+path] = true
+		}
+	}
+	pages := map[string]bool{"/{$}": true, "/customers/{id}": true, "/model": true, "/fragment/customers": true, "/static/{file}": true}
+	for _, r := range st.endpoints() {
+		if name := r.method + " " + r.path; !pages[r.path] && !described[name] {
+			t.Errorf("%s is not described", name)
+		} else {
+			delete(described, name)
+		}
+	}
+	for name := range described {
+		t.Errorf("%s is described but not there", name)
+	}
+
+	properties, _ := json.Marshal(doc.Components.Schemas["Attributes"]["properties"])
+	var attributes map[string]struct {
+		Type        []string
+		Description string
+	}
+	if err := json.Unmarshal(properties, &attributes); err != nil || len(attributes) != st.set.Spec().Len() ||
+		attributes["visits"].Type[0] != "number" || attributes["visits"].Description != "Visits, in a month" || attributes["plan"].Type[0] != "string" {
+		t.Errorf("attributes %s, %v", properties, err)
+	}
+	for _, part := range strings.Split(w.Body.String(), `"$ref": "#/components/`)[1:] {
+		kind, name, _ := strings.Cut(part[:strings.IndexByte(part, '"')], "/")
+		if kind == "schemas" && doc.Components.Schemas[name] == nil || kind == "responses" && doc.Components.Responses[name] == nil {
+			t.Errorf("#/components/%s/%s is not there", kind, name)
+		}
+	}
+}
+
+// Whatever is sent, the answer is an explanation whose numbers add up, or a
+// problem.
+func FuzzExplain(f *testing.F) {
+	st := newStage(f)
+	v := st.version(1, schemas.StageChampion)
+	st.models.add(v)
+	for _, body := range []string{`{}`, `{"plan":"monthly","visits":3,"town":"Ulm","age":30}`, `{"plan":null}`,
+		`{"visits":1e308,"age":-1e308}`, `{"visits":"1e-320"}`, `[`, `{"plan":"\u0000"}`, `{"a":{"b":[]}}`, `{"visits":-0.0}`, "{\"plan\":\"\xff\"}"} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		w := st.do("POST", "/v1/explain", body)
+		switch w.Code {
+		case 200:
+			got := decode[struct {
+				Data        map[string]any
+				Probability float64
+				Expected    float64 `json:"expected_probability"`
+				Explanation map[string]float64
+				SHAP        map[string]float64
+			}](t, w)
+			sum := got.Expected
+			for _, s := range got.SHAP {
+				sum += s
+			}
+			for _, name := range []string{"visits", "age"} {
+				// Log-odds of millions that cancel out cannot be explained
+				// to the last digit.
+				if x, _ := got.Data[name].(float64); math.Abs(x) > 1e6 {
+					sum = got.Probability
+				}
+			}
+			if !(got.Probability >= 0 && got.Probability <= 1) || math.Abs(sum-got.Probability) > 1e-6 ||
+				len(got.Explanation) != 4 || len(got.Data) != 4 {
+				t.Errorf("%q: %s", body, w.Body)
+			}
+		case 400, 413:
+			if p := decode[problem](t, w); p.Status != w.Code || p.Detail == "" {
+				t.Errorf("%q: %s", body, w.Body)
+			}
+		default:
+			t.Errorf("%q: status %d: %s", body, w.Code, w.Body)
+		}
+	})
+}

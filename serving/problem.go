@@ -1,0 +1,146 @@
+package serving
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"churnstream/schemas"
+)
+
+// problem is an answer in the form of RFC 9457. It is an error, so that
+// reading a request can fail with the answer to give.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	// Field is the part of the request that is wrong, such as
+	// "customers[3].age" or "limit".
+	Field string `json:"field,omitempty"`
+
+	retryAfter string // seconds
+}
+
+func (p *problem) Error() string { return p.Detail }
+
+// badField returns the problem of a request in which one field is wrong.
+func badField(field, format string, args ...any) *problem {
+	return &problem{Status: http.StatusBadRequest, Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+// problem answers with a problem; err that is none becomes an internal error,
+// whose text stays in the log.
+func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
+	var p *problem
+	if !errors.As(err, &p) {
+		s.log.Error("request failed", "path", r.URL.Path, "error", err)
+		p = &problem{Status: http.StatusInternalServerError, Detail: "The server failed to answer. Its log says more."}
+	}
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
+	if p.retryAfter != "" {
+		w.Header().Set("Retry-After", p.retryAfter)
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(p) // the client may be gone
+}
+
+// noModel is the answer while there is nothing to score with.
+func noModel() *problem {
+	return &problem{
+		Status:     http.StatusServiceUnavailable,
+		Detail:     "No model yet: there is none until the trainer has published the first version.",
+		retryAfter: "10",
+	}
+}
+
+// answer writes v as JSON.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		var unsupported *json.UnsupportedValueError
+		if errors.As(err, &unsupported) {
+			// Only a number beyond all measure in the request gets here.
+			err = &problem{Status: http.StatusUnprocessableEntity,
+				Detail: "A number in the request is too large for the model."}
+		}
+		s.problem(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// readJSON reads a whole request body of at most limit bytes that must be one
+// JSON value.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return nil, &problem{Status: http.StatusUnsupportedMediaType,
+			Detail: "The body must be JSON, with Content-Type: application/json."}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, &problem{Status: http.StatusRequestEntityTooLarge,
+				Detail: fmt.Sprintf("The body may have %d bytes at most.", tooLarge.Limit)}
+		}
+		return nil, &problem{Status: http.StatusBadRequest, Detail: "The body could not be read to its end."}
+	}
+	// Unmarshal checks the whole text, so what trails the value is an error.
+	var any json.RawMessage
+	if err := json.Unmarshal(body, &any); err != nil {
+		return nil, &problem{Status: http.StatusBadRequest, Detail: "The body is not one JSON value: " + jsonFault(err) + "."}
+	}
+	return body, nil
+}
+
+func jsonFault(err error) string {
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Sprintf("%s, at byte %d", syntax, syntax.Offset)
+	}
+	return err.Error()
+}
+
+// members splits a JSON object, in which only the given names may occur.
+// within names the object in error messages; it may be empty.
+func members(body []byte, within string, known ...string) (map[string]json.RawMessage, error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil || all == nil {
+		return nil, badField(within, "A JSON object is wanted here.")
+	}
+	for name := range all {
+		if !slices.Contains(known, name) {
+			return nil, badField(name, "There is no field %q.", name)
+		}
+	}
+	return all, nil
+}
+
+// attributeProblem turns the error of reading attributes into an answer. The
+// field is named as it stands in the request: within it, if that is not empty.
+func attributeProblem(err error, within string) error {
+	var field *schemas.FieldError
+	if !errors.As(err, &field) {
+		return err
+	}
+	if field.Field == "" {
+		return badField(within, "%s.", sentenceStart(field.Problem))
+	}
+	name := field.Field
+	if within != "" {
+		name = within + "." + name
+	}
+	return badField(name, "%s %s.", name, field.Problem)
+}
+
+func sentenceStart(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -1,0 +1,319 @@
+// Package serving answers questions about churn: a REST interface that scores
+// and explains any set of attributes with the current model, and a web
+// application of the customers at risk. Both read a materialised view of
+// churn.scores, the ReadModel.
+//
+// Nothing here knows a feature by its name: forms, tables and documents follow
+// the feature specification.
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"churnstream/internal/models"
+	"churnstream/schemas"
+)
+
+// Models tells which models there are. models.Feed is one.
+type Models interface {
+	// Champion returns the version in force, nil while there is none.
+	Champion() *models.Version
+	// List returns all known versions, newest first.
+	List() []*models.Version
+	// Get returns one version, nil if it is not known.
+	Get(version int64) *models.Version
+	// Changed returns a channel that is closed at the next change.
+	Changed() <-chan struct{}
+}
+
+// Config says what a Server needs.
+type Config struct {
+	// Cluster is where churn.scores is read. Required.
+	Cluster Tailer
+	// Codec decodes scores and knows the features. Required.
+	Codec *schemas.Codec
+	// Models provides the models. Required; whoever made it runs it.
+	Models Models
+	// Token is what requests that change something will have to bring along.
+	// No such endpoint exists yet: everything here only reads.
+	Token string
+	// Logger receives what an operator should know. Default none.
+	Logger *slog.Logger
+	// Registerer receives the metrics. Default none.
+	Registerer prometheus.Registerer
+}
+
+// Server answers the REST and web requests.
+type Server struct {
+	tailer    Tailer
+	codec     *schemas.Codec
+	set       *schemas.Set
+	models    Models
+	log       *slog.Logger
+	customers *ReadModel
+	metrics   *serverMetrics
+	handler   http.Handler
+	openapi   []byte
+	pages     *pages
+
+	undecodable atomic.Uint64
+	streams     atomic.Int64
+	stopped     chan struct{}
+	stop        sync.Once
+	now         func() time.Time
+	// tick is the shortest time between two notices to a browser.
+	tick time.Duration
+}
+
+type serverMetrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	records  *prometheus.CounterVec
+}
+
+// New returns a server that does nothing until its handler is asked or Run is
+// called.
+func New(cfg Config) (*Server, error) {
+	switch {
+	case cfg.Cluster == nil:
+		return nil, errors.New("serving: no cluster")
+	case cfg.Codec == nil:
+		return nil, errors.New("serving: no codec")
+	case cfg.Models == nil:
+		return nil, errors.New("serving: no models")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		tailer:    cfg.Cluster,
+		codec:     cfg.Codec,
+		set:       cfg.Codec.Set(),
+		models:    cfg.Models,
+		log:       cfg.Logger,
+		customers: NewReadModel(),
+		stopped:   make(chan struct{}),
+		now:       time.Now,
+		tick:      time.Second,
+	}
+	var err error
+	if s.metrics, err = newServerMetrics(cfg.Registerer, s.customers); err != nil {
+		return nil, fmt.Errorf("registering the metrics of serving: %w", err)
+	}
+	if s.openapi, err = openAPIDocument(s.set.Spec()); err != nil {
+		return nil, err
+	}
+	if s.pages, err = parsePages(s); err != nil {
+		return nil, err
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+func newServerMetrics(reg prometheus.Registerer, customers *ReadModel) (*serverMetrics, error) {
+	m := &serverMetrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_http_requests_total",
+			Help: "HTTP requests answered.",
+		}, []string{"handler", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                            "churn_http_request_duration_seconds",
+			Help:                            "Time to answer HTTP requests; event streams are not in it.",
+			Buckets:                         []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 2.5},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"handler", "method"}),
+		records: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_serving_records_total",
+			Help: "Records of churn.scores read into the read model, by result.",
+		}, []string{"result"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	collectors := []prometheus.Collector{m.requests, m.duration, m.records,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "churn_customers_known",
+			Help: "Customers with a score.",
+		}, func() float64 { return float64(customers.Known()) }),
+	}
+	for r := schemas.RiskLow; r <= schemas.RiskHigh; r++ {
+		collectors = append(collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "churn_customers_at_risk",
+			Help:        "Customers by the risk of their latest score.",
+			ConstLabels: prometheus.Labels{"risk": r.String()},
+		}, func() float64 { return float64(customers.Counts()[r]) }))
+	}
+	for _, c := range collectors {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Run keeps the read model up to date until ctx ends, and returns nil then.
+// Open event streams end with it, so that a listener can shut down.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.stop.Do(func() { close(s.stopped) })
+	err := s.follow(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("following %s: %w", schemas.TopicScores, err)
+	}
+	return nil
+}
+
+// Customers returns the read model.
+func (s *Server) Customers() *ReadModel { return s.customers }
+
+// CaughtUp is closed once the read model holds everything that was in
+// churn.scores at the start. Until then answers about customers are
+// incomplete, and the server should not count as ready.
+func (s *Server) CaughtUp() <-chan struct{} { return s.customers.CaughtUp() }
+
+// Handler serves the web application at "/", the REST interface at "/v1/",
+// its description at "/openapi.json", and what pages need at "/static/",
+// "/fragment/" and "/events".
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// route is one endpoint. Exactly one method each; GET answers HEAD too.
+type route struct {
+	method string
+	path   string // a pattern of http.ServeMux
+	handle http.HandlerFunc
+	// endless marks event streams, whose duration says nothing.
+	endless bool
+}
+
+func (s *Server) endpoints() []route {
+	return []route{
+		{method: http.MethodPost, path: "/v1/explain", handle: s.explain},
+		{method: http.MethodPost, path: "/v1/score", handle: s.score},
+		{method: http.MethodPost, path: "/v1/what-if", handle: s.whatIf},
+		{method: http.MethodGet, path: "/v1/customers", handle: s.listCustomers},
+		{method: http.MethodGet, path: "/v1/customers/{id}", handle: s.getCustomer},
+		{method: http.MethodGet, path: "/v1/models", handle: s.listModels},
+		{method: http.MethodGet, path: "/v1/models/{version}", handle: s.getModel},
+		{method: http.MethodGet, path: "/openapi.json", handle: s.getOpenAPI},
+
+		{method: http.MethodGet, path: "/{$}", handle: s.pageCustomers},
+		{method: http.MethodGet, path: "/customers/{id}", handle: s.pageCustomer},
+		{method: http.MethodGet, path: "/model", handle: s.pageModel},
+		{method: http.MethodGet, path: "/fragment/customers", handle: s.fragmentCustomers},
+		{method: http.MethodGet, path: "/events", handle: s.events, endless: true},
+		{method: http.MethodGet, path: "/static/{file}", handle: s.getStatic},
+	}
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range s.endpoints() {
+		mux.Handle(r.method+" "+r.path, s.instrument(r.path, r.endless, r.handle))
+		allow := r.method
+		if r.method == http.MethodGet {
+			allow = "GET, HEAD"
+		}
+		mux.Handle(r.path, s.instrument(r.path, false, func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Allow", allow)
+			s.problem(w, req, &problem{
+				Status: http.StatusMethodNotAllowed,
+				Detail: fmt.Sprintf("This resource answers %s, not %s.", allow, req.Method),
+			})
+		}))
+	}
+	mux.Handle("/", s.instrument("other", false, s.notFound))
+	return mux
+}
+
+// statusWriter remembers the status for the metrics.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap serves http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// instrument counts and times requests, sets the headers every answer has, and
+// turns a panic into an answer.
+func (s *Server) instrument(name string, endless bool, h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		sw := &statusWriter{ResponseWriter: w}
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				s.log.Error("request failed", "handler", name, "panic", p, "stack", string(debug.Stack()))
+				if sw.status == 0 {
+					s.problem(sw, r, &problem{Status: http.StatusInternalServerError,
+						Detail: "The server failed to answer. Its log says more."})
+				}
+			}
+			if sw.status == 0 {
+				sw.status = http.StatusOK
+			}
+			s.metrics.requests.WithLabelValues(name, methodLabel(r.Method), strconv.Itoa(sw.status)).Inc()
+			if !endless {
+				s.metrics.duration.WithLabelValues(name, methodLabel(r.Method)).Observe(time.Since(start).Seconds())
+			}
+		}()
+		secure(w.Header())
+		h(sw, r)
+	})
+}
+
+// methodLabel keeps made-up methods from becoming label values.
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut,
+		http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "other"
+}
+
+// secure sets headers by which a browser loads nothing but our own files, and
+// keeps what it has seen to itself.
+func secure(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; "+
+		"img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+	// Customer data is for the one who asked, not for a cache on the way.
+	h.Set("Cache-Control", "no-store")
+}

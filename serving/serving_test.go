@@ -1,0 +1,448 @@
+package serving
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// The tests are about a company with other attributes than the shipped ones,
+// one of them with a name that is awkward in HTML.
+const gymSchema = `{"type":"record","name":"CustomerAttributes","fields":[
+ {"name":"plan","type":["null","string"],"default":null,"feature":{"kind":"categorical","actionable":true,"label":"Plan"}},
+ {"name":"visits","type":["null","double"],"default":null,"feature":{"kind":"numeric","actionable":true,"label":"Visits","unit":"a month"}},
+ {"name":"town","type":["null","string"],"default":null,"feature":{"kind":"categorical","actionable":false,"label":"Town <b>&\"'"}},
+ {"name":"age","type":["null","double"],"default":null,"feature":{"kind":"numeric","actionable":false,"label":"Age","unit":"years"}}
+]}`
+
+const gymModel = `{"intercept":0.4,"thresholds":{"medium":0.3,"high":0.6},"base_rate":0.4,"features":[
+ {"name":"plan","kind":"categorical","levels":["monthly","yearly"],"log_odds":[0.8,-0.9],"frequency":[0.6,0.4]},
+ {"name":"visits","kind":"numeric","log_odds_per_unit":-0.1,
+  "bins":[{"mean":1,"std":0.5,"min":0,"max":2,"frequency":0.25},{"mean":4,"std":0.8,"min":2.5,"max":5,"frequency":0.25},
+          {"mean":8,"std":1,"min":6,"max":10,"frequency":0.25},{"mean":15,"std":3,"min":11,"max":25,"frequency":0.25}],
+  "quartiles":[2,5,10],"empirical_quantiles":[0.5,1.5,3,4.5,7,9,12,20]},
+ {"name":"town","kind":"categorical","levels":["Ulm","Köln","<Ost>"],"log_odds":[0.1,-0.1,0.3],"frequency":[0.5,0.4,0.1]},
+ {"name":"age","kind":"numeric","log_odds_per_unit":-0.01,
+  "bins":[{"mean":20,"std":2,"min":16,"max":24,"frequency":0.25},{"mean":30,"std":3,"min":25,"max":35,"frequency":0.25},
+          {"mean":42,"std":3,"min":36,"max":48,"frequency":0.25},{"mean":60,"std":6,"min":49,"max":80,"frequency":0.25}],
+  "quartiles":[24,35,48],"empirical_quantiles":[18,22,27,33,39,45,55,70]}],
+ "importance":[{"feature":"plan","mean_abs_lime":0.2,"mean_abs_shap":0.18},{"feature":"age","mean_abs_lime":0.02,"mean_abs_shap":0.03}]}`
+
+// registry is a schema registry in memory.
+type registry struct {
+	mu      sync.Mutex
+	schemas []string
+}
+
+func (r *registry) Schema(_ context.Context, id int) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if id < 1 || id > len(r.schemas) {
+		return "", schemas.ErrSchemaNotFound
+	}
+	return r.schemas[id-1], nil
+}
+
+func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.schemas = append(r.schemas, schema)
+	return len(r.schemas), nil
+}
+
+// modelList stands in for the feed of models.
+type modelList struct {
+	mu       sync.Mutex
+	versions []*models.Version // newest first
+	champion *models.Version
+	changed  chan struct{}
+}
+
+func (l *modelList) Champion() *models.Version {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.champion
+}
+
+func (l *modelList) List() []*models.Version {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.versions
+}
+
+func (l *modelList) Get(version int64) *models.Version {
+	for _, v := range l.List() {
+		if v.Version == version {
+			return v
+		}
+	}
+	return nil
+}
+
+func (l *modelList) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+func (l *modelList) add(v *models.Version) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.versions = append([]*models.Version{v}, l.versions...)
+	if v.Stage == schemas.StageChampion {
+		l.champion = v
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// topic is a Tailer of one partition that is written by the test.
+type topic struct {
+	records chan []kafka.Record
+	err     error // of Tail, at once
+}
+
+func (t *topic) Tail(ctx context.Context, cfg kafka.TailConfig, handle func(context.Context, []kafka.Record) error) error {
+	if t.err != nil {
+		return t.err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case records := <-t.records:
+			if records == nil {
+				cfg.OnCaughtUp()
+				continue
+			}
+			if err := handle(ctx, records); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// stage is a server with everything around it.
+type stage struct {
+	*Server
+	t      testing.TB
+	set    *schemas.Set
+	codec  *schemas.Codec
+	models *modelList
+	topic  *topic
+	reg    *prometheus.Registry
+	offset int64
+}
+
+func newStage(t testing.TB) *stage {
+	t.Helper()
+	set, err := schemas.Parse([]byte(gymSchema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, &registry{}),
+		models: &modelList{changed: make(chan struct{})},
+		topic:  &topic{records: make(chan []kafka.Record)},
+		reg:    prometheus.NewPedanticRegistry()}
+	if err := st.codec.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st.Server, err = New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models,
+		Registerer: st.reg}); err != nil {
+		t.Fatal(err)
+	}
+	st.customers.refresh = 0 // lists are as new as the customers
+	return st
+}
+
+func (st *stage) version(n int64, level schemas.Stage) *models.Version {
+	m, err := scoring.ParseModel([]byte(gymModel))
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	p, err := scoring.Compile(m, st.set.Vocabulary())
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	v := &models.Version{Model: m, Predictor: p}
+	v.ModelVersion = schemas.ModelVersion{Version: n, CreatedAt: 1_700_000_000_000 + n, Stage: level,
+		Reason: "better than the one <before>", SHA256: "abc", TrainingRows: 5274, MediumThreshold: 0.3, HighThreshold: 0.6,
+		Metrics: schemas.HoldoutMetrics{Rows: 1758, Accuracy: 0.7918, ROCAUC: 0.8344, LogLoss: 0.4267}}
+	return v
+}
+
+// attributes reads a customer's attributes as an event would bring them: the
+// vocabulary learns their levels.
+func (st *stage) attributes(text string) scoring.Vector {
+	st.t.Helper()
+	var values map[string]any
+	if err := json.Unmarshal([]byte(text), &values); err != nil {
+		st.t.Fatal(err)
+	}
+	for name, value := range values {
+		if level, ok := value.(string); ok {
+			i, _ := st.set.Spec().Index(name)
+			if _, err := st.set.ParseText(i, level); err != nil {
+				st.t.Fatal(err)
+			}
+		}
+	}
+	x, err := st.set.AttributesFromJSON([]byte(text))
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	return x
+}
+
+// scored makes a score as the scorer would, of the stage's champion if it has
+// one.
+func (st *stage) scored(id string, attributes string) *schemas.ChurnScore {
+	st.t.Helper()
+	st.offset++
+	s := st.codec.NewScore()
+	s.CustomerID, s.EventID = []byte(id), []byte("7d444840-9dc0-11d1-b245-5ffdce74fad2")
+	s.Attributes = st.attributes(attributes)
+	s.ScoredAt = 1_750_000_000_000 + 1000*st.offset
+	s.OccurredAt, s.SourceOffset, s.ModelVersion = s.ScoredAt-50, st.offset, 1
+	s.Probability, s.ExpectedProbability = 0.5, 0.4
+	s.Explanations = []schemas.Explanation{{Feature: 0, LIME: 0.12, SHAP: 0.1}, {Feature: 2, LIME: -0.034, SHAP: -0.03},
+		{Feature: 1, LIME: scoring.Missing, SHAP: 0.02}, {Feature: 3, LIME: 0.01, SHAP: 0.01}}
+	s.Missing = []int{3}
+	if v := st.models.Champion(); v != nil {
+		s.ModelVersion = v.Version
+		s.Probability = v.Predictor.Probability(s.Attributes)
+		s.Risk = riskOf(v, s.Probability)
+	}
+	return s
+}
+
+// do sends a request to the handler.
+func (st *stage) do(method, target, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	st.Handler().ServeHTTP(w, r)
+	return w
+}
+
+func decode[T any](t testing.TB, w *httptest.ResponseRecorder) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {
+		t.Fatalf("status %d, body %q: %v", w.Code, w.Body, err)
+	}
+	return v
+}
+
+func TestNewRefusesIncompleteConfig(t *testing.T) {
+	st := newStage(t)
+	for name, cfg := range map[string]Config{
+		"no cluster": {Codec: st.codec, Models: st.models},
+		"no codec":   {Cluster: st.topic, Models: st.models},
+		"no models":  {Cluster: st.topic, Codec: st.codec},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models, Registerer: st.reg}); err == nil {
+		t.Error("the metrics were registered twice without an error")
+	}
+}
+
+// What is in the topic must come out of the REST interface: scores decoded,
+// erased customers gone, records that are no scores left out.
+func TestRunFollowsTheTopic(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- st.Run(ctx) }()
+
+	record := func(s *schemas.ChurnScore) kafka.Record {
+		return kafka.Record{Key: s.CustomerID, Value: st.codec.AppendScore(nil, s)}
+	}
+	st.topic.records <- []kafka.Record{
+		{Key: []byte("\x00fence")},
+		record(st.scored("ann", `{"plan":"monthly","visits":1,"town":"Ulm"}`)),
+		{Key: []byte("junk"), Value: []byte("junk")},
+		record(st.scored("bob", `{"plan":"yearly","visits":9,"town":"Köln","age":50}`)),
+	}
+	select {
+	case <-st.CaughtUp():
+		t.Fatal("caught up before the topic said so")
+	default:
+	}
+	st.topic.records <- nil
+	<-st.CaughtUp()
+	ann := st.scored("ann", `{"plan":"monthly","visits":0,"town":"Ulm"}`)
+	ann.HasBestChange, ann.BestChange = true, schemas.BestChange{Feature: 0, Value: st.attributes(`{"plan":"yearly"}`)[0], Probability: 0.2}
+	st.topic.records <- []kafka.Record{record(ann), {Key: []byte("bob")}}
+	st.topic.records <- []kafka.Record{record(ann)} // once more: stale, and the above is done
+
+	if w := st.do("GET", "/v1/customers/bob", ""); w.Code != http.StatusNotFound {
+		t.Errorf("an erased customer: status %d", w.Code)
+	}
+	got := decode[struct {
+		Probability float64
+		Data        map[string]any
+		Missing     []string
+		History     []struct{ Probability float64 }
+		BestChange  struct {
+			Feature, Value string
+			Probability    float64
+		} `json:"best_change"`
+	}](t, st.do("GET", "/v1/customers/ann", ""))
+	if got.Probability != ann.Probability || len(got.History) != 2 || got.Data["plan"] != "monthly" ||
+		got.Data["age"] != nil || got.BestChange.Value != "yearly" || fmt.Sprint(got.Missing) != "[age]" {
+		t.Errorf("customer = %+v, want probability %v and two scores", got, ann.Probability)
+	}
+	for result, want := range map[string]float64{"applied": 3, "erased": 1, "undecodable": 1} {
+		if n := testutil.ToFloat64(st.metrics.records.WithLabelValues(result)); n != want {
+			t.Errorf("%v records %s, want %v", n, result, want)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestRunReportsFailure(t *testing.T) {
+	st := newStage(t)
+	st.topic.err = errors.New("no such topic")
+	if err := st.Run(t.Context()); !errors.Is(err, st.topic.err) {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	for i, risk := range []schemas.Risk{schemas.RiskHigh, schemas.RiskHigh, schemas.RiskLow} {
+		s := st.scored(fmt.Sprint(i), `{}`)
+		s.Risk = risk
+		st.customers.Apply(s)
+	}
+	st.do("GET", "/v1/customers", "")
+	st.do("GET", "/v1/customers?limit=x", "")
+	st.do("BREW", "/v1/customers", "")
+	st.do("GET", "/wp-login.php", "")
+	err := testutil.GatherAndCompare(st.reg, strings.NewReader(`
+# HELP churn_customers_at_risk Customers by the risk of their latest score.
+# TYPE churn_customers_at_risk gauge
+churn_customers_at_risk{risk="HIGH"} 2
+churn_customers_at_risk{risk="LOW"} 1
+churn_customers_at_risk{risk="MEDIUM"} 0
+# HELP churn_customers_known Customers with a score.
+# TYPE churn_customers_known gauge
+churn_customers_known 3
+# HELP churn_http_requests_total HTTP requests answered.
+# TYPE churn_http_requests_total counter
+churn_http_requests_total{code="200",handler="/v1/customers",method="GET"} 1
+churn_http_requests_total{code="400",handler="/v1/customers",method="GET"} 1
+churn_http_requests_total{code="404",handler="other",method="GET"} 1
+churn_http_requests_total{code="405",handler="/v1/customers",method="other"} 1
+`), "churn_customers_at_risk", "churn_customers_known", "churn_http_requests_total")
+	if err != nil {
+		t.Error(err)
+	}
+	families, err := st.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
+}
+
+func TestPanicBecomesAnAnswer(t *testing.T) {
+	st := newStage(t)
+	w := httptest.NewRecorder()
+	st.instrument("test", false, func(http.ResponseWriter, *http.Request) { panic("oh") }).
+		ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if w.Code != http.StatusInternalServerError || w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("status %d, %s", w.Code, w.Body)
+	}
+}
+
+// The event stream says "changed" after a change, nothing without one, and
+// ends with Run.
+func TestEvents(t *testing.T) {
+	st := newStage(t)
+	st.tick = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- st.Run(ctx) }()
+	srv := httptest.NewServer(st.Handler())
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Errorf("Content-Type %q", got)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	next := func() string {
+		for lines.Scan() {
+			if lines.Text() != "" {
+				return lines.Text()
+			}
+		}
+		return "end"
+	}
+	if got := next(); got != "retry: 3000" {
+		t.Errorf("first line %q", got)
+	}
+	st.customers.Apply(st.scored("ann", `{}`))
+	if got := next(); got != "data: changed" {
+		t.Errorf("after a score: %q", got)
+	}
+	st.models.add(st.version(1, schemas.StageChampion))
+	if got := next(); got != "data: changed" {
+		t.Errorf("after a model: %q", got)
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+	if got := next(); got != "end" {
+		t.Errorf("after Run: %q", got)
+	}
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	st := newStage(t)
+	st.streams.Store(maxStreams)
+	if w := st.do("GET", "/events", ""); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("status %d, %v", w.Code, w.Header())
+	}
+	if n := st.streams.Load(); n != maxStreams {
+		t.Errorf("%d streams are counted", n)
+	}
+}
