@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+)
+
+type modelsCommand struct {
+	List     modelsListCommand     `cmd:"" help:"List the versions, newest first."`
+	Show     modelsShowCommand     `cmd:"" help:"Show one version: its figures, or the model itself."`
+	Activate modelsActivateCommand `cmd:"" help:"Make a version the champion: scorers switch to it without a restart."`
+}
+
+// modelsDirectory reads every model version there is.
+func (c *connection) modelsDirectory(ctx context.Context, log *slog.Logger, use func(*platform) error) error {
+	c.CreateTopics = false
+	p, err := c.open(log)
+	if err != nil {
+		return err
+	}
+	defer p.cluster.Close()
+	if _, err := p.cluster.Partitions(ctx, schemas.TopicModels); err != nil {
+		return fmt.Errorf("looking for %s: %w", schemas.TopicModels, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.models.Run(ctx) }()
+	select {
+	case <-p.models.CaughtUp():
+	case err := <-done:
+		if err == nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("reading %s: %w", schemas.TopicModels, err)
+	}
+	return use(p)
+}
+
+func (p *platform) version(number int64) (*models.Version, error) {
+	if v := p.models.Get(number); v != nil {
+		return v, nil
+	}
+	return nil, fmt.Errorf("there is no valid model version %d; churnstream models list shows those there are", number)
+}
+
+type modelsListCommand struct {
+	connection
+}
+
+func (c *modelsListCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
+	return c.modelsDirectory(ctx, log, func(p *platform) error {
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
+		champion := p.models.Champion()
+		for _, v := range p.models.List() {
+			stage := v.Stage.String()
+			if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
+				stage = "was champion"
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.4f\t%.4f\t%.4f\t%s\n", v.Version, stage,
+				time.UnixMilli(v.CreatedAt).UTC().Format(time.DateTime), v.TrainingRows,
+				v.Metrics.LogLoss, v.Metrics.ROCAUC, v.Metrics.Accuracy, v.Reason)
+		}
+		return w.Flush()
+	})
+}
+
+type modelsShowCommand struct {
+	connection
+	Version int64 `arg:"" help:"Version to show."`
+	Payload bool  `help:"Print the model itself, as churnstream explain --model takes it."`
+}
+
+func (c *modelsShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
+	return c.modelsDirectory(ctx, log, func(p *platform) error {
+		v, err := p.version(c.Version)
+		if err != nil {
+			return err
+		}
+		if c.Payload {
+			_, err := fmt.Fprintln(out, v.Payload)
+			return err
+		}
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(struct {
+			Version            int64                   `json:"version"`
+			Stage              string                  `json:"stage"`
+			Reason             string                  `json:"reason"`
+			CreatedAt          time.Time               `json:"created_at"`
+			SHA256             string                  `json:"sha256"`
+			FeatureFingerprint string                  `json:"feature_fingerprint"`
+			TrainingRows       int64                   `json:"training_rows"`
+			TrainingStart      time.Time               `json:"training_start"`
+			TrainingEnd        time.Time               `json:"training_end"`
+			Metrics            schemas.HoldoutMetrics  `json:"metrics"`
+			ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
+		}{v.Version, v.Stage.String(), v.Reason, time.UnixMilli(v.CreatedAt).UTC(), v.SHA256, v.FeatureFingerprint,
+			v.TrainingRows, time.UnixMilli(v.TrainingStart).UTC(), time.UnixMilli(v.TrainingEnd).UTC(), v.Metrics, v.ChampionMetrics})
+	})
+}
+
+type modelsActivateCommand struct {
+	connection
+	Version int64 `arg:"" help:"Version to make the champion."`
+}
+
+// Help is shown by churnstream models activate --help.
+func (modelsActivateCommand) Help() string {
+	return `Publishes the version once more as the champion. The trainer's next model has to be better than this one.
+
+Example:
+  churnstream models activate 3`
+}
+
+func (c *modelsActivateCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
+	return c.modelsDirectory(ctx, log, func(p *platform) error {
+		v, err := p.version(c.Version)
+		if err != nil {
+			return err
+		}
+		if champion := p.models.Champion(); champion != nil && champion.Version == v.Version {
+			fmt.Fprintf(out, "version %d is the champion already\n", v.Version)
+			return nil
+		}
+		if err := p.codec.Register(ctx); err != nil {
+			return fmt.Errorf("registering the schemas: %w", err)
+		}
+		again := v.ModelVersion
+		again.Stage = schemas.StageChampion
+		again.Reason = "activated by hand"
+		err = p.cluster.NewProducer(kafka.ProducerConfig{}).Produce(ctx, schemas.TopicModels, kafka.Record{
+			Key:   strconv.AppendInt(nil, v.Version, 10),
+			Value: p.codec.AppendModel(nil, &again),
+		})
+		if err != nil {
+			return fmt.Errorf("publishing version %d: %w", v.Version, err)
+		}
+		fmt.Fprintf(out, "version %d is the champion now\n", v.Version)
+		return nil
+	})
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/internal/ops"
+	"churnstream/schemas"
+)
+
+// connection holds the flags that every process shares: where Kafka and the
+// registry are, and which schema describes the customers.
+type connection struct {
+	Brokers []string `help:"Kafka brokers to start from." default:"localhost:9092" placeholder:"HOST:PORT,…" group:"connection"`
+
+	TLS     bool   `name:"tls" help:"Speak TLS to Kafka." group:"connection"`
+	TLSCA   string `name:"tls-ca" help:"PEM file with the authorities to trust instead of the system's." type:"existingfile" placeholder:"FILE" group:"connection"`
+	TLSCert string `name:"tls-cert" help:"PEM file with the client certificate." type:"existingfile" placeholder:"FILE" group:"connection"`
+	TLSKey  string `name:"tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"connection"`
+
+	SASL             string `name:"sasl" help:"How to log in to Kafka: none, plain, scram-sha-256 or scram-sha-512." enum:"none,plain,scram-sha-256,scram-sha-512" default:"none" group:"connection"`
+	SASLUser         string `name:"sasl-user" help:"User to log in as. The password comes from CHURN_SASL_PASSWORD or --sasl-password-file." group:"connection"`
+	SASLPasswordFile string `name:"sasl-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"connection"`
+
+	Registry             string `help:"URL of the schema registry." default:"http://localhost:8081" placeholder:"URL" group:"connection"`
+	RegistryUser         string `help:"User of the schema registry. The password comes from CHURN_REGISTRY_PASSWORD or --registry-password-file." group:"connection"`
+	RegistryPasswordFile string `help:"File that holds the registry's password." type:"existingfile" placeholder:"FILE" group:"connection"`
+
+	Schema       string `help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE" group:"connection"`
+	CreateTopics bool   `help:"Create the topics that do not exist." default:"true" negatable:"" group:"connection"`
+	Partitions   int    `help:"Partitions of topics that are created." default:"6" group:"connection"`
+	Replication  int    `help:"Replicas of topics that are created." default:"1" group:"connection"`
+}
+
+// listener holds the flags of a process's HTTP side.
+type listener struct {
+	HTTP string `name:"http" help:"Address for /metrics, /healthz, /readyz and what the role serves. Port 0 takes a free one." default:"127.0.0.1:0" placeholder:"HOST:PORT"`
+}
+
+// secret returns what the environment variable or the file holds; files may
+// end in a line break.
+func secret(variable, file string) (string, error) {
+	if file == "" {
+		return os.Getenv(variable), nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("reading a secret: %w", err)
+	}
+	return strings.TrimRight(string(data), "\r\n"), nil
+}
+
+func (c *connection) set() (*schemas.Set, error) {
+	if c.Schema == "" {
+		return schemas.Telco(), nil
+	}
+	set, err := schemas.FromFile(c.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("--schema: %w", err)
+	}
+	return set, nil
+}
+
+func (c *connection) kafkaConfig() (kafka.Config, error) {
+	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream"}
+	if c.TLS || c.TLSCA != "" || c.TLSCert != "" {
+		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		if c.TLSCA != "" {
+			pem, err := os.ReadFile(c.TLSCA)
+			if err != nil {
+				return cfg, fmt.Errorf("--tls-ca: %w", err)
+			}
+			cfg.TLS.RootCAs = x509.NewCertPool()
+			if !cfg.TLS.RootCAs.AppendCertsFromPEM(pem) {
+				return cfg, fmt.Errorf("--tls-ca %s: no certificate in PEM form in it", c.TLSCA)
+			}
+		}
+		if c.TLSCert != "" || c.TLSKey != "" {
+			pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+			if err != nil {
+				return cfg, fmt.Errorf("--tls-cert and --tls-key: %w", err)
+			}
+			cfg.TLS.Certificates = []tls.Certificate{pair}
+		}
+	}
+	if c.SASL != "none" && c.SASL != "" {
+		password, err := secret("CHURN_SASL_PASSWORD", c.SASLPasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("--sasl-password-file: %w", err)
+		}
+		if c.SASLUser == "" || password == "" {
+			return cfg, errors.New("--sasl needs --sasl-user, and the password in CHURN_SASL_PASSWORD or --sasl-password-file")
+		}
+		cfg.SASL, err = kafka.SASL(c.SASL, c.SASLUser, password)
+		if err != nil {
+			return cfg, fmt.Errorf("--sasl: %w", err)
+		}
+	}
+	return cfg, nil
+}
+
+// platform is what the roles of one process share.
+type platform struct {
+	log     *slog.Logger
+	set     *schemas.Set
+	cluster *kafka.Cluster
+	codec   *schemas.Codec
+	metrics *prometheus.Registry
+	ready   *ops.Readiness
+	models  *models.Feed
+}
+
+// open prepares the platform. It does no I/O yet but reading files; see start.
+func (c *connection) open(log *slog.Logger) (*platform, error) {
+	p := &platform{log: log, metrics: prometheus.NewRegistry(), ready: ops.NewReadiness()}
+	p.metrics.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	var err error
+	if p.set, err = c.set(); err != nil {
+		return nil, err
+	}
+	kafkaConfig, err := c.kafkaConfig()
+	if err != nil {
+		return nil, err
+	}
+	kafkaConfig.Logger, kafkaConfig.Registerer = log, p.metrics
+	if p.cluster, err = kafka.Connect(kafkaConfig); err != nil {
+		return nil, fmt.Errorf("--brokers %s: %w", strings.Join(c.Brokers, ","), err)
+	}
+	password, err := secret("CHURN_REGISTRY_PASSWORD", c.RegistryPasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("--registry-password-file: %w", err)
+	}
+	registry, err := schemas.NewRegistry(schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser, Password: password})
+	if err != nil {
+		return nil, fmt.Errorf("--registry %s: %w", c.Registry, err)
+	}
+	p.codec = schemas.NewCodec(p.set, registry)
+	p.models = models.NewFeed(models.FeedConfig{Cluster: p.cluster, Codec: p.codec, Logger: log, Registerer: p.metrics})
+	return p, nil
+}
+
+// prepare waits until Kafka and the registry answer, creates missing topics
+// and registers the schemas.
+func (p *platform) prepare(ctx context.Context, c *connection) error {
+	p.ready.Set("kafka", false, "waiting for Kafka at "+strings.Join(c.Brokers, ","))
+	if c.CreateTopics {
+		if err := p.cluster.EnsureTopics(ctx, topics(c.Partitions, c.Replication)...); err != nil {
+			return fmt.Errorf("creating topics: %w", err)
+		}
+	} else if _, err := p.cluster.Partitions(ctx, schemas.TopicScores); err != nil {
+		return fmt.Errorf("looking for the topics: %w", err)
+	}
+	p.ready.Set("kafka", true, "")
+	p.ready.Set("registry", false, "waiting for the schema registry at "+c.Registry)
+	if err := kafka.Retry(ctx, p.log, "registering the schemas", p.codec.Register); err != nil {
+		return fmt.Errorf("registering the schemas: %w", err)
+	}
+	p.ready.Set("registry", true, "")
+	return nil
+}
+
+// topics lists what the roles need. Scores are the scorer's state and models
+// the history of decisions, so both are compacted; compaction leaves the last
+// 45 days alone, which the trainer and the monitor join over.
+func topics(partitions, replication int) []kafka.TopicConfig {
+	const (
+		week       = "604800000"
+		days45     = "3888000000"
+		compaction = "cleanup.policy"
+		lag        = "min.compaction.lag.ms"
+		keep       = "retention.ms"
+	)
+	topic := func(name string, partitions int, configs map[string]string) kafka.TopicConfig {
+		return kafka.TopicConfig{Name: name, Partitions: partitions, Replication: replication, Configs: configs}
+	}
+	return []kafka.TopicConfig{
+		topic(schemas.TopicEvents, partitions, map[string]string{keep: week}),
+		topic(schemas.TopicScores, partitions, map[string]string{compaction: "compact", lag: days45}),
+		topic(schemas.TopicOutcomes, partitions, map[string]string{keep: "-1"}),
+		topic(schemas.TopicModels, 1, map[string]string{compaction: "compact"}),
+		topic(schemas.TopicDeadLetters, partitions, map[string]string{keep: days45}),
+	}
+}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"churnstream/consumers/monitor"
+	"churnstream/consumers/scorer"
+	"churnstream/consumers/sink"
+	"churnstream/internal/ops"
+	"churnstream/serving"
+	"churnstream/trainer"
+)
+
+// The flags of each role, shared by its own subcommand, run and demo.
+type (
+	scoreFlags struct {
+		Group      string `name:"score-group" help:"Consumer group of the scorers, and prefix of their transactional ids." default:"churn-scorer" group:"score"`
+		Explain    string `help:"Explanations in each score: lime, shap, both or none." enum:"lime,shap,both,none" default:"lime" group:"score"`
+		Reasons    int    `help:"Features each score explains, those of greatest weight; -1 for all." default:"5" group:"score"`
+		BestChange bool   `help:"Add to scores of customers at high risk the single actionable change after which the model would predict the lowest probability." group:"score"`
+	}
+	trainFlags struct {
+		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
+		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
+		MaxExamples  int           `help:"Labelled examples to keep, the newest." default:"1000000" group:"train"`
+	}
+	monitorFlags struct {
+		LeadTime time.Duration `help:"How long before an outcome the score must have been in force to count." default:"0s" group:"monitor"`
+		Window   int           `help:"Latest outcomes per model that accuracy and the other figures are computed over." default:"5000" group:"monitor"`
+	}
+	sinkFlags struct {
+		SQLite                 string `name:"sqlite" help:"SQLite file to write to." placeholder:"FILE" group:"sink"`
+		ClickHouse             string `name:"clickhouse" help:"ClickHouse servers to write to, by their native protocol; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
+		ClickHouseDatabase     string `name:"clickhouse-database" help:"Its database." default:"default" group:"sink"`
+		ClickHouseUser         string `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default" group:"sink"`
+		ClickHousePasswordFile string `name:"clickhouse-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLS          bool   `name:"clickhouse-tls" help:"Speak TLS to ClickHouse." group:"sink"`
+	}
+)
+
+// role is a component that runs until its context ends.
+type role struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (p *platform) scorer(f *scoreFlags) (role, error) {
+	explain, err := scorer.ParseExplain(f.Explain)
+	if err != nil {
+		return role{}, err
+	}
+	s, err := scorer.New(scorer.Config{
+		Cluster: p.cluster, Codec: p.codec, Models: p.models,
+		Group: f.Group, Explain: explain, Reasons: f.Reasons, BestChange: f.BestChange,
+		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
+	})
+	if err != nil {
+		return role{}, err
+	}
+	return role{"score", s.Run}, nil
+}
+
+func (p *platform) trainer(f *trainFlags) (role, error) {
+	t, err := trainer.New(trainer.Config{
+		Cluster: p.cluster, Codec: p.codec, Models: p.models,
+		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
+		Logger: p.log, Registerer: p.metrics,
+	})
+	if err != nil {
+		return role{}, err
+	}
+	return role{"train", t.Run}, nil
+}
+
+func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
+	m, err := monitor.New(monitor.Config{
+		Cluster: p.cluster, Codec: p.codec, Models: p.models,
+		LeadTime: f.LeadTime, Window: f.Window, Ready: p.ready.Set,
+		Logger: p.log, Registerer: p.metrics,
+	})
+	if err != nil {
+		return role{}, nil, err
+	}
+	return role{"monitor", m.Run}, m, nil
+}
+
+// sinks returns one role per store that the flags name, and closes the stores
+// through the returned function.
+func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err error) {
+	var stores []sink.Store
+	closeStores = func() {
+		for _, s := range stores {
+			if err := s.Close(); err != nil {
+				p.log.Warn("closing a store", "error", err)
+			}
+		}
+	}
+	add := func(name string, store sink.Store) error {
+		stores = append(stores, store)
+		s, err := sink.New(sink.Config{
+			Cluster: p.cluster, Codec: p.codec, Store: store, Ready: p.ready.Set,
+			Logger: p.log, Registerer: p.metrics,
+		})
+		if err != nil {
+			return err
+		}
+		roles = append(roles, role{"sink " + name, s.Run})
+		return nil
+	}
+	if f.SQLite != "" {
+		store, err := sink.OpenSQLite(f.SQLite, p.set)
+		if err != nil {
+			return nil, closeStores, fmt.Errorf("--sqlite %s: %w", f.SQLite, err)
+		}
+		if err := add("sqlite", store); err != nil {
+			return nil, closeStores, err
+		}
+	}
+	if f.ClickHouse != "" {
+		password, err := secret("CHURN_CLICKHOUSE_PASSWORD", f.ClickHousePasswordFile)
+		if err != nil {
+			return nil, closeStores, fmt.Errorf("--clickhouse-password-file: %w", err)
+		}
+		cfg := sink.ClickHouseConfig{
+			Addr: f.ClickHouse, Database: f.ClickHouseDatabase,
+			Username: f.ClickHouseUser, Password: password,
+		}
+		if f.ClickHouseTLS {
+			cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		store, err := sink.OpenClickHouse(cfg, p.set)
+		if err != nil {
+			return nil, closeStores, fmt.Errorf("--clickhouse %s: %w", f.ClickHouse, err)
+		}
+		if err := add("clickhouse", store); err != nil {
+			return nil, closeStores, err
+		}
+	}
+	if len(roles) == 0 {
+		return nil, closeStores, errors.New("the sink needs --clickhouse HOST:PORT or --sqlite FILE")
+	}
+	return roles, closeStores, nil
+}
+
+func (p *platform) serving() (role, http.Handler, error) {
+	s, err := serving.New(serving.Config{
+		Cluster: p.cluster, Codec: p.codec, Models: p.models,
+		Logger: p.log, Registerer: p.metrics,
+	})
+	if err != nil {
+		return role{}, nil, err
+	}
+	return role{"serve", s.Run}, s.Handler(), nil
+}
+
+// run opens the HTTP side, prepares the platform and runs the roles until one
+// fails or ctx ends.
+func (p *platform) run(ctx context.Context, c *connection, address string, handler http.Handler, roles ...role) error {
+	server, err := ops.NewServer(ops.Config{
+		Addr: address, Gatherer: p.metrics, Readiness: p.ready, Handler: handler, Logger: p.log,
+	})
+	if err != nil {
+		return fmt.Errorf("--http %s: %w", address, err)
+	}
+	p.log.Info("listening", "url", "http://"+server.Addr()+"/", "serving", "/metrics, /healthz, /readyz")
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error {
+		if err := p.prepare(ctx, c); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		g.Go(func() error { return p.models.Run(ctx) })
+		for _, r := range roles {
+			g.Go(func() error {
+				if err := r.run(ctx); err != nil {
+					return fmt.Errorf("%s: %w", r.name, err)
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	err = g.Wait()
+	p.cluster.Close()
+	return err
+}
+
+type scoreCommand struct {
+	connection
+	listener
+	scoreFlags
+}
+
+// Help is shown by churnstream score --help.
+func (scoreCommand) Help() string {
+	return `Consumes churn.customer-events and produces churn.scores, a score for every event. Start as many as there are partitions: they share the work.
+
+Example:
+  churnstream score --brokers kafka-1:9092,kafka-2:9092 --registry http://registry:8081 --http 127.0.0.1:9101`
+}
+
+func (c *scoreCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"score"}, &roleFlags{scoreFlags: c.scoreFlags})
+}
+
+type trainCommand struct {
+	connection
+	listener
+	trainFlags
+}
+
+// Help is shown by churnstream train --help.
+func (trainCommand) Help() string {
+	return `Consumes churn.outcomes, fits a model when there are enough new labels, and publishes it to churn.models: as champion when it is better than the one in use on the same holdout, else as challenger with the reason. Run one.
+
+Example:
+  churnstream train --brokers kafka:9092 --registry http://registry:8081 --min-new-labels 5000`
+}
+
+func (c *trainCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"train"}, &roleFlags{trainFlags: c.trainFlags})
+}
+
+type monitorCommand struct {
+	connection
+	listener
+	monitorFlags
+}
+
+// Help is shown by churnstream monitor --help.
+func (monitorCommand) Help() string {
+	return `Joins every outcome with the score that was in force, and exports accuracy, calibration and drift by model version on /metrics.
+
+Example:
+  churnstream monitor --brokers kafka:9092 --registry http://registry:8081 --http 127.0.0.1:9103 --lead-time 168h`
+}
+
+func (c *monitorCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"monitor"}, &roleFlags{monitorFlags: c.monitorFlags})
+}
+
+type sinkCommand struct {
+	connection
+	listener
+	sinkFlags
+}
+
+// Help is shown by churnstream sink --help.
+func (sinkCommand) Help() string {
+	return `Writes the topics to tables: churn_scores, churn_outcomes and model_versions, with the views churn_scores_latest, customers_at_risk and model_accuracy_daily.
+
+Examples:
+  churnstream sink --brokers kafka:9092 --registry http://registry:8081 --clickhouse clickhouse:9000
+  churnstream sink --brokers kafka:9092 --registry http://registry:8081 --sqlite churn.db`
+}
+
+func (c *sinkCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"sink"}, &roleFlags{sinkFlags: c.sinkFlags})
+}
+
+type serveCommand struct {
+	connection
+	HTTP string `name:"http" help:"Address of the web application and the REST endpoint." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+}
+
+// Help is shown by churnstream serve --help.
+func (serveCommand) Help() string {
+	return `Serves the customers at risk as a web application, and scores, explanations and what-if as REST; the endpoints are described at /openapi.json.
+
+Example:
+  churnstream serve --brokers kafka:9092 --registry http://registry:8081 --http 127.0.0.1:8080`
+}
+
+func (c *serveCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"serve"}, &roleFlags{})
+}
+
+var roleNames = []string{"score", "train", "monitor", "sink", "serve"}
+
+type runCommand struct {
+	connection
+	HTTP  string   `name:"http" help:"Address for /metrics, /healthz, /readyz and what the roles serve." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Roles []string `help:"Roles to run: score, train, monitor, sink, serve." required:"" placeholder:"ROLE,…"`
+	scoreFlags
+	trainFlags
+	monitorFlags
+	sinkFlags
+}
+
+// Help is shown by churnstream run --help.
+func (runCommand) Help() string {
+	return `Example:
+  churnstream run --roles score,sink --brokers kafka:9092 --registry http://registry:8081 --sqlite churn.db`
+}
+
+func (c *runCommand) Run(ctx context.Context, log *slog.Logger) error {
+	for _, r := range c.Roles {
+		if !slices.Contains(roleNames, r) {
+			return fmt.Errorf("--roles: there is no role %q; choose from %s", r, strings.Join(roleNames, ", "))
+		}
+	}
+	return runRoles(ctx, log, &c.connection, c.HTTP, c.Roles, &roleFlags{c.scoreFlags, c.trainFlags, c.monitorFlags, c.sinkFlags})
+}
+
+type roleFlags struct {
+	scoreFlags
+	trainFlags
+	monitorFlags
+	sinkFlags
+}
+
+// runRoles runs the named roles in this process.
+func runRoles(ctx context.Context, log *slog.Logger, c *connection, address string, names []string, f *roleFlags) error {
+	p, err := c.open(log)
+	if err != nil {
+		return err
+	}
+	var roles []role
+	var handler http.Handler
+	for _, name := range names {
+		var r role
+		switch name {
+		case "score":
+			r, err = p.scorer(&f.scoreFlags)
+		case "train":
+			r, err = p.trainer(&f.trainFlags)
+		case "monitor":
+			r, _, err = p.monitor(&f.monitorFlags)
+		case "sink":
+			sinks, closeStores, err := p.sinks(&f.sinkFlags)
+			defer closeStores()
+			if err != nil {
+				return err
+			}
+			roles = append(roles, sinks...)
+			continue
+		case "serve":
+			r, handler, err = p.serving()
+		}
+		if err != nil {
+			return err
+		}
+		roles = append(roles, r)
+	}
+	return p.run(ctx, c, address, handler, roles...)
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/mattn/go-isatty"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+)
+
+// probe reads the scores topic as a downstream user would, and measures how
+// long after an event its score can be read.
+type probe struct {
+	cluster *kafka.Cluster
+	codec   *schemas.Codec
+	log     *slog.Logger
+	started time.Time
+
+	mu      sync.Mutex
+	count   int64
+	letters int64
+	// latencies is a ring of the latest ones, in milliseconds.
+	latencies []float64
+}
+
+// maxLatencies bounds the probe's memory; percentiles are over the latest.
+const maxLatencies = 1 << 18
+
+func (p *probe) run(ctx context.Context) error {
+	score := p.codec.NewScore()
+	var decoding sync.Mutex
+	return p.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores, schemas.TopicDeadLetters}},
+		func(ctx context.Context, records []kafka.Record) error {
+			decoding.Lock()
+			defer decoding.Unlock()
+			now := time.Now()
+			for i := range records {
+				r := &records[i]
+				if r.Value == nil || r.Time.Before(p.started) {
+					continue // a marker, or left from an earlier run
+				}
+				if r.Topic == schemas.TopicDeadLetters {
+					p.mu.Lock()
+					p.letters++
+					p.mu.Unlock()
+					continue
+				}
+				if err := p.codec.DecodeScore(ctx, r.Value, score); err != nil {
+					if _, poison := schemas.AsPoison(err); poison {
+						p.log.Warn("the probe could not read a score", "error", err)
+						continue
+					}
+					return err
+				}
+				p.add(float64(now.UnixMilli() - score.OccurredAt))
+			}
+			return nil
+		})
+}
+
+func (p *probe) add(latency float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.latencies) < maxLatencies {
+		p.latencies = append(p.latencies, latency)
+	} else {
+		p.latencies[p.count%maxLatencies] = latency
+	}
+	p.count++
+}
+
+func (p *probe) scores() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
+}
+
+func (p *probe) deadLetters() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.letters
+}
+
+// percentiles returns the given quantiles of the latencies.
+func (p *probe) percentiles(qs ...float64) []time.Duration {
+	p.mu.Lock()
+	sorted := slices.Clone(p.latencies)
+	p.mu.Unlock()
+	slices.Sort(sorted)
+	out := make([]time.Duration, len(qs))
+	for i, q := range qs {
+		if len(sorted) > 0 {
+			out[i] = time.Duration(sorted[int(q*float64(len(sorted)-1))] * float64(time.Millisecond))
+		}
+	}
+	return out
+}
+
+// progress shows how far the demo is: bars on a terminal, a line now and then
+// elsewhere.
+type progress struct {
+	stop func()
+}
+
+func (d *demo) startProgress(ctx context.Context) *progress {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	p := &progress{stop: func() { cancel(); <-done }}
+	if f, ok := d.out.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		go d.bars(ctx, f, done)
+	} else {
+		go d.lines(ctx, done)
+	}
+	return p
+}
+
+func (d *demo) lines(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	for wait(ctx, 5*time.Second) {
+		fmt.Fprintln(d.out, d.status())
+	}
+}
+
+func (d *demo) bars(ctx context.Context, w io.Writer, done chan<- struct{}) {
+	defer close(done)
+	bars := mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(200*time.Millisecond))
+	bar := func(name string) *mpb.Bar {
+		return bars.AddBar(0,
+			mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+			mpb.AppendDecorators(decor.CountersNoUnit("%d / %d", decor.WCSyncSpace)))
+	}
+	history, live := bar("  history"), bar("  live customers")
+	status := bars.AddBar(0, mpb.BarFillerClearOnComplete(), mpb.BarFillerOnComplete(""), mpb.BarWidth(1),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return "  " + d.status() })))
+	update := func() {
+		s := d.replay.Stats()
+		history.SetTotal(s.HistoryTotal, false)
+		history.SetCurrent(s.HistoryDone)
+		live.SetTotal(s.LiveTotal, false)
+		live.SetCurrent(s.LiveDone)
+	}
+	for wait(ctx, 200*time.Millisecond) {
+		update()
+	}
+	update()
+	for _, b := range []*mpb.Bar{history, live, status} {
+		b.Abort(false)
+	}
+	bars.Wait()
+}
+
+func (d *demo) status() string {
+	model := "no model yet"
+	if m := d.platform.models.Champion(); m != nil {
+		model = fmt.Sprintf("model %d", m.Version)
+	}
+	line := fmt.Sprintf("%s events, %s scores, %s", humanize.Comma(d.published()), humanize.Comma(d.probe.scores()), model)
+	if accuracy, n := d.accuracy(); n > 0 {
+		line += fmt.Sprintf(", accuracy %.3f over %s outcomes", accuracy, humanize.Comma(n))
+	}
+	return line
+}
+
+// accuracy is that of all models over all outcomes joined so far.
+func (d *demo) accuracy() (share float64, outcomes int64) {
+	s := d.monitor.Stats()
+	return s.Accuracy, s.Outcomes
+}
+
+// summary prints what the run came to, one figure a line.
+func (d *demo) summary(took time.Duration) {
+	events, scores := d.published(), d.probe.scores()
+	accuracy, outcomes := d.accuracy()
+	p := d.probe.percentiles(.5, .99)
+	versions := len(d.platform.models.List())
+	line := func(name, value, note string) {
+		fmt.Fprintf(d.out, "  %-22s%-12s%s\n", name, value, note)
+	}
+	n := func(v int64) string { return strconv.FormatInt(v, 10) }
+	fmt.Fprintln(d.out, "\nSummary")
+	line("events", n(events), "customer events published")
+	line("scores", n(scores), "read back from "+schemas.TopicScores)
+	line("dead letters", n(d.probe.deadLetters()), "")
+	line("accuracy", fmt.Sprintf("%.3f", accuracy), fmt.Sprintf("over %d outcomes joined with the score in force", outcomes))
+	line("model versions", strconv.Itoa(versions), d.modelNote())
+	line("events per second", fmt.Sprintf("%.0f", float64(events)/took.Seconds()), fmt.Sprintf("over %s", took.Round(time.Millisecond)))
+	line("event to score p50", fmt.Sprintf("%d ms", p[0].Milliseconds()), "from the event's time until a reader has its score")
+	line("event to score p99", fmt.Sprintf("%d ms", p[1].Milliseconds()), "")
+	if d.DataDir != "" {
+		fmt.Fprintf(d.out, "\nEverything is kept in %s; start again with --data-dir %s to carry on.\n", d.dir, d.DataDir)
+	}
+}
+
+func (d *demo) modelNote() string {
+	m := d.platform.models.Champion()
+	if m == nil {
+		return "none was let through"
+	}
+	return fmt.Sprintf("version %d in use, ROC AUC %.3f on %d customers it was not trained on", m.Version, m.Metrics.ROCAUC, m.Metrics.Rows)
+}

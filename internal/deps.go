@@ -1,0 +1,32 @@
+// Package internal keeps modules required until the code that imports them is in place.
+package internal
+
+import (
+	_ "github.com/ClickHouse/clickhouse-go/v2"
+	_ "github.com/alecthomas/kong"
+	_ "github.com/dustin/go-humanize"
+	_ "github.com/google/uuid"
+	_ "github.com/linkedin/goavro/v2"
+	_ "github.com/mattn/go-isatty"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/collectors"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/segmentio/kafka-go"
+	_ "github.com/segmentio/kafka-go/protocol"
+	_ "github.com/segmentio/kafka-go/sasl/plain"
+	_ "github.com/segmentio/kafka-go/sasl/scram"
+	_ "github.com/twmb/franz-go/pkg/kfake"
+	_ "github.com/twmb/franz-go/pkg/kgo"
+	_ "github.com/twmb/franz-go/pkg/sr"
+	_ "github.com/twmb/franz-go/pkg/sr/srfake"
+	_ "github.com/vbauerster/mpb/v8"
+	_ "github.com/vbauerster/mpb/v8/decor"
+	_ "golang.org/x/sync/errgroup"
+	_ "gonum.org/v1/gonum/diff/fd"
+	_ "gonum.org/v1/gonum/integrate/quad"
+	_ "gonum.org/v1/gonum/mat"
+	_ "gonum.org/v1/gonum/optimize"
+	_ "gonum.org/v1/gonum/stat"
+	_ "modernc.org/sqlite"
+)
