@@ -188,6 +188,13 @@ func (d *demo) summary(took time.Duration) {
 	line := func(name, value, note string) {
 		fmt.Fprintf(d.out, "  %-22s%-12s%s\n", name, value, note)
 	}
+	// An event's time is in whole milliseconds.
+	ms := func(d time.Duration) string {
+		if d < time.Millisecond {
+			return "<1 ms"
+		}
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
 	n := func(v int64) string { return strconv.FormatInt(v, 10) }
 	fmt.Fprintln(d.out, "\nSummary")
 	line("events", n(events), "customer events published")
@@ -196,8 +203,8 @@ func (d *demo) summary(took time.Duration) {
 	line("accuracy", fmt.Sprintf("%.3f", accuracy), fmt.Sprintf("over %d outcomes joined with the score in force", outcomes))
 	line("model versions", strconv.Itoa(versions), d.modelNote())
 	line("events per second", fmt.Sprintf("%.0f", float64(events)/took.Seconds()), fmt.Sprintf("over %s", took.Round(time.Millisecond)))
-	line("event to score p50", fmt.Sprintf("%d ms", p[0].Milliseconds()), "from the event's time until a reader has its score")
-	line("event to score p99", fmt.Sprintf("%d ms", p[1].Milliseconds()), "")
+	line("event to score p50", ms(p[0]), "from the event's time until a reader has its score")
+	line("event to score p99", ms(p[1]), "")
 	if d.DataDir != "" {
 		fmt.Fprintf(d.out, "\nEverything is kept in %s; start again with --data-dir %s to carry on.\n", d.dir, d.DataDir)
 	}

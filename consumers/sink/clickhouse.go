@@ -233,8 +233,7 @@ func writeClickHouseString(b *strings.Builder, s string, quote byte) {
 		case ch == quote || ch == '\\':
 			b.WriteByte('\\')
 			b.WriteByte(ch)
-		case ch < 0x20 || ch == '?':
-			// A question mark would be taken for a parameter by the client.
+		case ch < 0x20:
 			fmt.Fprintf(b, `\x%02X`, ch)
 		default:
 			b.WriteByte(ch)

@@ -453,10 +453,14 @@ SELECT
     churn_probability,
     previous_probability,
     coalesce((
-        SELECT group_concat(printf('%s: %s (%+.2f)', e.value ->> 'feature', coalesce(e.value ->> 'value', 'missing'),
-            coalesce(e.value ->> 'lime', e.value ->> 'shap')), '; ' ORDER BY e.key)
-        FROM json_each(explanations) AS e
-        WHERE coalesce(e.value ->> 'lime', e.value ->> 'shap', 0) > 0
+        SELECT group_concat(reason, '; ')
+        FROM (
+            SELECT printf('%s: %s (%+.2f)', e.value ->> 'feature', coalesce(e.value ->> 'value', 'missing'),
+                coalesce(e.value ->> 'lime', e.value ->> 'shap')) AS reason
+            FROM json_each(explanations) AS e
+            WHERE coalesce(e.value ->> 'lime', e.value ->> 'shap', 0) > 0
+            ORDER BY e.key
+        )
     ), '') AS reasons,
     best_change_feature,
     best_change_value,
@@ -468,7 +472,9 @@ FROM churn_scores_latest
 WHERE risk = 'HIGH'
 ORDER BY churn_probability DESC, customer_id`,
 		`DROP VIEW IF EXISTS model_accuracy_daily`,
-		// The same rule for the score in force as in ClickHouse.
+		// The same rule for the score in force as in ClickHouse. The query
+		// within is for older SQLite programs, in which ORDER BY cannot name
+		// what is outside.
 		`CREATE VIEW model_accuracy_daily AS
 SELECT
     date(o.observed_at) AS day,
@@ -478,10 +484,14 @@ SELECT
 FROM churn_outcomes AS o
 JOIN churn_scores AS s ON s.rowid =
 (
-    SELECT i.rowid FROM churn_scores AS i
-    WHERE i.customer_id = o.customer_id AND i.occurred_at <= o.observed_at
-    ORDER BY i.occurred_at DESC, i.source_offset DESC,
-        abs(julianday(i.scored_at) - julianday(o.observed_at)), i.model_version DESC
+    SELECT score
+    FROM (
+        SELECT i.rowid AS score, i.occurred_at, i.source_offset, i.model_version,
+            abs(julianday(i.scored_at) - julianday(o.observed_at)) AS away
+        FROM churn_scores AS i
+        WHERE i.customer_id = o.customer_id AND i.occurred_at <= o.observed_at
+    )
+    ORDER BY occurred_at DESC, source_offset DESC, away, model_version DESC
     LIMIT 1
 )
 GROUP BY day, s.model_version

@@ -571,7 +571,7 @@ func TestFeatureColumns(t *testing.T) {
 	})
 }
 
-// own columns must not clash among themselves, whatever the case.
+// Own columns must not clash among themselves, whatever the case.
 func TestOwnColumnsAreDistinct(t *testing.T) {
 	for _, list := range [][]string{append(slices.Clone(scoreColumns), reservedColumns...), outcomeColumns, modelColumns} {
 		seen := map[string]bool{}
