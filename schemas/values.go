@@ -146,7 +146,7 @@ func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, pr
 		}
 		text = strconv.FormatInt(n, 10) // one spelling only: no +1, no 01
 	}
-	if learning == lookUp {
+	if !learning {
 		if x, known := s.vocabulary.Lookup(feature, text); known {
 			return x, ""
 		}
