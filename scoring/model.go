@@ -57,12 +57,14 @@ type Model struct {
 
 // Thresholds are the probabilities from which a risk is medium or high.
 type Thresholds struct {
+	// Medium and High are probabilities, Medium the lower one.
 	Medium float64 `json:"medium"`
 	High   float64 `json:"high"`
 }
 
 // ModelFeature is one feature's contribution and its distribution at training.
 type ModelFeature struct {
+	// Name is the feature's name in the Spec.
 	Name string `json:"name"`
 	// Kind is "categorical" or "numeric".
 	Kind string `json:"kind"`
@@ -94,6 +96,8 @@ type ModelFeature struct {
 
 // Bin describes the training values within one bin of a numeric feature.
 type Bin struct {
+	// Mean, Std (population), Min and Max are of the values in the bin;
+	// Frequency is their share of all.
 	Mean      float64 `json:"mean"`
 	Std       float64 `json:"std"`
 	Min       float64 `json:"min"`
@@ -103,6 +107,7 @@ type Bin struct {
 
 // Importance is how much a feature matters over all training rows.
 type Importance struct {
+	// Feature is the feature's name.
 	Feature string `json:"feature"`
 	// LIME and SHAP are mean absolute weights on the probability scale.
 	LIME float64 `json:"mean_abs_lime"`
@@ -115,9 +120,10 @@ type Importance struct {
 // in one bin.
 type ImportancePoint struct {
 	// Value is the level, or the bin's range as text.
-	Value string  `json:"value"`
-	LIME  float64 `json:"mean_lime"`
-	SHAP  float64 `json:"mean_shap"`
+	Value string `json:"value"`
+	// LIME and SHAP are mean weights on the probability scale, with their sign.
+	LIME float64 `json:"mean_lime"`
+	SHAP float64 `json:"mean_shap"`
 }
 
 // ParseModel reads a model from JSON and validates it. Keys it does not know
