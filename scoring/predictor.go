@@ -79,11 +79,13 @@ type compiled struct {
 	knots, knotLogOdds []float64
 	quartiles          []float64
 
-	// best is the value of least contribution that BestChange may propose, if
-	// the feature is actionable.
+	// actionable allows BestChange to change the feature: to best, the level of
+	// least contribution, or to a neighbour of a number's value among steps,
+	// which ascend.
+	actionable  bool
 	best        float64
 	bestLogOdds float64
-	actionable  bool
+	steps       []float64
 }
 
 // NewWorkspace returns scratch memory for one goroutine.
@@ -155,12 +157,7 @@ func (f *compiled) compile(mf *ModelFeature, j int, v *Vocabulary, m *marginal) 
 	f.slope, f.knots, f.knotLogOdds, f.quartiles = mf.LogOddsPerUnit, mf.Knots, mf.KnotLogOdds, mf.Quartiles
 	*m, f.expected = newMarginal(mf, f.contribution)
 
-	f.bestLogOdds = math.Inf(1)
-	propose := func(x, c float64) {
-		if feature.Actionable && c < f.bestLogOdds {
-			f.best, f.bestLogOdds, f.actionable = x, c, true
-		}
-	}
+	f.actionable, f.bestLogOdds = feature.Actionable, math.Inf(1)
 	if !f.categorical {
 		f.active = f.slope != 0 || varies(f.knotLogOdds)
 		first, last := math.Inf(1), math.Inf(-1)
@@ -169,9 +166,8 @@ func (f *compiled) compile(mf *ModelFeature, j int, v *Vocabulary, m *marginal) 
 				first, last = min(first, b.Min), max(last, b.Max)
 			}
 		}
-		for _, x := range append([]float64{first, last}, f.quartiles...) {
-			propose(x, f.contribution(x))
-		}
+		f.steps = append(append(append(f.steps, first), f.quartiles...), last)
+		sort.Float64s(f.steps)
 		return nil
 	}
 	f.active = varies(mf.LogOdds)
@@ -186,8 +182,8 @@ func (f *compiled) compile(mf *ModelFeature, j int, v *Vocabulary, m *marginal) 
 		}
 		f.byCode[int(code)] = mf.LogOdds[i]
 		f.levelOf[int(code)] = int32(i)
-		if mf.Frequency[i] > 0 {
-			propose(code, mf.LogOdds[i])
+		if mf.Frequency[i] > 0 && mf.LogOdds[i] < f.bestLogOdds {
+			f.best, f.bestLogOdds = code, mf.LogOdds[i]
 		}
 	}
 	return nil
@@ -305,8 +301,8 @@ func (p *Predictor) Missing(dst []int, x Vector) []int {
 
 // BestChange finds the single change of an actionable feature after which the
 // model predicts the lowest probability: another level that occurred in
-// training, or for a number the least, the greatest or a quartile of the
-// training values. It returns the feature's position, its new value, and the
+// training, or for a number one step up or down, to the next of the least, the
+// quartiles and the greatest of the training values. It returns the feature's position, its new value, and the
 // probability then; ok is false when no change lowers the probability. Missing
 // values are not changed, for nothing is known of what they are. The workspace
 // may be nil.
@@ -319,8 +315,25 @@ func (p *Predictor) BestChange(x Vector, _ *Workspace) (feature int, value, prob
 		if !f.actionable || IsMissing(x[j]) {
 			continue
 		}
-		if g := f.contribution(x[j]) - f.bestLogOdds; g > gain {
-			feature, value, gain, ok = j, f.best, g, true
+		now := f.contribution(x[j])
+		if f.categorical {
+			if g := now - f.bestLogOdds; g > gain {
+				feature, value, gain, ok = j, f.best, g, true
+			}
+			continue
+		}
+		up := sort.SearchFloat64s(f.steps, x[j])
+		down := up - 1
+		for up < len(f.steps) && f.steps[up] == x[j] {
+			up++
+		}
+		for _, step := range [2]int{down, up} {
+			if step < 0 || step == len(f.steps) {
+				continue
+			}
+			if g := now - f.contribution(f.steps[step]); g > gain {
+				feature, value, gain, ok = j, f.steps[step], g, true
+			}
 		}
 	}
 	if !ok {

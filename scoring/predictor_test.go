@@ -142,6 +142,8 @@ func TestBestChange(t *testing.T) {
 		"best already":          {features(true, false, false), Vector{year, 5, 4}, 0, 0, false},
 		"better than known":     {features(true, false, false), Vector{2, 5, 4}, 0, 0, false},
 		"linear number":         {features(false, true, false), Vector{month, 5, 4}, 1, 9, true},
+		"one step, not the end": {features(false, true, false), Vector{month, 2, 4}, 1, 4, true},
+		"step down":             {features(false, false, true), Vector{month, 5, 3}, 2, 0, true},
 		"beyond range already":  {features(false, true, false), Vector{month, 50, 4}, 0, 0, false},
 		"nothing actionable":    {features(false, false, false), Vector{month, 5, 4}, 0, 0, false},
 		"missing is not known":  {features(true, false, false), Vector{Missing, 5, 4}, 0, 0, false},
