@@ -150,12 +150,13 @@ func (d *Dataset) set(i int, e Example) {
 	}
 }
 
-// Forget removes all examples of a customer and returns how many there were.
-func (d *Dataset) Forget(customer uint64) int {
+// Forget removes the examples of a customer that were established at or before
+// a moment, in milliseconds, and returns how many there were.
+func (d *Dataset) Forget(customer uint64, through int64) int {
 	if !slices.ContainsFunc(d.customer, func(c uint64) bool { return c&^1 == customer&^1 }) {
 		return 0
 	}
-	return d.keep(func(i int) bool { return d.customer[i]&^1 != customer&^1 })
+	return d.keep(func(i int) bool { return d.customer[i]&^1 != customer&^1 || d.observed[i] > through })
 }
 
 // DropBefore removes the examples established before a moment, in

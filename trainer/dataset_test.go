@@ -1,6 +1,8 @@
 package trainer
 
 import (
+	"math"
+
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -102,7 +104,7 @@ func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
 					n++
 				}
 			}
-			if forgotten := d.Forget(k.customer); forgotten != n {
+			if forgotten := d.Forget(k.customer, math.MaxInt64); forgotten != n {
 				t.Fatalf("forgot %d, want %d", forgotten, n)
 			}
 		}

@@ -4,25 +4,34 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sort"
 
 	"churnstream/scoring"
 )
 
 // Design is the design matrix of some examples of a Dataset: an intercept, one
-// 0/1 column for each level of each categorical feature, and one column for
-// each numeric feature, standardised to mean 0 and population standard
-// deviation 1.
+// 0/1 column for each level of each categorical feature, and for each numeric
+// feature either one column or, where it is piecewise linear, one for each
+// knot. All are standardised to mean 0 and population standard deviation 1.
+//
+// A knot's column holds the knot's hat function (the linear B-spline): 1 at the
+// knot, falling to 0 at its neighbours, linear between, and constant beyond the
+// outer knots. A combination of them is any continuous function that is linear
+// between knots, and its values at the knots are the coefficients. As with
+// levels, the columns of a feature sum to 1.
 //
 // It is sparse: of all the 0/1 columns a row keeps only, per feature, the
-// position of its 1. The 0/1 columns are neither centred nor scaled in memory.
-// Centring one only moves the intercept, which is not penalised, and scaling
-// is applied to gradient and Hessian once they are summed, so the optimum is
-// that of the standardised matrix.
+// position of its 1, and of the hat functions the two that are not 0. These
+// columns are neither centred nor scaled in memory. Centring one only moves the
+// intercept, which is not penalised, and scaling is applied to gradient and
+// Hessian once they are summed, so the optimum is that of the standardised
+// matrix.
 //
 // A missing value, or a level not kept, is a row that holds the feature's
 // column means: it counts with the feature's expected contribution and is 0
-// after standardisation. For a categorical feature one more column stands for
-// that row; its gradient and Hessian are folded into those of the levels.
+// after standardisation. For features with levels or knots one more column
+// stands for that row; its gradient and Hessian are folded into those of the
+// others.
 //
 // Rows are in a fixed order and sums are taken over fixed blocks, so that
 // results do not depend on the number of processors.
@@ -33,10 +42,12 @@ type Design struct {
 	features []encoded
 	width    int // columns, with the intercept and those for missing
 	cats     int // categorical features
-	nums     int // numeric features, the last columns
-	numbers  int // first column of the numeric features
+	hats     int // numeric features with knots
+	nums     int // linear numeric features, the last columns
+	numbers  int // first column of the linear numeric features
 
 	codes   []uint32  // rows × cats: the column that holds 1
+	between []between // rows × hats
 	numeric []float64 // rows × nums, standardised
 	churned []bool
 
@@ -47,16 +58,25 @@ type Design struct {
 	free []int // columns in the fit
 }
 
+// between is a value between two knots: the hat function of column is 1 − share
+// there, that of the next column share. A missing value is all of the column
+// for missing, which follows those of the knots.
+type between struct {
+	column uint32
+	share  float64
+}
+
 // encoded is how one feature of the specification became columns.
 type encoded struct {
 	feature     int // position in the specification
 	categorical bool
 	first       int       // its first column
 	levels      []float64 // codes of the levels, sorted by name
-	share       []float64 // of each level among the rows where it is present
-	missing     int       // column of rows without a level; -1 if there are none
+	knots       []float64 // of a piecewise-linear number, ascending
+	share       []float64 // mean of each level's or knot's column over the rows with a value
+	missing     int       // column of rows without a value; -1 if there are none
 	present     int       // rows with a value
-	mean, std   float64   // of a number
+	mean, std   float64   // of a linear number
 }
 
 // EncodeConfig says how examples become a Design. Its zero value is usable.
@@ -68,7 +88,17 @@ type EncodeConfig struct {
 	// have more than 4,000 levels together: the Hessian is quadratic in them).
 	// Of more, the most frequent are kept, and the others count like missing.
 	MaxLevels int
+	// Knots makes numeric features piecewise linear, with that many knots at
+	// equally spaced quantiles of the values: with 5 at the least value, the
+	// quartiles and the greatest. Quantiles that coincide are one knot; a
+	// feature without two different values stays linear. 0 or 1: all numeric
+	// features are linear. It is bounded by MaxKnots, and by less where a
+	// specification has more than 2,000 knots together.
+	Knots int
 }
+
+// MaxKnots bounds the knots of a feature.
+const MaxKnots = 100
 
 // Encode makes a design matrix of the given examples of d. The vocabulary
 // must be the one that the examples' codes come from.
@@ -76,11 +106,12 @@ func Encode(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, cfg Encode
 	x := &Design{width: 1, std: []float64{1}}
 	x.order(d, rows, max(cfg.Folds, 1))
 	n := len(x.rows)
+	numeric := 0
 	for j := range d.columns {
 		if d.columns[j].categorical {
 			x.cats++
 		} else {
-			x.nums++
+			numeric++
 		}
 	}
 	maxLevels := min(cmp.Or(max(cfg.MaxLevels, 0), 100), 4000/max(x.cats, 1))
@@ -89,13 +120,28 @@ func Encode(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, cfg Encode
 			x.addLevels(d, j, vocabulary, max(maxLevels, 2))
 		}
 	}
-	x.numbers = x.width
-	x.numeric = make([]float64, n*x.nums)
-	for j, k := 0, 0; j < len(d.columns); j++ {
-		if !d.columns[j].categorical {
-			x.addNumber(d, j, k)
-			k++
+	var linear []int
+	count := min(cfg.Knots, MaxKnots, 2000/max(numeric, 1))
+	for j := range d.columns {
+		if d.columns[j].categorical {
+			continue
 		}
+		var knots []float64
+		if count > 1 {
+			knots = knotsAt(d.sorted(j, x.rows), count)
+		}
+		if len(knots) < 2 {
+			linear = append(linear, j)
+			continue
+		}
+		x.addKnots(d, j, knots)
+	}
+	x.between = make([]between, n*x.hats)
+	x.fillBetween(d)
+	x.numbers, x.nums = x.width, len(linear)
+	x.numeric = make([]float64, n*x.nums)
+	for k, j := range linear {
+		x.addNumber(d, j, k)
 	}
 	x.codes = make([]uint32, n*x.cats)
 	k := 0
@@ -198,6 +244,96 @@ func (x *Design) fillCodes(d *Dataset, e *encoded, k int) {
 	}
 }
 
+// knotsAt returns the least, the greatest, and between them the equally spaced
+// quantiles of ascending values, n with both, equal ones once. None is
+// interpolated: every knot is a value that occurs, so no hat function is 0 on
+// all rows.
+func knotsAt(values []float64, n int) []float64 {
+	if len(values) == 0 {
+		return nil
+	}
+	knots := make([]float64, n)
+	for i := range knots {
+		at := (i*len(values)+n-2)/(n-1) - 1 // ⌈i/(n−1)·len⌉ − 1
+		knots[i] = values[max(at, 0)]
+	}
+	return slices.Compact(knots)
+}
+
+// locate returns where a value lies among the knots: 1 − share at knot i and
+// share at the next.
+func locate(knots []float64, v float64) (i int, share float64) {
+	i = sort.SearchFloat64s(knots, v)
+	switch {
+	case i == 0:
+		return 0, 0
+	case i == len(knots):
+		return i - 2, 1
+	}
+	return i - 1, (v - knots[i-1]) / (knots[i] - knots[i-1])
+}
+
+func (x *Design) addKnots(d *Dataset, j int, knots []float64) {
+	e := encoded{feature: j, first: x.width, knots: knots, share: make([]float64, len(knots)), missing: -1}
+	values := d.columns[j].numbers
+	for _, r := range x.rows {
+		if v := values[r]; !scoring.IsMissing(v) {
+			i, share := locate(knots, v)
+			e.share[i] += 1 - share
+			e.share[i+1] += share
+			e.present++
+		}
+	}
+	for i := range e.share {
+		e.share[i] /= float64(e.present)
+	}
+	// Rows where a hat function is 0 are counted, not visited.
+	squares, zeros := make([]float64, len(knots)), make([]int, len(knots))
+	for i := range zeros {
+		zeros[i] = e.present
+	}
+	for _, r := range x.rows {
+		if v := values[r]; !scoring.IsMissing(v) {
+			i, share := locate(knots, v)
+			left, right := 1-share-e.share[i], share-e.share[i+1]
+			squares[i] += left * left
+			squares[i+1] += right * right
+			zeros[i]--
+			zeros[i+1]--
+		}
+	}
+	for i, mean := range e.share {
+		x.std = append(x.std, math.Sqrt((squares[i]+float64(zeros[i])*mean*mean)/float64(e.present)))
+	}
+	x.width += len(knots)
+	if e.present < len(x.rows) {
+		e.missing = x.width
+		x.std = append(x.std, 0)
+		x.width++
+	}
+	x.features = append(x.features, e)
+	x.hats++
+}
+
+func (x *Design) fillBetween(d *Dataset) {
+	k := 0
+	for _, e := range x.features {
+		if e.knots == nil {
+			continue
+		}
+		values := d.columns[e.feature].numbers
+		for i, r := range x.rows {
+			at := between{uint32(e.missing - 1), 1}
+			if v := values[r]; !scoring.IsMissing(v) {
+				knot, share := locate(e.knots, v)
+				at = between{uint32(e.first + knot), share}
+			}
+			x.between[i*x.hats+k] = at
+		}
+		k++
+	}
+}
+
 func (x *Design) addNumber(d *Dataset, j, k int) {
 	e := encoded{feature: j, first: x.width, missing: -1}
 	values := d.columns[j].numbers
@@ -283,14 +419,14 @@ func (x *Design) foldHessian(h []float64) {
 	}
 }
 
-// centre moves a constant from each categorical feature's levels to the
+// centre moves a constant from each feature's levels or knots to the
 // intercept, which changes no prediction, such that the penalty is least. At
 // the exact optimum there is nothing to move: the data say nothing about that
 // direction, so it is where rounding errors gather.
 func (x *Design) centre(v []float64) {
 	for _, e := range x.features {
 		sum, weights := 0.0, 0.0
-		for l := range e.levels {
+		for l := range e.share {
 			s := x.std[e.first+l]
 			sum += s * s * v[e.first+l]
 			weights += s * s
@@ -299,7 +435,7 @@ func (x *Design) centre(v []float64) {
 			continue
 		}
 		shift := sum / weights
-		for l := range e.levels {
+		for l := range e.share {
 			v[e.first+l] -= shift
 		}
 		v[0] += shift

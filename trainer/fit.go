@@ -62,14 +62,29 @@ func (w *Weights) Level(feature int, code float64) float64 {
 	return 0
 }
 
-// Number returns the coefficient of a numeric feature's standardised column.
+// Number returns the coefficient of a linear numeric feature's standardised
+// column.
 func (w *Weights) Number(feature int) float64 {
 	for _, e := range w.x.features {
-		if e.feature == feature && !e.categorical {
+		if e.feature == feature && !e.categorical && e.knots == nil {
 			return w.v[e.first]
 		}
 	}
 	return 0
+}
+
+// Knots returns the knots of a piecewise-linear numeric feature and the
+// coefficients of their standardised columns; nil for any other feature.
+func (w *Weights) Knots(feature int) (knots, coefficients []float64) {
+	for _, e := range w.x.features {
+		if e.feature == feature {
+			for k := range e.knots {
+				coefficients = append(coefficients, w.v[e.first+k]*w.x.std[e.first+k])
+			}
+			return slices.Clone(e.knots), coefficients
+		}
+	}
+	return nil, nil
 }
 
 // FitConfig says how to fit. Its zero value is usable.
@@ -300,10 +315,15 @@ func (p *problem) evaluateBlock(b int, v []float64) {
 	vn, gn := v[x.numbers:], g[x.numbers:]
 	for i := p.blocks[b].from; i < p.blocks[b].to; i++ {
 		codes := x.codes[i*x.cats : (i+1)*x.cats]
+		hats := x.between[i*x.hats : (i+1)*x.hats]
 		numbers := x.numeric[i*x.nums : (i+1)*x.nums]
 		eta := v[0]
 		for _, c := range codes {
 			eta += v[c]
+		}
+		for _, h := range hats {
+			left := v[h.column]
+			eta += left + h.share*(v[h.column+1]-left)
 		}
 		for k, z := range numbers {
 			eta += vn[k] * z
@@ -333,6 +353,11 @@ func (p *problem) evaluateBlock(b int, v []float64) {
 		for _, c := range codes {
 			g[c] += residual
 		}
+		for _, h := range hats {
+			right := h.share * residual
+			g[h.column] += residual - right
+			g[h.column+1] += right
+		}
 		for k, z := range numbers {
 			gn[k] += residual * z
 		}
@@ -352,25 +377,29 @@ func (p *problem) hessianBlock(b int) {
 	for i := p.blocks[b].from; i < p.blocks[b].to; i++ {
 		weight := p.weight[i]
 		codes := x.codes[i*x.cats : (i+1)*x.cats]
+		hats := x.between[i*x.hats : (i+1)*x.hats]
 		numbers := x.numeric[i*x.nums : (i+1)*x.nums]
 		row := h[:width]
 		row[0] += weight
 		for _, c := range codes {
 			row[c] += weight
 		}
-		tail := row[x.numbers:]
-		for k, z := range numbers {
-			tail[k] += weight * z
-		}
+		addDense(row, x.numbers, weight, hats, numbers)
 		for a, ca := range codes {
 			row := h[int(ca)*width : (int(ca)+1)*width]
 			for _, c := range codes[a:] {
 				row[c] += weight
 			}
-			tail := row[x.numbers:]
-			for k, z := range numbers {
-				tail[k] += weight * z
-			}
+			addDense(row, x.numbers, weight, hats, numbers)
+		}
+		for a, at := range hats {
+			left, right := weight*(1-at.share), weight*at.share
+			upper := h[int(at.column)*width : (int(at.column)+1)*width]
+			lower := h[(int(at.column)+1)*width : (int(at.column)+2)*width]
+			addDense(upper, x.numbers, left, hats[a:], numbers)
+			// Left of the diagonal nothing is kept.
+			lower[at.column+1] += right * at.share
+			addDense(lower, x.numbers, right, hats[a+1:], numbers)
 		}
 		for k, zk := range numbers {
 			tail := h[(x.numbers+k)*width+x.numbers : (x.numbers+k+1)*width]
@@ -379,6 +408,20 @@ func (p *problem) hessianBlock(b int) {
 				tail[l] += wz * numbers[l]
 			}
 		}
+	}
+}
+
+// addDense adds weight times a row's hat functions and linear numbers, the
+// latter from column first on, to a row of the Hessian.
+func addDense(row []float64, first int, weight float64, hats []between, numbers []float64) {
+	for _, h := range hats {
+		right := h.share * weight
+		row[h.column] += weight - right
+		row[h.column+1] += right
+	}
+	tail := row[first:]
+	for k, z := range numbers {
+		tail[k] += weight * z
 	}
 }
 

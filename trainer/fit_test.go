@@ -19,9 +19,11 @@ type dense struct {
 	churned []bool
 	feature []int
 	level   []float64 // NaN for numbers
+	knot    []int     // position of the hat function, −1 for others
 }
 
-func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary) *dense {
+// newDense makes numbers linear, or with 2 knots and more piecewise linear.
+func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, knots int) *dense {
 	m := &dense{}
 	x := scoring.NewVector(d.Spec().Len())
 	table := make([]scoring.Vector, len(rows))
@@ -30,17 +32,13 @@ func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary) *dense {
 		table[i] = slices.Clone(x)
 		m.churned = append(m.churned, d.Churned(int(r)))
 	}
-	add := func(j int, level float64) {
+	add := func(j int, level float64, knot int, value func(x float64) float64) {
 		column := make([]float64, len(rows))
 		sum, n := 0.0, 0.0
 		for i := range table {
 			v := table[i][j]
-			switch {
-			case scoring.IsMissing(v):
-			case math.IsNaN(level):
-				column[i] = v
-			case v == level:
-				column[i] = 1
+			if !scoring.IsMissing(v) {
+				column[i] = value(v)
 			}
 			if !scoring.IsMissing(v) {
 				sum += column[i]
@@ -55,7 +53,7 @@ func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary) *dense {
 			squares += (column[i] - mean) * (column[i] - mean)
 		}
 		std := math.Sqrt(squares / n)
-		if std < 1e-12 {
+		if !(std >= 1e-12) { // or no value at all
 			return
 		}
 		for i := range column {
@@ -64,37 +62,108 @@ func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary) *dense {
 		m.columns = append(m.columns, column)
 		m.feature = append(m.feature, j)
 		m.level = append(m.level, level)
+		m.knot = append(m.knot, knot)
 	}
 	for j := range d.Spec().Len() {
-		if d.Spec().Feature(j).Kind == scoring.Numeric {
-			add(j, math.NaN())
+		if d.Spec().Feature(j).Kind == scoring.Categorical {
+			for code := range vocabulary.Size(j) {
+				add(j, float64(code), -1, func(x float64) float64 {
+					if x == float64(code) {
+						return 1
+					}
+					return 0
+				})
+			}
 			continue
 		}
-		for code := range vocabulary.Size(j) {
-			add(j, float64(code))
+		at := quantileKnots(table, j, knots)
+		if len(at) < 2 {
+			add(j, math.NaN(), -1, func(x float64) float64 { return x })
+			continue
+		}
+		for k := range at {
+			add(j, math.NaN(), k, func(x float64) float64 { return hat(at, k, x) })
 		}
 	}
 	return m
 }
 
+// quantileKnots returns the least values that n equally spaced shares of the
+// values do not exceed, the least value for the share 0, equal ones once.
+func quantileKnots(table []scoring.Vector, feature, n int) []float64 {
+	var values, knots []float64
+	for _, x := range table {
+		if !scoring.IsMissing(x[feature]) {
+			values = append(values, x[feature])
+		}
+	}
+	slices.Sort(values)
+	for k := range n {
+		for i, v := range values {
+			if (i+1)*(n-1) >= k*len(values) { // share up to v is at least k/(n−1)
+				if len(knots) == 0 || v > knots[len(knots)-1] {
+					knots = append(knots, v)
+				}
+				break
+			}
+		}
+	}
+	return knots
+}
+
+// hat is 1 at knot k, 0 at the others, linear between and constant outside.
+func hat(knots []float64, k int, x float64) float64 {
+	x = min(max(x, knots[0]), knots[len(knots)-1])
+	switch {
+	case x == knots[k]:
+		return 1
+	case x < knots[k] && k > 0:
+		return max(0, 1-(knots[k]-x)/(knots[k]-knots[k-1]))
+	case x > knots[k] && k < len(knots)-1:
+		return max(0, 1-(x-knots[k])/(knots[k+1]-knots[k]))
+	}
+	return 0
+}
+
+// coefficients are a fit's, the intercept first.
+func (m *dense) coefficients(w *Weights) []float64 {
+	out := []float64{w.Intercept()}
+	for c, j := range m.feature {
+		switch {
+		case m.knot[c] >= 0:
+			_, v := w.Knots(j)
+			out = append(out, v[m.knot[c]])
+		case math.IsNaN(m.level[c]):
+			out = append(out, w.Number(j))
+		default:
+			out = append(out, w.Level(j, m.level[c]))
+		}
+	}
+	return out
+}
+
+// logOdds is that of row i.
+func (m *dense) logOdds(coefficients []float64, i int) float64 {
+	eta := coefficients[0]
+	for c, v := range coefficients[1:] {
+		eta += v * m.columns[c][i]
+	}
+	return eta
+}
+
 // objective returns strength·Σ log loss + ½‖w‖² and its gradient, the
 // intercept's first.
 func (m *dense) objective(strength float64, w *Weights) (value float64, gradient []float64) {
-	coefficients := make([]float64, len(m.columns))
-	for c := range coefficients {
-		if math.IsNaN(m.level[c]) {
-			coefficients[c] = w.Number(m.feature[c])
-		} else {
-			coefficients[c] = w.Level(m.feature[c], m.level[c])
-		}
-		value += coefficients[c] * coefficients[c] / 2
+	return m.objectiveAt(strength, m.coefficients(w))
+}
+
+func (m *dense) objectiveAt(strength float64, coefficients []float64) (value float64, gradient []float64) {
+	gradient = append([]float64{0}, coefficients[1:]...)
+	for _, v := range coefficients[1:] {
+		value += v * v / 2
 	}
-	gradient = append([]float64{0}, coefficients...)
 	for i := range m.churned {
-		eta := w.Intercept()
-		for c := range coefficients {
-			eta += coefficients[c] * m.columns[c][i]
-		}
+		eta := m.logOdds(coefficients, i)
 		y := 0.0
 		if m.churned[i] {
 			y = 1
@@ -102,7 +171,7 @@ func (m *dense) objective(strength float64, w *Weights) (value float64, gradient
 		value += strength * (max(eta, 0) + math.Log1p(math.Exp(-math.Abs(eta))) - y*eta)
 		residual := 1/(1+math.Exp(-eta)) - y
 		gradient[0] += strength * residual
-		for c := range coefficients {
+		for c := range m.columns {
 			gradient[c+1] += strength * residual * m.columns[c][i]
 		}
 	}
@@ -110,13 +179,17 @@ func (m *dense) objective(strength float64, w *Weights) (value float64, gradient
 }
 
 func TestFitReachesTheOptimumOfTheDenseProblem(t *testing.T) {
-	for _, missing := range []float64{0, 0.1} {
+	for _, problem := range []struct {
+		missing float64
+		knots   int
+	}{{0, 0}, {0.1, 0}, {0, 5}, {0.1, 5}, {0.6, 3}, {0.1, 20}} {
+		missing := problem.missing
 		d, vocabulary := synthetic(t, 1500, missing, 3)
 		rows := d.Ordered()
-		oracle := newDense(d, rows, vocabulary)
-		x := Encode(d, rows, vocabulary, EncodeConfig{})
+		oracle := newDense(d, rows, vocabulary, problem.knots)
+		x := Encode(d, rows, vocabulary, EncodeConfig{Knots: problem.knots})
 		for _, strength := range []float64{1e-4, 0.01, 1, 100, 1e4} {
-			t.Run(fmt.Sprintf("missing %g, C %g", missing, strength), func(t *testing.T) {
+			t.Run(fmt.Sprintf("missing %g, %d knots, C %g", missing, problem.knots, strength), func(t *testing.T) {
 				w, err := x.Fit(context.Background(), strength, FitConfig{})
 				if err != nil {
 					t.Fatal(err)
@@ -142,7 +215,7 @@ func TestFitReachesTheOptimumOfTheDenseProblem(t *testing.T) {
 
 func TestFitIsTheSameOnAnyNumberOfProcessors(t *testing.T) {
 	d, vocabulary := synthetic(t, 6000, 0.05, 5)
-	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 3})
+	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 3, Knots: 7})
 	one, err := x.Fit(context.Background(), 1, FitConfig{Workers: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -306,7 +379,7 @@ func TestStrength(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	oracle := newDense(d, x.rows, vocabulary)
+	oracle := newDense(d, x.rows, vocabulary, 0)
 	oracle.churned = oracle.churned[from:to]
 	for c := range oracle.columns {
 		oracle.columns[c] = oracle.columns[c][from:to]
@@ -332,18 +405,20 @@ func TestFitWithHardlyAnyPenalty(t *testing.T) {
 func BenchmarkFit(b *testing.B) {
 	for _, rows := range []int{7_000, 200_000} {
 		d, vocabulary := synthetic(b, rows, 0, 1)
-		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{})
-		b.Run(fmt.Sprint("rows=", rows), func(b *testing.B) {
-			for b.Loop() {
-				w, err := x.Fit(context.Background(), 1, FitConfig{})
-				if err != nil {
-					b.Fatal(err)
+		for _, knots := range []int{0, 5, 9} {
+			x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Knots: knots})
+			b.Run(fmt.Sprintf("rows=%d/knots=%d", rows, knots), func(b *testing.B) {
+				for b.Loop() {
+					w, err := x.Fit(context.Background(), 1, FitConfig{})
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.ReportMetric(float64(w.Iterations), "gradients/op")
+					b.ReportMetric(float64(w.Hessians), "hessians/op")
 				}
-				b.ReportMetric(float64(w.Iterations), "gradients/op")
-				b.ReportMetric(float64(w.Hessians), "hessians/op")
-			}
-			b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-		})
+				b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+			})
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package trainer
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"churnstream/scoring"
 )
@@ -48,6 +49,7 @@ type openOutcome struct {
 	churned    bool
 	joined     bool
 	joinedAt   int64 // time of the snapshot
+	writtenAt  int64 // time of its record
 	readAt     int64 // when it came
 }
 
@@ -88,7 +90,7 @@ func (j *joiner) outcome(e Example, writtenAt, readAt int64) (added bool) {
 	}
 	k := t.find(e.ObservedAt)
 	if k < 0 {
-		o := openOutcome{customer: e.Customer, observedAt: e.ObservedAt, readAt: readAt}
+		o := openOutcome{customer: e.Customer, observedAt: e.ObservedAt, writtenAt: writtenAt, readAt: readAt}
 		j.queue = append(j.queue, o)
 		t.open = append(t.open, o)
 		k = len(t.open) - 1
@@ -138,17 +140,43 @@ func (j *joiner) join(o *openOutcome, at int64, x scoring.Vector) {
 
 // erase forgets a customer whose tombstone was written at writtenAt, and
 // whatever was written of the customer before, even if it is read later.
-func (j *joiner) erase(customer uint64, writtenAt int64) {
+//
+// inOrder says that the tombstone is among the outcomes, so that all outcomes
+// read so far were written before it. One among the scores may be read long
+// after outcomes that are younger, as they are at the start: open outcomes
+// tell when they were written; examples only when they were observed, which
+// decides for them.
+func (j *joiner) erase(customer uint64, writtenAt int64, inOrder bool) {
 	j.erased[customer] = max(writtenAt, j.erased[customer])
-	if t := j.customers[customer]; t != nil {
-		for _, o := range t.open {
-			if !o.joined {
-				j.pending--
-			}
+	through := writtenAt
+	if inOrder {
+		through = math.MaxInt64
+	}
+	j.data.Forget(customer, through)
+	t := j.customers[customer]
+	if t == nil {
+		return
+	}
+	t.snapshots = nil
+	t.open = slices.DeleteFunc(t.open, func(o openOutcome) bool {
+		if o.writtenAt > through {
+			return false
 		}
+		if !o.joined {
+			j.pending--
+		}
+		return true
+	})
+	for k := range t.open {
+		// What it was joined with is older than the tombstone.
+		if o := &t.open[k]; o.joined && o.observedAt <= through {
+			o.joined, o.joinedAt = false, 0
+			j.pending++
+		}
+	}
+	if len(t.open) == 0 {
 		delete(j.customers, customer)
 	}
-	j.data.Forget(customer)
 }
 
 // expire closes the outcomes read at or before a time, and returns how many of

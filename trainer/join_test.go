@@ -57,10 +57,13 @@ func TestJoinTakesTheScoreInForce(t *testing.T) {
 		"after the grace nothing is awaited": {[]func(*joiner){outcome(50), func(j *joiner) { j.expire(1000) }, score(anna, 40, 1)}, -1},
 		"after the grace a join stands":      {[]func(*joiner){outcome(50), score(anna, 40, 1), func(j *joiner) { j.expire(1000) }, score(anna, 45, 2)}, 1},
 		"within the grace it waits":          {[]func(*joiner){outcome(50), func(j *joiner) { j.expire(999) }, score(anna, 40, 1)}, 1},
-		"erased":                             {[]func(*joiner){score(anna, 40, 1), outcome(50), func(j *joiner) { j.erase(anna, 1000) }}, -1},
-		"written before the erasure":         {[]func(*joiner){func(j *joiner) { j.erase(anna, 1000) }, score(anna, 40, 1), outcome(50)}, -1},
-		"written after the erasure":          {[]func(*joiner){func(j *joiner) { j.erase(anna, 999) }, score(anna, 40, 1), outcome(50)}, 1},
-		"another customer erased":            {[]func(*joiner){func(j *joiner) { j.erase(bert, 1000) }, score(anna, 40, 1), outcome(50)}, 1},
+		"erased":                             {[]func(*joiner){score(anna, 40, 1), outcome(50), func(j *joiner) { j.erase(anna, 1000, true) }}, -1},
+		"written before the erasure":         {[]func(*joiner){func(j *joiner) { j.erase(anna, 1000, true) }, score(anna, 40, 1), outcome(50)}, -1},
+		"written after the erasure":          {[]func(*joiner){func(j *joiner) { j.erase(anna, 999, false) }, score(anna, 40, 1), outcome(50)}, 1},
+		"read before an older erasure":       {[]func(*joiner){outcome(50), func(j *joiner) { j.erase(anna, 999, false) }, score(anna, 40, 1)}, 1},
+		"joined before an older erasure":     {[]func(*joiner){score(anna, 40, 1), outcome(50), func(j *joiner) { j.erase(anna, 999, false) }, score(anna, 45, 2)}, 2},
+		"erased among the scores":            {[]func(*joiner){score(anna, 40, 1), outcome(50), func(j *joiner) { j.erase(anna, 1000, false) }, score(anna, 45, 2)}, -1},
+		"another customer erased":            {[]func(*joiner){func(j *joiner) { j.erase(bert, 1000, true) }, score(anna, 40, 1), outcome(50)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJoiner(NewDataset(joinSpec(t), 100), 3)

@@ -36,7 +36,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		fresh:     gauge("new_labels", "Labels since the newest model version."),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_trainings_total",
-			Help: "Trainings by result: champion, challenger or failed.",
+			Help: "Trainings by result: champion, challenger, superseded by another trainer, or failed.",
 		}, []string{"result"}),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_dead_letters_total",
@@ -55,7 +55,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		lastTraining:      gauge("last_training_timestamp_seconds", "When the last model version was published."),
 		lastTrainedLabels: gauge("trained_labels", "Labels that the last training had seen."),
 	}
-	for _, result := range []string{"champion", "challenger", "failed"} {
+	for _, result := range []string{"champion", "challenger", "superseded", "failed"} {
 		m.trainings.WithLabelValues(result)
 	}
 	if registerer != nil {

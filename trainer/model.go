@@ -27,12 +27,18 @@ type TrainConfig struct {
 	// Strengths are the values of C to choose from, ascending (nil:
 	// DefaultStrengths). With a single one there is no cross-validation.
 	Strengths []float64
-	// MaxLevels is EncodeConfig.MaxLevels.
-	MaxLevels int
+	// MaxLevels and Knots are those of EncodeConfig. Knots pay off where
+	// churn does not rise or fall evenly with a number, and cost a few percent
+	// more time: of the Telco table, 9 lower the log loss by 0.0075.
+	MaxLevels, Knots int
 	// Thresholds sort probabilities into risks (zero: those of scoring).
 	Thresholds scoring.Thresholds
 	// ImportanceRows bounds the training rows that global importance is
-	// computed over (0: 2,000; negative: no importance).
+	// computed over (0: 10,000; negative: no importance). Of more rows, that
+	// many are taken, evenly spaced in time: the means are then estimates, with
+	// the standard error of a sample of that size, 1 % of a standard deviation
+	// for 10,000. A row costs as much as one customer's explanations, some 25 µs
+	// with 19 features.
 	ImportanceRows int
 }
 
@@ -74,7 +80,7 @@ func Train(ctx context.Context, d *Dataset, vocabulary *scoring.Vocabulary, cfg 
 	if strengths == nil {
 		strengths = DefaultStrengths()
 	}
-	x := Encode(d, c.Training, vocabulary, EncodeConfig{Folds: cmp.Or(cfg.Folds, 5), MaxLevels: cfg.MaxLevels})
+	x := Encode(d, c.Training, vocabulary, EncodeConfig{Folds: cmp.Or(cfg.Folds, 5), MaxLevels: cfg.MaxLevels, Knots: cfg.Knots})
 	c.Strength = strengths[0]
 	if len(strengths) > 1 {
 		var err error
@@ -90,11 +96,14 @@ func Train(ctx context.Context, d *Dataset, vocabulary *scoring.Vocabulary, cfg 
 	c.Model.Thresholds = cfg.Thresholds
 	c.Model.Thresholds = c.Model.RiskThresholds()
 	c.Model.About = fmt.Sprintf("L2-regularised logistic regression with C %.4g on %d labelled rows", c.Strength, x.Rows())
+	if x.hats > 0 {
+		c.Model.About += ", numbers piecewise linear"
+	}
 	if c.Predictor, err = scoring.Compile(c.Model, vocabulary); err != nil {
 		return nil, fmt.Errorf("compile the trained model: %w", err)
 	}
 	if cfg.ImportanceRows >= 0 {
-		c.addImportance(d, cmp.Or(cfg.ImportanceRows, 2000))
+		c.addImportance(d, cmp.Or(cfg.ImportanceRows, 10_000))
 	}
 	c.Baseline = baseline(d, c.Training, c.Model, c.probabilities(d, c.Training))
 	return c, nil
@@ -116,9 +125,9 @@ func probabilities(p *scoring.Predictor, d *Dataset, rows []int32) []float64 {
 }
 
 // Model returns the model that the weights make on the scale of the raw
-// attributes, with the distributions of the rows it was fitted on. Of a
-// categorical feature's log-odds, the mean weighted by p·(1−p), where p is a
-// level's share of the rows, is 0.
+// attributes, with the distributions of the rows it was fitted on. Of the
+// log-odds by level or knot, the mean weighted by the variances of their
+// columns is 0; that of a level's is p·(1−p), where p is its share of the rows.
 func (w *Weights) Model(d *Dataset, vocabulary *scoring.Vocabulary) *scoring.Model {
 	x := w.x
 	m := &scoring.Model{Intercept: w.v[0], Features: make([]scoring.ModelFeature, d.Spec().Len())}
@@ -127,7 +136,7 @@ func (w *Weights) Model(d *Dataset, vocabulary *scoring.Vocabulary) *scoring.Mod
 			m.BaseRate += 1 / float64(x.Rows())
 		}
 	}
-	quantiles := quantileCount(x.nums)
+	quantiles := quantileCount(x.hats + x.nums)
 	for _, e := range x.features {
 		f := d.Spec().Feature(e.feature)
 		out := scoring.ModelFeature{Name: f.Name, Kind: f.Kind.String()}
@@ -142,6 +151,10 @@ func (w *Weights) Model(d *Dataset, vocabulary *scoring.Vocabulary) *scoring.Mod
 				out.Frequency = append(out.Frequency, e.share[l])
 			}
 		default:
+			if e.knots != nil {
+				out.Knots = slices.Clone(e.knots)
+				out.KnotLogOdds = slices.Clone(w.v[e.first : e.first+len(e.knots)])
+			}
 			if e.std > 0 {
 				out.LogOddsPerUnit = w.v[e.first] / e.std
 				m.Intercept -= out.LogOddsPerUnit * e.mean
@@ -292,92 +305,6 @@ func deciles(name string, values []float64) schemas.BaselineDistribution {
 	add("+Inf", len(values))
 	if len(values) == 0 {
 		out.Frequencies[0] = 1
-	}
-	return out
-}
-
-// addImportance computes the global importance over at most limit training
-// rows, evenly spaced in their order.
-func (c *Candidate) addImportance(d *Dataset, limit int) {
-	spec := d.Spec()
-	rows := c.Training
-	n := min(limit, len(rows))
-	points := make([][]point, spec.Len())
-	x := scoring.NewVector(spec.Len())
-	workspace := c.Predictor.NewWorkspace()
-	var lime, shap []float64
-	for i := range n {
-		d.Attributes(int(rows[i*len(rows)/n]), x)
-		lime = c.Predictor.LIME(lime, x, workspace)
-		shap = c.Predictor.SHAP(shap, x, workspace)
-		for j := range points {
-			bin := c.bin(d, j, int(rows[i*len(rows)/n]))
-			points[j] = append(points[j], point{bin, lime[j], shap[j]})
-		}
-	}
-	for j := range points {
-		f := &c.Model.Features[j]
-		g := scoring.Importance{Feature: f.Name}
-		for _, p := range points[j] {
-			g.LIME += math.Abs(p.lime) / float64(n)
-			g.SHAP += math.Abs(p.shap) / float64(n)
-		}
-		for b, text := range binTexts(f) {
-			sum, count := scoring.ImportancePoint{Value: text}, 0.0
-			for _, p := range points[j] {
-				if p.bin == b {
-					sum.LIME += p.lime
-					sum.SHAP += p.shap
-					count++
-				}
-			}
-			if count > 0 {
-				sum.LIME /= count
-				sum.SHAP /= count
-				g.Points = append(g.Points, sum)
-			}
-		}
-		c.Model.Importance = append(c.Model.Importance, g)
-	}
-	slices.SortStableFunc(c.Model.Importance, func(a, b scoring.Importance) int { return cmp.Compare(b.SHAP, a.SHAP) })
-}
-
-type point struct {
-	bin        int // −1: missing
-	lime, shap float64
-}
-
-// bin returns the position of example i's level or bin of a feature.
-func (c *Candidate) bin(d *Dataset, feature, i int) int {
-	v, f := d.columns[feature].value(i), &c.Model.Features[feature]
-	switch {
-	case scoring.IsMissing(v):
-		return -1
-	case d.columns[feature].categorical:
-		return slices.Index(f.Levels, c.vocabulary.Level(feature, v))
-	default:
-		return sort.SearchFloat64s(f.Quartiles, v)
-	}
-}
-
-// binTexts names the levels or bins of a feature.
-func binTexts(f *scoring.ModelFeature) []string {
-	if f.Kind == scoring.Categorical.String() {
-		return f.Levels
-	}
-	var out []string
-	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-	for b, bin := range f.Bins {
-		switch {
-		case len(f.Bins) == 1:
-			out = append(out, number(bin.Min)+" to "+number(bin.Max))
-		case b == 0:
-			out = append(out, "up to "+number(f.Quartiles[0]))
-		case b == len(f.Quartiles):
-			out = append(out, "over "+number(f.Quartiles[b-1]))
-		default:
-			out = append(out, "over "+number(f.Quartiles[b-1])+" to "+number(f.Quartiles[b]))
-		}
 	}
 	return out
 }

@@ -14,11 +14,15 @@ import (
 )
 
 func TestPredictorReproducesTheFit(t *testing.T) {
-	for _, missing := range []float64{0, 0.1} {
-		t.Run(fmt.Sprint("missing=", missing), func(t *testing.T) {
+	for _, problem := range []struct {
+		missing float64
+		knots   int
+	}{{0, 0}, {0.1, 0}, {0, 5}, {0.1, 5}, {0, 100}} {
+		missing := problem.missing
+		t.Run(fmt.Sprintf("missing=%g,knots=%d", missing, problem.knots), func(t *testing.T) {
 			d, vocabulary := synthetic(t, 4000, missing, 21)
 			rows := d.Ordered()
-			w, err := Encode(d, rows, vocabulary, EncodeConfig{Folds: 5}).Fit(context.Background(), 1, FitConfig{})
+			w, err := Encode(d, rows, vocabulary, EncodeConfig{Folds: 5, Knots: problem.knots}).Fit(context.Background(), 1, FitConfig{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -35,7 +39,8 @@ func TestPredictorReproducesTheFit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			oracle := newDense(d, rows, vocabulary)
+			oracle := newDense(d, rows, vocabulary, problem.knots)
+			coefficients := oracle.coefficients(w)
 			// A missing number counts with its mean, which scoring takes from
 			// the thousand quantiles in the model.
 			tolerance := 1e-9
@@ -45,16 +50,8 @@ func TestPredictorReproducesTheFit(t *testing.T) {
 			x := scoring.NewVector(d.Spec().Len())
 			worst := 0.0
 			for i, r := range rows {
-				want := w.Intercept()
-				for c := range oracle.columns {
-					coefficient := w.Number(oracle.feature[c])
-					if !math.IsNaN(oracle.level[c]) {
-						coefficient = w.Level(oracle.feature[c], oracle.level[c])
-					}
-					want += coefficient * oracle.columns[c][i]
-				}
 				d.Attributes(int(r), x)
-				worst = max(worst, math.Abs(p.LogOdds(x)-want))
+				worst = max(worst, math.Abs(p.LogOdds(x)-oracle.logOdds(coefficients, i)))
 			}
 			t.Logf("log-odds off by at most %.1e", worst)
 			if worst > tolerance {

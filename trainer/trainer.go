@@ -71,8 +71,11 @@ type Config struct {
 //
 // Topics are its only store: after a restart it knows what it knew, and the
 // newest model version tells which labels are new. It is the one reader of
-// outcomes that writes undecodable ones to the dead letters, each once. There
-// must be one trainer at a time.
+// outcomes that writes undecodable ones to the dead letters, each once.
+//
+// One trainer is enough. A second one does no harm to the models: publishing is
+// fenced, and of two that train on the same labels one publishes. But it wastes
+// work, and what is undecodable becomes a dead letter twice.
 type Trainer struct {
 	cfg      Config
 	log      *slog.Logger
@@ -96,7 +99,6 @@ type Trainer struct {
 	started   time.Time           // start of the last training
 	trained   int64               // labels seen by the last training, published or not
 	rebase    int64               // what the newest version saw beyond what there is
-	highest   int64               // version published last
 	caughtUp  time.Time
 }
 
@@ -112,6 +114,9 @@ func New(cfg Config) (*Trainer, error) {
 	}
 	if cfg.Train.Holdout < 0 || cfg.Train.Holdout >= 1 {
 		return nil, fmt.Errorf("trainer: holdout share %v is not between 0 and 1", cfg.Train.Holdout)
+	}
+	if k := cfg.Train.Knots; k < 0 || k == 1 || k > MaxKnots {
+		return nil, fmt.Errorf("trainer: %d knots, neither 0 nor from 2 to %d", k, MaxKnots)
 	}
 	for _, s := range cfg.Train.Strengths {
 		if !(s > 0) {
@@ -312,7 +317,7 @@ func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) erro
 	for i := range records {
 		r := &records[i]
 		if r.Value == nil {
-			t.erase(r)
+			t.erase(r, true)
 			continue
 		}
 		var o schemas.ChurnOutcome
@@ -368,7 +373,7 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 	for i := range records {
 		r := &records[i]
 		if r.Value == nil {
-			t.erase(r) // a scorer's marker too, which is of no customer
+			t.erase(r, false) // a scorer's marker too, which is of no customer
 			continue
 		}
 		err := t.decode(ctx, "decode a score", func(ctx context.Context) error {
@@ -400,10 +405,11 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 	return nil
 }
 
-func (t *Trainer) erase(r *kafka.Record) {
+// erase forgets a customer; inOrder says that the tombstone is an outcome's.
+func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.join.erase(CustomerHash(r.Key), r.Time.UnixMilli())
+	t.join.erase(CustomerHash(r.Key), r.Time.UnixMilli(), inOrder)
 	t.show()
 }
 
@@ -637,29 +643,16 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		t.log.Error("training failed; waiting for more labels", "trigger", trigger, "error", err)
 		return nil
 	}
-	var champion *Champion
-	if v := t.models.Champion(); v != nil {
-		champion = &Champion{Version: v.Version, Predictor: v.Predictor, Demand: t.age(start, v)}
-	}
-	verdict := Judge(candidate, data, champion)
 	payload, err := json.Marshal(candidate.Model)
 	if err != nil {
 		return fmt.Errorf("encode the model: %w", err)
 	}
-	t.mu.Lock()
-	t.highest = max(t.highest, t.models.Highest()) + 1
-	version := t.highest
-	t.mu.Unlock()
 	thresholds := candidate.Model.RiskThresholds()
 	m := schemas.ModelVersion{
-		Version:            version,
 		CreatedAt:          t.now().UnixMilli(),
-		Stage:              verdict.Stage,
-		Reason:             verdict.Reason + "; trained for: " + trigger,
+		Reason:             trigger,
 		Payload:            string(payload),
 		SHA256:             models.SHA256(string(payload)),
-		Metrics:            verdict.Metrics,
-		ChampionMetrics:    verdict.ChampionMetrics,
 		TrainingStart:      data.ObservedAt(int(candidate.Training[0])),
 		TrainingEnd:        data.ObservedAt(int(candidate.Training[len(candidate.Training)-1])),
 		TrainingRows:       int64(len(candidate.Training)),
@@ -675,15 +668,23 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		t.log.Error("the trained model is not usable", "trigger", trigger, "error", err)
 		return nil
 	}
-	err = t.producer.Produce(ctx, schemas.TopicModels, kafka.Record{
-		Key: models.Key(version), Value: t.cfg.Codec.AppendModel(nil, &m),
+	verdict, err := t.publish(ctx, &m, func(v *models.Version) Verdict {
+		if v == nil {
+			return Judge(candidate, data, nil)
+		}
+		return Judge(candidate, data, &Champion{Version: v.Version, Predictor: v.Predictor, Demand: t.age(start, v)})
 	})
+	if errors.Is(err, errSuperseded) {
+		t.metrics.trainings.WithLabelValues("superseded").Inc()
+		t.log.Warn("another trainer runs and was faster; the model is dropped", "trigger", trigger, "labels", labels, "error", err)
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("publish version %d: %w", version, err)
+		return err
 	}
 	took := t.now().Sub(start)
 	t.metrics.published(&m, verdict, took)
-	t.log.Info("published a model version", "version", version, "stage", m.Stage, "reason", m.Reason,
+	t.log.Info("published a model version", "version", m.Version, "stage", m.Stage, "reason", m.Reason,
 		"training_rows", m.TrainingRows, "strength", candidate.Strength, "log_loss", m.Metrics.LogLoss,
 		"roc_auc", m.Metrics.ROCAUC, "accuracy", m.Metrics.Accuracy, "took", took.Round(time.Millisecond))
 	return nil

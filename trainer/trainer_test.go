@@ -267,15 +267,15 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	w.until("no new labels", func() bool { return errors.Is(tr.Retrain(w.ctx, ""), ErrNoNewLabels) })
 
 	// Metrics tell.
+	w.until("2 trainings in the metrics", func() bool {
+		return testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion"))+
+			testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("challenger")) == 2
+	})
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
 	if got := testutil.ToFloat64(tr.metrics.examples); got != 1099 {
 		t.Errorf("%v examples in the metrics", got)
-	}
-	if got := testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion")) +
-		testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("challenger")); got != 2 {
-		t.Errorf("%v trainings in the metrics", got)
 	}
 
 	// After a restart it knows what it knew, and trains on nothing twice.
@@ -571,6 +571,8 @@ func TestNewRefusesNonsense(t *testing.T) {
 		"no cluster":  {Codec: w.codec},
 		"no codec":    {Cluster: w.cluster},
 		"all held":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Holdout: 1}},
+		"one knot":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Knots: 1}},
+		"too many":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Knots: 101}},
 		"no strength": {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Strengths: []float64{0, 1}}},
 	} {
 		if _, err := New(cfg); err == nil {

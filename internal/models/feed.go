@@ -75,6 +75,11 @@ func SHA256(payload string) string {
 // Key returns the key of a version's record: the version as decimal text.
 func Key(version int64) []byte { return strconv.AppendInt(nil, version, 10) }
 
+// MarkerKey is the key of markers: tombstones by which a publisher makes the
+// partition its own. Keys that begin with a zero byte are reserved for them and
+// name no version.
+const MarkerKey = "\x00fence"
+
 // Tailer reads a topic from its start and goes on as records come; it is what
 // a Feed needs of a *kafka.Cluster.
 type Tailer interface {
@@ -97,7 +102,8 @@ type FeedConfig struct {
 // Of each version the latest record counts, as after compaction. The champion
 // is the one of them with stage CHAMPION and the highest offset, so a version
 // becomes champion, for the first time or again, by being published as such.
-// Records that are refused change nothing; a tombstone removes its version.
+// Records that are refused change nothing; a tombstone removes its version;
+// markers are passed over.
 type Feed struct {
 	cfg     FeedConfig
 	log     *slog.Logger
@@ -115,6 +121,7 @@ type state struct {
 	versions []*Version // newest first
 	champion *Version
 	highest  int64 // version, refused ones included
+	next     int64 // offset after the last record taken in
 }
 
 type feedMetrics struct {
@@ -191,8 +198,9 @@ func (f *Feed) CaughtUp() <-chan struct{} { return f.caughtUp }
 // Champion returns the version in use, nil while there is none.
 func (f *Feed) Champion() *Version { return f.state.Load().champion }
 
-// Changed returns a channel that is closed at the next change of the champion
-// or of the list. To miss none, take the channel before looking.
+// Changed returns a channel that is closed at the next record, whether it
+// changes the champion, the list, or nothing. To miss none, take the channel
+// before looking.
 func (f *Feed) Changed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -217,10 +225,31 @@ func (f *Feed) List() []*Version { return f.state.Load().versions }
 // versions included, 0 if there was none: a new version must be higher.
 func (f *Feed) Highest() int64 { return f.state.Load().highest }
 
+// WaitFor waits until the feed has taken in the record at an offset, or a later
+// one. It fails only when ctx ends first.
+func (f *Feed) WaitFor(ctx context.Context, offset int64) error {
+	for {
+		changed := f.Changed()
+		if f.state.Load().next > offset {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for offset %d of %s: %w", offset, schemas.TopicModels, ctx.Err())
+		}
+	}
+}
+
 func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 	for i := range records {
 		r := &records[i]
 		next := f.state.Load().clone()
+		next.next = r.Offset + 1
+		if len(r.Key) > 0 && r.Key[0] == 0 {
+			f.publish(next)
+			continue
+		}
 		if number, err := strconv.ParseInt(string(r.Key), 10, 64); err == nil && number > 0 && number < math.MaxInt64 {
 			next.highest = max(next.highest, number)
 			if r.Value == nil {

@@ -191,6 +191,8 @@ func TestFeedFollowsTheChampion(t *testing.T) {
 		{"no message", func() { w.write("7", []byte("junk")) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 7"},
 		{"under another key", func() { w.write("8", w.codec.AppendModel(nil, &misnamed)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
 		{"a key that is no number", func() { w.write("x", nil) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
+		{"a marker", func() { w.write(models.MarkerKey, nil) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
+		{"another marker, with something in it", func() { w.write("\x00\x31", []byte("junk")) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
 		{"a champion retired", func() { w.publish(w.version(2, schemas.StageRetired)) }, "champion 3 of [3 CHAMPION, 2 RETIRED, 1 CHALLENGER], highest 8"},
 		{"a challenger promoted", func() { w.publish(w.version(1, schemas.StageChampion)) }, "champion 1 of [3 CHAMPION, 2 RETIRED, 1 CHAMPION], highest 8"},
 		{"a version removed", func() { w.write("1", nil) }, "champion 3 of [3 CHAMPION, 2 RETIRED], highest 8"},
@@ -233,6 +235,30 @@ churn_models_refused_total{reason="undecodable"} 2
 	}
 	// Feeds of one process share their metrics.
 	models.NewFeed(models.FeedConfig{Cluster: w.cluster, Codec: w.codec, Registerer: registry})
+}
+
+func TestWaitFor(t *testing.T) {
+	w := newWorld(t)
+	feed := w.run(nil)
+	ended, cancel := context.WithCancel(w.ctx)
+	cancel()
+	if err := feed.WaitFor(ended, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting for what does not come: %v", err)
+	}
+	w.publish(w.version(1, schemas.StageChampion))
+	w.write("junk", []byte("junk"))
+	w.write(models.MarkerKey, nil)
+	for offset := range int64(3) {
+		if err := feed.WaitFor(w.ctx, offset); err != nil {
+			t.Fatal(err)
+		}
+		if feed.Get(1) == nil {
+			t.Errorf("offset %d has been taken in, but version 1 has not", offset)
+		}
+	}
+	if err := feed.WaitFor(ended, 3); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting beyond the end: %v", err)
+	}
 }
 
 func TestFeedFailsWithoutTheTopic(t *testing.T) {

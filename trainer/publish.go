@@ -1,0 +1,85 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"churnstream/internal/kafka"
+	"churnstream/internal/models"
+	"churnstream/schemas"
+)
+
+// transactionalID names the right to publish model versions. With access
+// control the trainer needs Write on it.
+const transactionalID = "churn-trainer-models"
+
+// errSuperseded is matched when another trainer has published a version that
+// has seen as many labels as ours.
+var errSuperseded = errors.New("superseded by another trainer's version")
+
+// publish gives m its number, stage, reason and metrics, and appends it to the
+// topic. judge compares the model with a champion (nil: there is none); m.Reason
+// is what the training was for and is appended to its verdict.
+//
+// Whatever else trains at the same time, the verdict is about the champion that
+// the version follows in the topic, and the number is one that no version had:
+// first the partition is fenced, so that no other trainer can append any more,
+// then everything before the fence is taken in, and then m is appended. A
+// trainer that fences in between takes the right from us: our append fails, and
+// all is done again, after its version. So a trainer that was out of touch for
+// however long cannot put a version behind one it does not know.
+//
+// Versions made champion by hand are not fenced off. One that comes in the
+// moment between our reading and appending is followed by ours.
+func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge func(*models.Version) Verdict) (Verdict, error) {
+	var verdict Verdict
+	judged := int64(-1)
+	trigger := m.Reason
+	attempt := func(ctx context.Context) error {
+		out, err := t.cfg.Cluster.Fence(ctx, kafka.FenceConfig{
+			TransactionalID: transactionalID,
+			Topic:           schemas.TopicModels,
+		})
+		if err != nil {
+			return kafka.Permanent(err)
+		}
+		marker, err := out.Append(ctx, []kafka.Record{{Key: []byte(models.MarkerKey)}})
+		if err != nil {
+			return again(err)
+		}
+		if err := t.models.WaitFor(ctx, marker); err != nil {
+			return err
+		}
+		if v := t.models.Get(m.Version); v != nil && v.SHA256 == m.SHA256 && v.CreatedAt == m.CreatedAt {
+			return nil // by a former attempt: only the answer got lost
+		}
+		if list := t.models.List(); len(list) > 0 && list[0].LabelsSeen >= m.LabelsSeen {
+			return kafka.Permanent(fmt.Errorf("%w: version %d has seen %d labels", errSuperseded, list[0].Version, list[0].LabelsSeen))
+		}
+		champion := t.models.Champion()
+		number := int64(0)
+		if champion != nil {
+			number = champion.Version
+		}
+		if judged != number {
+			verdict, judged = judge(champion), number
+		}
+		m.Version = t.models.Highest() + 1
+		m.Stage, m.Reason = verdict.Stage, verdict.Reason+"; trained for: "+trigger
+		m.Metrics, m.ChampionMetrics = verdict.Metrics, verdict.ChampionMetrics
+		_, err = out.Append(ctx, []kafka.Record{{Key: models.Key(m.Version), Value: t.cfg.Codec.AppendModel(nil, m)}})
+		return again(err)
+	}
+	err := kafka.Retry(ctx, t.log, "publish a model version", attempt)
+	return verdict, err
+}
+
+// again marks an error as permanent unless fencing once more may cure it.
+func again(err error) error {
+	if errors.Is(err, kafka.ErrFenced) || errors.Is(err, kafka.ErrOutOfSequence) {
+		// Permanent for the producer, which is why the error is not wrapped.
+		return fmt.Errorf("the partition has to be fenced again: %v", err)
+	}
+	return kafka.Permanent(err)
+}
