@@ -26,7 +26,7 @@ const (
 	defaultLimit = 50
 	maxLimit     = 500
 
-	whatIfNote = "What the model would predict for these attributes. It is not an effect to expect: " +
+	whatIfNote = "This is what the model would predict, not what would happen: " +
 		"the model has learnt which customers leave, not what makes them stay."
 )
 
@@ -120,7 +120,9 @@ type prediction struct {
 	probability float64
 	risk        schemas.Risk
 	lime, shap  []float64
-	missing     []int
+	// logOdds holds the contributions to the log-odds, which the model adds up.
+	logOdds []float64
+	missing []int
 }
 
 func predict(v *models.Version, x scoring.Vector, w *scoring.Workspace) *prediction {
@@ -128,6 +130,7 @@ func predict(v *models.Version, x scoring.Vector, w *scoring.Workspace) *predict
 	p.risk = riskOf(v, p.probability)
 	p.lime = v.Predictor.LIME(make([]float64, len(x)), x, w)
 	p.shap = v.Predictor.SHAP(make([]float64, len(x)), x, w)
+	p.logOdds = v.Predictor.Contributions(make([]float64, len(x)), x)
 	p.missing = v.Predictor.Missing(nil, x)
 	return p
 }
@@ -157,9 +160,10 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		ModelVersion        int64    `json:"model_version"`
 		Explanation         object   `json:"explanation"`
 		SHAP                object   `json:"shap"`
+		LogOdds             object   `json:"log_odds"`
 		Missing             []string `json:"missing"`
 	}{s.data(x), p.probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
-		s.byFeature(p.lime), s.byFeature(p.shap), s.names(p.missing)})
+		s.byFeature(p.lime), s.byFeature(p.shap), s.byFeature(p.logOdds), s.names(p.missing)})
 }
 
 func (s *Server) score(w http.ResponseWriter, r *http.Request) {
@@ -243,12 +247,14 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		Risk        string   `json:"risk"`
 		Explanation object   `json:"explanation"`
 		SHAP        object   `json:"shap"`
+		LogOdds     object   `json:"log_odds"`
 		Missing     []string `json:"missing"`
 	}
 	ws := v.Predictor.NewWorkspace()
 	show := func(x scoring.Vector) side {
 		p := predict(v, x, ws)
-		return side{s.data(x), p.probability, p.risk.String(), s.byFeature(p.lime), s.byFeature(p.shap), s.names(p.missing)}
+		return side{s.data(x), p.probability, p.risk.String(), s.byFeature(p.lime), s.byFeature(p.shap),
+			s.byFeature(p.logOdds), s.names(p.missing)}
 	}
 	out := struct {
 		ModelVersion        int64       `json:"model_version"`
@@ -266,10 +272,31 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		Note:                whatIfNote,
 	}
 	out.Difference = out.After.Probability - out.Before.Probability
-	if f, value, probability, ok := v.Predictor.BestChange(before, ws); ok {
-		out.BestChange = s.changeJSON(&schemas.BestChange{Feature: f, Value: value, Probability: probability})
-	}
+	out.BestChange = s.changeJSON(bestChange(v, before, ws))
 	s.answer(w, r, out)
+}
+
+// bestChange returns the single actionable change after which a version would
+// predict the lowest probability, nil if there is none.
+func bestChange(v *models.Version, x scoring.Vector, w *scoring.Workspace) *schemas.BestChange {
+	if f, value, probability, ok := v.Predictor.BestChange(x, w); ok {
+		return &schemas.BestChange{Feature: f, Value: value, Probability: probability}
+	}
+	return nil
+}
+
+// bestChangeOf is the bestChange of a customer at high risk, by the version
+// that the score is from, so that the probabilities can be compared. It is nil
+// for others, and where that version is not known any more.
+func (s *Server) bestChangeOf(c *Customer) *schemas.BestChange {
+	if c.BestChange != nil || c.Risk != schemas.RiskHigh {
+		return c.BestChange
+	}
+	v := s.models.Get(c.ModelVersion)
+	if v == nil {
+		return nil
+	}
+	return bestChange(v, c.Attributes, v.Predictor.NewWorkspace())
 }
 
 // readWhatIf returns the attributes to start from, and the new values by
@@ -334,13 +361,14 @@ type changeJSON struct {
 	Feature     string  `json:"feature"`
 	Value       any     `json:"value"`
 	Probability float64 `json:"probability"`
+	Note        string  `json:"note"`
 }
 
 func (s *Server) changeJSON(c *schemas.BestChange) *changeJSON {
 	if c == nil {
 		return nil
 	}
-	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value), c.Probability}
+	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value), c.Probability, whatIfNote}
 }
 
 type reasonJSON struct {
@@ -498,7 +526,7 @@ func (s *Server) getCustomer(w http.ResponseWriter, r *http.Request) {
 		SourceOffset        int64       `json:"source_offset"`
 		History             []pointJSON `json:"history"`
 	}{s.customerJSON(c), c.ExpectedProbability, s.data(c.Attributes), s.names(c.Missing),
-		s.changeJSON(c.BestChange), c.SourcePartition, c.SourceOffset, make([]pointJSON, len(history))}
+		s.changeJSON(s.bestChangeOf(c)), c.SourcePartition, c.SourceOffset, make([]pointJSON, len(history))}
 	for i, p := range history {
 		out.History[i] = pointJSON{p.At(), p.Probability()}
 	}
@@ -567,14 +595,9 @@ func (s *Server) listModels(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) getModel(w http.ResponseWriter, r *http.Request) {
-	n, err := strconv.ParseInt(r.PathValue("version"), 10, 64)
+	v, err := s.pathVersion(r)
 	if err != nil {
-		s.problem(w, r, badField("version", "A version is a whole number, not %q.", r.PathValue("version")))
-		return
-	}
-	v := s.models.Get(n)
-	if v == nil {
-		s.problem(w, r, &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No model version %d is known.", n)})
+		s.problem(w, r, err)
 		return
 	}
 	s.answer(w, r, struct {

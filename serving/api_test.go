@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -23,13 +24,15 @@ func TestExplain(t *testing.T) {
 	x := st.attributes(`{"visits":3,"plan":"monthly","town":"Ulm"}`)
 	ws := v.Predictor.NewWorkspace()
 	lime, shap := v.Predictor.LIME(nil, x, ws), v.Predictor.SHAP(make([]float64, 4), x, ws)
+	odds := v.Predictor.Contributions(make([]float64, 4), x)
 	p := v.Predictor.Probability(x)
 	text := func(x float64) string { b, _ := json.Marshal(x); return string(b) }
 	want := fmt.Sprintf(`{"data":{"plan":"monthly","visits":3,"town":"Ulm","age":null},"probability":%s,"expected_probability":%s,`+
 		`"risk":"HIGH","model_version":7,"explanation":{"plan":%s,"visits":%s,"town":%s,"age":%s},`+
-		`"shap":{"plan":%s,"visits":%s,"town":%s,"age":%s},"missing":["age"]}`+"\n",
+		`"shap":{"plan":%s,"visits":%s,"town":%s,"age":%s},"log_odds":{"plan":%s,"visits":%s,"town":%s,"age":%s},"missing":["age"]}`+"\n",
 		text(p), text(v.Predictor.ExpectedProbability()), text(lime[0]), text(lime[1]), text(lime[2]), text(lime[3]),
-		text(shap[0]), text(shap[1]), text(shap[2]), text(shap[3]))
+		text(shap[0]), text(shap[1]), text(shap[2]), text(shap[3]),
+		text(odds[0]), text(odds[1]), text(odds[2]), text(odds[3]))
 	if got := w.Body.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
@@ -75,6 +78,7 @@ func TestWhatIf(t *testing.T) {
 		Data              map[string]any
 		Probability       float64
 		Explanation, SHAP map[string]float64
+		LogOdds           map[string]float64 `json:"log_odds"`
 		Missing           []string
 	}
 	type answer struct {
@@ -114,8 +118,19 @@ func TestWhatIf(t *testing.T) {
 				fmt.Sprint(got.BestChange.Value) != st.set.Text(f, value) || got.BestChange.Probability != best {
 				t.Errorf("best change %+v", got.BestChange)
 			}
-			if !strings.Contains(got.Note, "not an effect") {
-				t.Errorf("note %q", got.Note)
+			for _, note := range []string{got.Note, got.BestChange.Note} {
+				if !strings.Contains(note, "what the model would predict, not what would happen") {
+					t.Errorf("note %q", note)
+				}
+			}
+			// The log-odds contributions are what the model adds up.
+			change := 0.0
+			for name, c := range got.After.LogOdds {
+				change += c - got.Before.LogOdds[name]
+			}
+			x, y := st.attributes(before), st.attributes(tc.after)
+			if want := v.Predictor.LogOdds(y) - v.Predictor.LogOdds(x); len(got.After.LogOdds) != 4 || math.Abs(change-want) > 1e-9 {
+				t.Errorf("contributions %v change the log-odds by %v, not %v", got.After.LogOdds, change, want)
 			}
 		})
 	}
@@ -226,11 +241,21 @@ func TestContentType(t *testing.T) {
 
 func TestMethods(t *testing.T) {
 	st := newStage(t)
+	allowed := map[string]string{}
 	for _, r := range st.endpoints() {
-		target := strings.NewReplacer("{$}", "", "{id}", "x", "{version}", "1", "{file}", "app.css").Replace(r.path)
-		allow := map[string]string{"GET": "GET, HEAD", "POST": "POST"}[r.method]
+		methods := r.method
+		if r.method == http.MethodGet {
+			methods = "GET, HEAD"
+		}
+		if before := allowed[r.path]; before != "" {
+			methods = before + ", " + methods
+		}
+		allowed[r.path] = methods
+	}
+	for path, allow := range allowed {
+		target := strings.NewReplacer("{$}", "", "{id}", "x", "{version}", "1", "{file}", "app.css").Replace(path)
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} {
-			if method == r.method {
+			if strings.Contains(allow, method) {
 				continue
 			}
 			w := st.do(method, target, "")
@@ -239,6 +264,9 @@ func TestMethods(t *testing.T) {
 				t.Errorf("%s %s: status %d, Allow %q", method, target, w.Code, w.Header().Get("Allow"))
 			}
 		}
+	}
+	if got := allowed["/v1/customers/{id}"]; got != "GET, HEAD, DELETE" {
+		t.Errorf("a customer answers %s", got)
 	}
 }
 
@@ -311,6 +339,40 @@ func TestListCustomers(t *testing.T) {
 	if c.Previous != nil || c.ScoredAt != "2025-06-15T15:06:42Z" || len(c.Explanations) != 4 ||
 		c.Explanations[1].Value != "<Ost>" || *c.Explanations[0].LIME != 0.12 || c.Explanations[2].LIME != nil {
 		t.Errorf("customer %+v", c)
+	}
+}
+
+// A customer at high risk has a best change, from the score or else computed
+// with the model that the score is from.
+func TestBestChangeOfACustomer(t *testing.T) {
+	st := newStage(t)
+	first := st.version(1, schemas.StageRetired)
+	st.models.add(first)
+	st.models.add(st.version(2, schemas.StageChampion))
+	score := func(id string, risk schemas.Risk, version int64) *schemas.ChurnScore {
+		s := st.scored(id, `{"plan":"monthly","visits":3,"town":"Ulm","age":30}`)
+		s.Risk, s.ModelVersion = risk, version
+		return s
+	}
+	sent := score("sent", schemas.RiskHigh, 1)
+	sent.HasBestChange, sent.BestChange = true, schemas.BestChange{Feature: 1, Value: 9, Probability: 0.25}
+	for _, s := range []*schemas.ChurnScore{sent, score("high", schemas.RiskHigh, 1), score("medium", schemas.RiskMedium, 1),
+		score("forgotten model", schemas.RiskHigh, 9)} {
+		st.customers.Apply(s)
+	}
+	f, value, p, _ := first.Predictor.BestChange(st.attributes(`{"plan":"monthly","visits":3,"town":"Ulm","age":30}`), nil)
+	for id, want := range map[string]*changeJSON{
+		"sent":              {"visits", 9.0, 0.25, whatIfNote},
+		"high":              {st.set.Spec().Feature(f).Name, st.jsonValue(f, value), p, whatIfNote},
+		"medium":            nil,
+		"forgotten%20model": nil,
+	} {
+		got := decode[struct {
+			BestChange *changeJSON `json:"best_change"`
+		}](t, st.do("GET", "/v1/customers/"+id, "")).BestChange
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s: %+v, want %+v", id, got, want)
+		}
 	}
 }
 
@@ -399,6 +461,16 @@ func TestOpenAPI(t *testing.T) {
 		attributes["visits"].Type[0] != "number" || attributes["visits"].Description != "Visits, in a month" || attributes["plan"].Type[0] != "string" {
 		t.Errorf("attributes %s, %v", properties, err)
 	}
+	for path, methods := range doc.Paths {
+		for method, operation := range methods {
+			_, secured := operation.(map[string]any)["security"]
+			text, _ := json.Marshal(operation)
+			changes := method == "delete" || strings.Contains(path, "/activate") || path == "/v1/retrain"
+			if secured != changes || secured != strings.Contains(string(text), "responses/Forbidden") {
+				t.Errorf("%s %s: security %v", method, path, secured)
+			}
+		}
+	}
 	for _, part := range strings.Split(w.Body.String(), `"$ref": "#/components/`)[1:] {
 		kind, name, _ := strings.Cut(part[:strings.IndexByte(part, '"')], "/")
 		if kind == "schemas" && doc.Components.Schemas[name] == nil || kind == "responses" && doc.Components.Responses[name] == nil {
@@ -449,6 +521,52 @@ func FuzzExplain(f *testing.F) {
 			}
 		default:
 			t.Errorf("%q: status %d: %s", body, w.Code, w.Body)
+		}
+	})
+}
+
+// Whatever is sent to the other endpoints, the answer is JSON of the promised
+// kind.
+func FuzzRequests(f *testing.F) {
+	st := newStage(f)
+	st.models.add(st.version(1, schemas.StageChampion))
+	st.customers.Apply(st.scored("ann", `{"plan":"monthly","visits":3}`))
+	requests := []struct{ method, target string }{
+		{"POST", "/v1/score"}, {"POST", "/v1/what-if"}, {"GET", "/v1/customers?"}, {"GET", "/v1/customers/"},
+		{"DELETE", "/v1/customers/"}, {"POST", "/v1/models/%/activate"},
+	}
+	for i, text := range []string{`{"customers":[{"plan":"monthly"},{"visits":"3"}]}`,
+		`{"customer_id":"ann","changes":{"plan":"yearly","visits":null}}`, `risk=HIGH&q=a&sort=recent&limit=5&offset=1`, `ann`, `ann`, `1`,
+		`{"customers":[[]]}`, `{"attributes":{"visits":1e308},"changes":{"age":-1e308}}`, `offset=99999999999999999999`, "\x00fence", "\x00", "-1"} {
+		f.Add(uint8(i%len(requests)), text)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, text string) {
+		request := requests[int(which)%len(requests)]
+		target, body := request.target, ""
+		switch {
+		case strings.Contains(target, "%"):
+			target = strings.Replace(target, "%", url.PathEscape(text), 1)
+		case strings.HasSuffix(target, "?"):
+			target += url.QueryEscape(text)
+			if strings.ContainsAny(text, "=&") && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '#' }) {
+				target = request.target + text
+			}
+		case strings.HasSuffix(target, "/"):
+			target += url.PathEscape(text)
+		default:
+			body = text
+		}
+		w := st.do(request.method, target, body, "Authorization", "Bearer "+token)
+		if w.Code >= 300 && w.Code < 400 { // a path that is not clean
+			return
+		}
+		if w.Code >= 500 || !json.Valid(w.Body.Bytes()) {
+			t.Fatalf("%s %s with %q: status %d: %s", request.method, target, body, w.Code, w.Body)
+		}
+		if w.Code >= 400 {
+			if p := decode[problem](t, w); p.Status != w.Code || p.Detail == "" {
+				t.Errorf("%s %s with %q: %s", request.method, target, body, w.Body)
+			}
 		}
 	})
 }

@@ -15,8 +15,9 @@ import (
 )
 
 var (
-	_ Tailer = (*kafka.Cluster)(nil)
-	_ Models = (*models.Feed)(nil)
+	_ Tailer   = (*kafka.Cluster)(nil)
+	_ Models   = (*models.Feed)(nil)
+	_ Producer = (*kafka.Producer)(nil)
 )
 
 // Scores and a model published to a broker reach a client of the server.
@@ -76,7 +77,7 @@ func TestFromBrokerToClient(t *testing.T) {
 	}
 	codec := schemas.NewCodec(set, client)
 	feed := models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: codec})
-	s, err := New(Config{Cluster: cluster, Codec: codec, Models: feed})
+	s, err := New(Config{Cluster: cluster, Codec: codec, Models: feed, Producer: producer})
 	if err != nil {
 		t.Fatal(err)
 	}

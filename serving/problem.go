@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"churnstream/schemas"
 )
@@ -64,6 +65,10 @@ func noModel() *problem {
 
 // answer writes v as JSON.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, v any) {
+	s.answerWith(w, r, http.StatusOK, v)
+}
+
+func (s *Server) answerWith(w http.ResponseWriter, r *http.Request, status int, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		var unsupported *json.UnsupportedValueError
@@ -76,7 +81,34 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, v any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
+}
+
+const (
+	// maxBodies bounds the requests whose bodies are in memory at a time, of a
+	// megabyte each at most; bodyWait is how long more than these wait.
+	maxBodies = 64
+	bodyWait  = 5 * time.Second
+)
+
+// bounded lets maxBodies requests through at a time.
+func (s *Server) bounded(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		timer := time.NewTimer(bodyWait)
+		defer timer.Stop()
+		select {
+		case s.bodies <- struct{}{}:
+			defer func() { <-s.bodies }()
+			h(w, r)
+		case <-timer.C:
+			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
+				Detail: "Too many requests are under way.", retryAfter: "1"})
+		case <-r.Context().Done():
+			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
+				Detail: "The server is about to end.", retryAfter: "1"})
+		}
+	}
 }
 
 // readJSON reads a whole request body of at most limit bytes that must be one

@@ -473,6 +473,7 @@ func (s *Server) follow(ctx context.Context) error {
 		Topics: []string{schemas.TopicScores},
 		OnCaughtUp: func() {
 			s.customers.once.Do(func() { close(s.customers.caughtUp) })
+			s.progress()
 			s.log.Info("read model caught up", "customers", s.customers.Known())
 		},
 	}, func(ctx context.Context, records []kafka.Record) error {
@@ -488,7 +489,10 @@ func (s *Server) follow(ctx context.Context) error {
 				applied++
 			}
 		}
-		if applied > 0 && s.customers.isCaughtUp() {
+		switch {
+		case !s.customers.isCaughtUp():
+			s.progress()
+		case applied > 0:
 			s.customers.arrivals.add(s.customers.now(), applied)
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"churnstream/internal/models"
+	"churnstream/internal/ops"
 	"churnstream/schemas"
 )
 
@@ -45,9 +47,17 @@ type Config struct {
 	Codec *schemas.Codec
 	// Models provides the models. Required; whoever made it runs it.
 	Models Models
-	// Token is what requests that change something will have to bring along.
-	// No such endpoint exists yet: everything here only reads.
-	Token string
+	// Producer writes what is asked for: erasures and activations. Required.
+	Producer Producer
+	// Guard decides who may ask for changes. Default: one without a token,
+	// which takes them from this machine only; see ops.Guard.
+	Guard *ops.Guard
+	// Retrain answers POST /v1/retrain, which the guard lets through. Default:
+	// not found, as where the trainer is another process.
+	Retrain http.Handler
+	// Ready, if set, is told whether all customers are known, and until then
+	// how many are.
+	Ready func(name string, ready bool, why string)
 	// Logger receives what an operator should know. Default none.
 	Logger *slog.Logger
 	// Registerer receives the metrics. Default none.
@@ -60,6 +70,10 @@ type Server struct {
 	codec     *schemas.Codec
 	set       *schemas.Set
 	models    Models
+	producer  Producer
+	guard     *ops.Guard
+	trainer   http.Handler
+	ready     func(name string, ready bool, why string)
 	log       *slog.Logger
 	customers *ReadModel
 	metrics   *serverMetrics
@@ -67,13 +81,18 @@ type Server struct {
 	openapi   []byte
 	pages     *pages
 
+	progressMu  sync.Mutex
 	undecodable atomic.Uint64
 	streams     atomic.Int64
-	stopped     chan struct{}
-	stop        sync.Once
-	now         func() time.Time
+	// bodies holds a token for each request whose body is in memory.
+	bodies  chan struct{}
+	stopped chan struct{}
+	stop    sync.Once
+	now     func() time.Time
 	// tick is the shortest time between two notices to a browser.
 	tick time.Duration
+	// streamWrite is streamWrite, but in tests.
+	streamWrite time.Duration
 }
 
 type serverMetrics struct {
@@ -92,20 +111,34 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("serving: no codec")
 	case cfg.Models == nil:
 		return nil, errors.New("serving: no models")
+	case cfg.Producer == nil:
+		return nil, errors.New("serving: no producer")
+	}
+	if cfg.Guard == nil {
+		cfg.Guard = ops.NewGuard("")
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(string, bool, string) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		tailer:    cfg.Cluster,
-		codec:     cfg.Codec,
-		set:       cfg.Codec.Set(),
-		models:    cfg.Models,
-		log:       cfg.Logger,
-		customers: NewReadModel(),
-		stopped:   make(chan struct{}),
-		now:       time.Now,
-		tick:      time.Second,
+		tailer:      cfg.Cluster,
+		codec:       cfg.Codec,
+		set:         cfg.Codec.Set(),
+		models:      cfg.Models,
+		producer:    cfg.Producer,
+		guard:       cfg.Guard,
+		trainer:     cfg.Retrain,
+		ready:       cfg.Ready,
+		log:         cfg.Logger,
+		customers:   NewReadModel(),
+		stopped:     make(chan struct{}),
+		bodies:      make(chan struct{}, maxBodies),
+		now:         time.Now,
+		tick:        time.Second,
+		streamWrite: streamWrite,
 	}
 	var err error
 	if s.metrics, err = newServerMetrics(cfg.Registerer, s.customers); err != nil {
@@ -118,6 +151,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.handler = s.routes()
+	s.progress()
 	return s, nil
 }
 
@@ -178,6 +212,17 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
+// progress says whether all customers are known.
+func (s *Server) progress() {
+	s.progressMu.Lock() // or what was so a moment ago might be said last
+	defer s.progressMu.Unlock()
+	if s.customers.isCaughtUp() {
+		s.ready("serving", true, "")
+		return
+	}
+	s.ready("serving", false, fmt.Sprintf("reading %s, %d customers so far", schemas.TopicScores, s.customers.Known()))
+}
+
 // Customers returns the read model.
 func (s *Server) Customers() *ReadModel { return s.customers }
 
@@ -191,7 +236,7 @@ func (s *Server) CaughtUp() <-chan struct{} { return s.customers.CaughtUp() }
 // "/fragment/" and "/events".
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// route is one endpoint. Exactly one method each; GET answers HEAD too.
+// route is one endpoint with one method; GET answers HEAD too.
 type route struct {
 	method string
 	path   string // a pattern of http.ServeMux
@@ -202,13 +247,16 @@ type route struct {
 
 func (s *Server) endpoints() []route {
 	return []route{
-		{method: http.MethodPost, path: "/v1/explain", handle: s.explain},
-		{method: http.MethodPost, path: "/v1/score", handle: s.score},
-		{method: http.MethodPost, path: "/v1/what-if", handle: s.whatIf},
+		{method: http.MethodPost, path: "/v1/explain", handle: s.bounded(s.explain)},
+		{method: http.MethodPost, path: "/v1/score", handle: s.bounded(s.score)},
+		{method: http.MethodPost, path: "/v1/what-if", handle: s.bounded(s.whatIf)},
 		{method: http.MethodGet, path: "/v1/customers", handle: s.listCustomers},
 		{method: http.MethodGet, path: "/v1/customers/{id}", handle: s.getCustomer},
+		{method: http.MethodDelete, path: "/v1/customers/{id}", handle: s.guarded(s.erase)},
 		{method: http.MethodGet, path: "/v1/models", handle: s.listModels},
 		{method: http.MethodGet, path: "/v1/models/{version}", handle: s.getModel},
+		{method: http.MethodPost, path: "/v1/models/{version}/activate", handle: s.guarded(s.activate)},
+		{method: http.MethodPost, path: "/v1/retrain", handle: s.guarded(s.retrain)},
 		{method: http.MethodGet, path: "/openapi.json", handle: s.getOpenAPI},
 
 		{method: http.MethodGet, path: "/{$}", handle: s.pageCustomers},
@@ -222,13 +270,17 @@ func (s *Server) endpoints() []route {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	allowed := map[string][]string{}
 	for _, r := range s.endpoints() {
 		mux.Handle(r.method+" "+r.path, s.instrument(r.path, r.endless, r.handle))
-		allow := r.method
+		allowed[r.path] = append(allowed[r.path], r.method)
 		if r.method == http.MethodGet {
-			allow = "GET, HEAD"
+			allowed[r.path] = append(allowed[r.path], http.MethodHead)
 		}
-		mux.Handle(r.path, s.instrument(r.path, false, func(w http.ResponseWriter, req *http.Request) {
+	}
+	for path, methods := range allowed {
+		allow := strings.Join(methods, ", ")
+		mux.Handle(path, s.instrument(path, false, func(w http.ResponseWriter, req *http.Request) {
 			w.Header().Set("Allow", allow)
 			s.problem(w, req, &problem{
 				Status: http.StatusMethodNotAllowed,

@@ -19,6 +19,7 @@ import (
 
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
+	"churnstream/internal/ops"
 	"churnstream/schemas"
 	"churnstream/scoring"
 )
@@ -147,8 +148,32 @@ type stage struct {
 	codec  *schemas.Codec
 	models *modelList
 	topic  *topic
+	out    *written
 	reg    *prometheus.Registry
 	offset int64
+}
+
+// token is what changes need on a stage.
+const token = "let me in"
+
+// written is a Producer that remembers, or fails.
+type written struct {
+	mu      sync.Mutex
+	records []kafka.Record // with Topic set
+	err     error
+}
+
+func (w *written) Produce(_ context.Context, topic string, records ...kafka.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return w.err
+	}
+	for _, r := range records {
+		r.Topic = topic
+		w.records = append(w.records, r)
+	}
+	return nil
 }
 
 func newStage(t testing.TB) *stage {
@@ -160,12 +185,13 @@ func newStage(t testing.TB) *stage {
 	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, &registry{}),
 		models: &modelList{changed: make(chan struct{})},
 		topic:  &topic{records: make(chan []kafka.Record)},
+		out:    &written{},
 		reg:    prometheus.NewPedanticRegistry()}
 	if err := st.codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if st.Server, err = New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models,
-		Registerer: st.reg}); err != nil {
+		Producer: st.out, Guard: ops.NewGuard(token), Registerer: st.reg}); err != nil {
 		t.Fatal(err)
 	}
 	st.customers.refresh = 0 // lists are as new as the customers
@@ -259,15 +285,16 @@ func decode[T any](t testing.TB, w *httptest.ResponseRecorder) T {
 func TestNewRefusesIncompleteConfig(t *testing.T) {
 	st := newStage(t)
 	for name, cfg := range map[string]Config{
-		"no cluster": {Codec: st.codec, Models: st.models},
-		"no codec":   {Cluster: st.topic, Models: st.models},
-		"no models":  {Cluster: st.topic, Codec: st.codec},
+		"no cluster":  {Codec: st.codec, Models: st.models, Producer: st.out},
+		"no codec":    {Cluster: st.topic, Models: st.models, Producer: st.out},
+		"no models":   {Cluster: st.topic, Codec: st.codec, Producer: st.out},
+		"no producer": {Cluster: st.topic, Codec: st.codec, Models: st.models},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models, Registerer: st.reg}); err == nil {
+	if _, err := New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models, Producer: st.out, Registerer: st.reg}); err == nil {
 		t.Error("the metrics were registered twice without an error")
 	}
 }
@@ -433,6 +460,43 @@ func TestEvents(t *testing.T) {
 	}
 	if got := next(); got != "end" {
 		t.Errorf("after Run: %q", got)
+	}
+}
+
+// In HTTP/2 the deadline of one notice must not end the stream before the next.
+func TestEventsOverHTTP2(t *testing.T) {
+	st := newStage(t)
+	st.tick, st.streamWrite = 60*time.Millisecond, 20*time.Millisecond
+	srv := httptest.NewUnstartedServer(st.Handler())
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 2 {
+		t.Fatalf("spoken was %s", resp.Proto)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for n := 0; n < 4; {
+		st.customers.Apply(st.scored("ann", `{}`))
+		for {
+			if !lines.Scan() {
+				t.Fatalf("the stream ended after %d notices: %v", n, lines.Err())
+			}
+			if lines.Text() == "data: changed" {
+				n++
+				break
+			}
+		}
 	}
 }
 

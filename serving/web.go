@@ -38,6 +38,8 @@ const (
 	// streamSilence is how long a stream may say nothing before it shows that
 	// it is alive, so that nothing on the way closes it.
 	streamSilence = 15 * time.Second
+	// streamWrite is how long a browser may take to receive a notice.
+	streamWrite = 10 * time.Second
 )
 
 // pages are the parsed templates and the static files.
@@ -303,9 +305,27 @@ func (s *Server) valueText(feature int, x float64) string {
 	}
 	text := s.set.Text(feature, x)
 	if f := s.set.Spec().Feature(feature); f.Unit != "" {
-		text += " " + f.Unit
+		unit := f.Unit
+		if x == 1 {
+			unit = singular(unit)
+		}
+		text += " " + unit
 	}
 	return text
+}
+
+// singular takes the plural s off an English unit, such as months. Short ones
+// (ms) and those that end in s anyway (celsius, basis) stay as they are.
+func singular(unit string) string {
+	if len(unit) < 4 || !strings.HasSuffix(unit, "s") {
+		return unit
+	}
+	for _, ending := range []string{"ss", "us", "is"} {
+		if strings.HasSuffix(unit, ending) {
+			return unit
+		}
+	}
+	return unit[:len(unit)-1]
 }
 
 func (s *Server) pageCustomers(w http.ResponseWriter, r *http.Request) {
@@ -614,11 +634,16 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	// The limits of a request do not hold for a stream; each write has its own.
 	_ = rc.SetReadDeadline(time.Time{})
 	send := func(text string) bool {
-		_ = rc.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		_ = rc.SetWriteDeadline(time.Now().Add(s.streamWrite))
 		if _, err := w.Write([]byte(text)); err != nil {
 			return false
 		}
-		return rc.Flush() == nil
+		if rc.Flush() != nil {
+			return false
+		}
+		// In HTTP/2 a deadline that passes ends the stream, written to or not.
+		_ = rc.SetWriteDeadline(time.Time{})
+		return true
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold the stream back

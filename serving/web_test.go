@@ -149,7 +149,7 @@ func TestPagesWithData(t *testing.T) {
 
 	ann := checkPage(t, st, "/customers/ann", 200)
 	wants(t, ann, `data-customer="ann"`, "The last 2 scores", `<option value="yearly">`, `<option value="monthly" selected>`,
-		`data-name="visits" value="1" data-numeric`, "not cause and effect", "Best single change", `data-try="visits" data-value="25"`,
+		`data-name="visits" value="1" data-numeric`, "not cause and effect", "what the model would predict, not what would happen", "Best single change", `data-try="plan" data-value="yearly"`,
 		`data-feature="age"`, "<polyline points=", "Attributes that cannot be acted on")
 	wants(t, checkPage(t, st, "/customers/bob", 200), "lifelong (unknown to the model)", "not known", "This is the customer's first score")
 
@@ -181,6 +181,24 @@ func TestNumbers(t *testing.T) {
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%q, want %q", tc.got, tc.want)
+		}
+	}
+}
+
+func TestSingular(t *testing.T) {
+	for unit, want := range map[string]string{
+		"months": "month", "US dollars": "US dollar", "a month": "a month", "USD": "USD",
+		"ms": "ms", "s": "s", "celsius": "celsius", "basis": "basis", "gross": "gross", "": "",
+	} {
+		if got := singular(unit); got != want {
+			t.Errorf("one of %q is %q, want %q", unit, got, want)
+		}
+	}
+	st := newStage(t)
+	age, _ := st.set.Spec().Index("age")
+	for x, want := range map[float64]string{1: "1 year", 0: "0 years", 1.5: "1.5 years", 24: "24 years"} {
+		if got := st.valueText(age, x); got != want {
+			t.Errorf("%v is shown as %q, want %q", x, got, want)
 		}
 	}
 }

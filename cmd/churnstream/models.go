@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -134,18 +133,9 @@ func (c *modelsActivateCommand) Run(ctx context.Context, out io.Writer, log *slo
 			fmt.Fprintf(out, "version %d is the champion already\n", v.Version)
 			return nil
 		}
-		if err := p.codec.Register(ctx); err != nil {
-			return fmt.Errorf("registering the schemas: %w", err)
-		}
-		again := v.ModelVersion
-		again.Stage = schemas.StageChampion
-		again.Reason = "activated by hand"
-		err = p.cluster.NewProducer(kafka.ProducerConfig{}).Produce(ctx, schemas.TopicModels, kafka.Record{
-			Key:   strconv.AppendInt(nil, v.Version, 10),
-			Value: p.codec.AppendModel(nil, &again),
-		})
-		if err != nil {
-			return fmt.Errorf("publishing version %d: %w", v.Version, err)
+		producer := p.cluster.NewProducer(kafka.ProducerConfig{})
+		if err := models.Activate(ctx, producer, p.codec, v, "activated by hand"); err != nil {
+			return err
 		}
 		fmt.Fprintf(out, "version %d is the champion now\n", v.Version)
 		return nil

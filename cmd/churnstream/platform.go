@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"net/http"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +34,9 @@ type connection struct {
 	Registry             string `help:"URL of the schema registry." default:"http://localhost:8081" placeholder:"URL" group:"connection"`
 	RegistryUser         string `help:"User of the schema registry. The password comes from CHURN_REGISTRY_PASSWORD or --registry-password-file." group:"connection"`
 	RegistryPasswordFile string `help:"File that holds the registry's password." type:"existingfile" placeholder:"FILE" group:"connection"`
+	RegistryTLSCA        string `name:"registry-tls-ca" help:"PEM file with the authorities to trust at an https registry instead of the system's." type:"existingfile" placeholder:"FILE" group:"connection"`
+	RegistryTLSCert      string `name:"registry-tls-cert" help:"PEM file with the client certificate for it." type:"existingfile" placeholder:"FILE" group:"connection"`
+	RegistryTLSKey       string `name:"registry-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"connection"`
 
 	Schema       string `help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE" group:"connection"`
 	CreateTopics bool   `help:"Create the topics that do not exist." default:"true" negatable:"" group:"connection"`
@@ -46,19 +47,7 @@ type connection struct {
 // listener holds the flags of a process's HTTP side.
 type listener struct {
 	HTTP string `name:"http" help:"Address for /metrics, /healthz, /readyz and what the role serves. Port 0 takes a free one." default:"127.0.0.1:0" placeholder:"HOST:PORT"`
-}
-
-// secret returns what the environment variable or the file holds; files may
-// end in a line break.
-func secret(variable, file string) (string, error) {
-	if file == "" {
-		return os.Getenv(variable), nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("reading a secret: %w", err)
-	}
-	return strings.TrimRight(string(data), "\r\n"), nil
+	web
 }
 
 func (c *connection) set() (*schemas.Set, error) {
@@ -72,26 +61,18 @@ func (c *connection) set() (*schemas.Set, error) {
 	return set, nil
 }
 
-func (c *connection) kafkaConfig() (kafka.Config, error) {
-	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream"}
-	if c.TLS || c.TLSCA != "" || c.TLSCert != "" {
-		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-		if c.TLSCA != "" {
-			pem, err := os.ReadFile(c.TLSCA)
-			if err != nil {
-				return cfg, fmt.Errorf("--tls-ca: %w", err)
-			}
-			cfg.TLS.RootCAs = x509.NewCertPool()
-			if !cfg.TLS.RootCAs.AppendCertsFromPEM(pem) {
-				return cfg, fmt.Errorf("--tls-ca %s: no certificate in PEM form in it", c.TLSCA)
-			}
+func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
+	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream", Logger: log}
+	for _, broker := range c.Brokers {
+		if err := refuseUserinfo("--brokers", broker, "--sasl-user, and CHURN_SASL_PASSWORD or --sasl-password-file"); err != nil {
+			return cfg, err
 		}
-		if c.TLSCert != "" || c.TLSKey != "" {
-			pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-			if err != nil {
-				return cfg, fmt.Errorf("--tls-cert and --tls-key: %w", err)
-			}
-			cfg.TLS.Certificates = []tls.Certificate{pair}
+	}
+	files := tlsFlags{"tls", c.TLSCA, c.TLSCert, c.TLSKey}
+	if c.TLS || files.given() {
+		var err error
+		if cfg.TLS, err = files.config(); err != nil {
+			return cfg, err
 		}
 	}
 	if c.SASL != "none" && c.SASL != "" {
@@ -106,8 +87,48 @@ func (c *connection) kafkaConfig() (kafka.Config, error) {
 		if err != nil {
 			return cfg, fmt.Errorf("--sasl: %w", err)
 		}
+		if c.SASL == "plain" && cfg.TLS == nil {
+			warnClear(log, "--sasl plain", c.Brokers...)
+		}
 	}
 	return cfg, nil
+}
+
+// registry returns a client of the schema registry.
+func (c *connection) registry(log *slog.Logger) (*schemas.RegistryClient, error) {
+	cfg := schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser}
+	const credentials = "--registry-user, and CHURN_REGISTRY_PASSWORD or --registry-password-file"
+	if err := refuseUserinfo("--registry", c.Registry, credentials); err != nil {
+		return nil, err
+	}
+	var err error
+	if cfg.Password, err = secret("CHURN_REGISTRY_PASSWORD", c.RegistryPasswordFile); err != nil {
+		return nil, fmt.Errorf("--registry-password-file: %w", err)
+	}
+	if cfg.Username == "" && cfg.Password != "" {
+		return nil, errors.New("there is a password for the registry but no --registry-user")
+	}
+	if files := (&tlsFlags{"registry-tls", c.RegistryTLSCA, c.RegistryTLSCert, c.RegistryTLSKey}); files.given() {
+		if !strings.Contains(c.Registry, "https://") {
+			return nil, errors.New("--registry-tls-ca, -cert and -key need an https URL as --registry")
+		}
+		if cfg.TLS, err = files.config(); err != nil {
+			return nil, err
+		}
+	}
+	client, err := schemas.NewRegistry(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("--registry: %w", err)
+	}
+	if cfg.Password != "" {
+		for _, address := range strings.Split(c.Registry, ",") {
+			if rest, clear := strings.CutPrefix(strings.TrimSpace(address), "http://"); clear {
+				host, _, _ := strings.Cut(rest, "/")
+				warnClear(log, "--registry", host)
+			}
+		}
+	}
+	return client, nil
 }
 
 // platform is what the roles of one process share.
@@ -119,6 +140,9 @@ type platform struct {
 	metrics *prometheus.Registry
 	ready   *ops.Readiness
 	models  *models.Feed
+	guard   *ops.Guard
+	// retrain answers requests for a training, once there is a trainer.
+	retrain http.Handler
 }
 
 // open prepares the platform. It does no I/O yet but reading files; see start.
@@ -132,21 +156,20 @@ func (c *connection) open(log *slog.Logger) (*platform, error) {
 	if p.set, err = c.set(); err != nil {
 		return nil, err
 	}
-	kafkaConfig, err := c.kafkaConfig()
+	if p.guard, err = new(web).guard(); err != nil {
+		return nil, err
+	}
+	kafkaConfig, err := c.kafkaConfig(log)
 	if err != nil {
 		return nil, err
 	}
-	kafkaConfig.Logger, kafkaConfig.Registerer = log, p.metrics
+	kafkaConfig.Registerer = p.metrics
 	if p.cluster, err = kafka.Connect(kafkaConfig); err != nil {
 		return nil, fmt.Errorf("--brokers %s: %w", strings.Join(c.Brokers, ","), err)
 	}
-	password, err := secret("CHURN_REGISTRY_PASSWORD", c.RegistryPasswordFile)
+	registry, err := c.registry(log)
 	if err != nil {
-		return nil, fmt.Errorf("--registry-password-file: %w", err)
-	}
-	registry, err := schemas.NewRegistry(schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser, Password: password})
-	if err != nil {
-		return nil, fmt.Errorf("--registry %s: %w", c.Registry, err)
+		return nil, err
 	}
 	p.codec = schemas.NewCodec(p.set, registry)
 	p.models = models.NewFeed(models.FeedConfig{Cluster: p.cluster, Codec: p.codec, Logger: log, Registerer: p.metrics})

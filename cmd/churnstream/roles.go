@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -16,7 +16,9 @@ import (
 	"churnstream/consumers/monitor"
 	"churnstream/consumers/scorer"
 	"churnstream/consumers/sink"
+	"churnstream/internal/kafka"
 	"churnstream/internal/ops"
+	"churnstream/schemas"
 	"churnstream/serving"
 	"churnstream/trainer"
 )
@@ -45,6 +47,9 @@ type (
 		ClickHouseUser         string `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default" group:"sink"`
 		ClickHousePasswordFile string `name:"clickhouse-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"sink"`
 		ClickHouseTLS          bool   `name:"clickhouse-tls" help:"Speak TLS to ClickHouse." group:"sink"`
+		ClickHouseTLSCA        string `name:"clickhouse-tls-ca" help:"PEM file with the authorities to trust instead of the system's." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLSCert      string `name:"clickhouse-tls-cert" help:"PEM file with the client certificate." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLSKey       string `name:"clickhouse-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"sink"`
 	}
 )
 
@@ -79,7 +84,19 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 	if err != nil {
 		return role{}, err
 	}
-	return role{"train", t.Run}, nil
+	// The guard stands before it wherever it is served.
+	p.retrain = t.RetrainHandler("")
+	p.ready.Set("train", false, "reading outcomes and scores")
+	return role{"train", func(ctx context.Context) error {
+		go func() {
+			select {
+			case <-t.Ready():
+				p.ready.Set("train", true, "")
+			case <-ctx.Done():
+			}
+		}()
+		return t.Run(ctx)
+	}}, nil
 }
 
 func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
@@ -127,20 +144,13 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 		}
 	}
 	if f.ClickHouse != "" {
-		password, err := secret("CHURN_CLICKHOUSE_PASSWORD", f.ClickHousePasswordFile)
+		cfg, err := f.clickHouse(p.log)
 		if err != nil {
-			return nil, closeStores, fmt.Errorf("--clickhouse-password-file: %w", err)
-		}
-		cfg := sink.ClickHouseConfig{
-			Addr: f.ClickHouse, Database: f.ClickHouseDatabase,
-			Username: f.ClickHouseUser, Password: password,
-		}
-		if f.ClickHouseTLS {
-			cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+			return nil, closeStores, err
 		}
 		store, err := sink.OpenClickHouse(cfg, p.set)
 		if err != nil {
-			return nil, closeStores, fmt.Errorf("--clickhouse %s: %w", f.ClickHouse, err)
+			return nil, closeStores, fmt.Errorf("--clickhouse: %w", err)
 		}
 		if err := add("clickhouse", store); err != nil {
 			return nil, closeStores, err
@@ -152,10 +162,35 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 	return roles, closeStores, nil
 }
 
+// clickHouse says how to reach ClickHouse.
+func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err error) {
+	const credentials = "--clickhouse-user, and CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file"
+	if err := refuseUserinfo("--clickhouse", f.ClickHouse, credentials); err != nil {
+		return cfg, err
+	}
+	cfg = sink.ClickHouseConfig{Addr: f.ClickHouse, Database: f.ClickHouseDatabase, Username: f.ClickHouseUser}
+	if cfg.Password, err = secret("CHURN_CLICKHOUSE_PASSWORD", f.ClickHousePasswordFile); err != nil {
+		return cfg, fmt.Errorf("--clickhouse-password-file: %w", err)
+	}
+	files := tlsFlags{"clickhouse-tls", f.ClickHouseTLSCA, f.ClickHouseTLSCert, f.ClickHouseTLSKey}
+	if f.ClickHouseTLS || files.given() {
+		if cfg.TLS, err = files.config(); err != nil {
+			return cfg, err
+		}
+	} else if cfg.Password != "" {
+		warnClear(log, "--clickhouse", strings.Split(f.ClickHouse, ",")...)
+	}
+	return cfg, nil
+}
+
+// serving returns the role and what it answers. If there is to be a trainer in
+// this process it must exist already, or requests for a training are not
+// passed on to it.
 func (p *platform) serving() (role, http.Handler, error) {
 	s, err := serving.New(serving.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Logger: p.log, Registerer: p.metrics,
+		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.retrain,
+		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
 		return role{}, nil, err
@@ -163,16 +198,32 @@ func (p *platform) serving() (role, http.Handler, error) {
 	return role{"serve", s.Run}, s.Handler(), nil
 }
 
+// trainerHandler answers for a trainer without a server of its own.
+func (p *platform) trainerHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/retrain", p.guard.Protect(p.retrain))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, "/metrics\n/healthz\n/readyz\n/v1/retrain\n")
+	})
+	return mux
+}
+
 // run opens the HTTP side, prepares the platform and runs the roles until one
 // fails or ctx ends.
-func (p *platform) run(ctx context.Context, c *connection, address string, handler http.Handler, roles ...role) error {
+func (p *platform) run(ctx context.Context, c *connection, l listener, handler http.Handler, roles ...role) error {
+	if (l.HTTPTLSCert == "") != (l.HTTPTLSKey == "") {
+		return errors.New("--http-tls-cert and --http-tls-key belong together")
+	}
 	server, err := ops.NewServer(ops.Config{
-		Addr: address, Gatherer: p.metrics, Readiness: p.ready, Handler: handler, Logger: p.log,
+		Addr: l.HTTP, Gatherer: p.metrics, Readiness: p.ready, Handler: handler,
+		CertFile: l.HTTPTLSCert, KeyFile: l.HTTPTLSKey, MaxConnections: l.HTTPMaxConnections, Logger: p.log,
 	})
 	if err != nil {
-		return fmt.Errorf("--http %s: %w", address, err)
+		return fmt.Errorf("--http %s: %w", l.HTTP, err)
 	}
-	p.log.Info("listening", "url", "http://"+server.Addr()+"/", "serving", "/metrics, /healthz, /readyz")
+	p.log.Info("listening", "url", server.URL()+"/", "serving", "/metrics, /healthz, /readyz")
+	p.ready.Set("models", false, "reading "+schemas.TopicModels)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error {
@@ -183,6 +234,14 @@ func (p *platform) run(ctx context.Context, c *connection, address string, handl
 			return err
 		}
 		g.Go(func() error { return p.models.Run(ctx) })
+		g.Go(func() error {
+			select {
+			case <-p.models.CaughtUp():
+				p.ready.Set("models", true, "")
+			case <-ctx.Done():
+			}
+			return nil
+		})
 		for _, r := range roles {
 			g.Go(func() error {
 				if err := r.run(ctx); err != nil {
@@ -213,7 +272,7 @@ Example:
 }
 
 func (c *scoreCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"score"}, &roleFlags{scoreFlags: c.scoreFlags})
+	return runRoles(ctx, log, &c.connection, c.listener, []string{"score"}, &roleFlags{scoreFlags: c.scoreFlags})
 }
 
 type trainCommand struct {
@@ -231,7 +290,7 @@ Example:
 }
 
 func (c *trainCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"train"}, &roleFlags{trainFlags: c.trainFlags})
+	return runRoles(ctx, log, &c.connection, c.listener, []string{"train"}, &roleFlags{trainFlags: c.trainFlags})
 }
 
 type monitorCommand struct {
@@ -249,7 +308,7 @@ Example:
 }
 
 func (c *monitorCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"monitor"}, &roleFlags{monitorFlags: c.monitorFlags})
+	return runRoles(ctx, log, &c.connection, c.listener, []string{"monitor"}, &roleFlags{monitorFlags: c.monitorFlags})
 }
 
 type sinkCommand struct {
@@ -268,12 +327,13 @@ Examples:
 }
 
 func (c *sinkCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"sink"}, &roleFlags{sinkFlags: c.sinkFlags})
+	return runRoles(ctx, log, &c.connection, c.listener, []string{"sink"}, &roleFlags{sinkFlags: c.sinkFlags})
 }
 
 type serveCommand struct {
 	connection
 	HTTP string `name:"http" help:"Address of the web application and the REST endpoint." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	web
 }
 
 // Help is shown by churnstream serve --help.
@@ -285,15 +345,17 @@ Example:
 }
 
 func (c *serveCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, c.HTTP, []string{"serve"}, &roleFlags{})
+	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, []string{"serve"}, &roleFlags{})
 }
 
+// roleNames are the roles in the order in which a process makes them.
 var roleNames = []string{"score", "train", "monitor", "sink", "serve"}
 
 type runCommand struct {
 	connection
 	HTTP  string   `name:"http" help:"Address for /metrics, /healthz, /readyz and what the roles serve." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Roles []string `help:"Roles to run: score, train, monitor, sink, serve." required:"" placeholder:"ROLE,…"`
+	web
 	scoreFlags
 	trainFlags
 	monitorFlags
@@ -312,7 +374,7 @@ func (c *runCommand) Run(ctx context.Context, log *slog.Logger) error {
 			return fmt.Errorf("--roles: there is no role %q; choose from %s", r, strings.Join(roleNames, ", "))
 		}
 	}
-	return runRoles(ctx, log, &c.connection, c.HTTP, c.Roles, &roleFlags{c.scoreFlags, c.trainFlags, c.monitorFlags, c.sinkFlags})
+	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, c.Roles, &roleFlags{c.scoreFlags, c.trainFlags, c.monitorFlags, c.sinkFlags})
 }
 
 type roleFlags struct {
@@ -323,20 +385,29 @@ type roleFlags struct {
 }
 
 // runRoles runs the named roles in this process.
-func runRoles(ctx context.Context, log *slog.Logger, c *connection, address string, names []string, f *roleFlags) error {
+func runRoles(ctx context.Context, log *slog.Logger, c *connection, l listener, names []string, f *roleFlags) error {
 	p, err := c.open(log)
 	if err != nil {
 		return err
 	}
+	if p.guard, err = l.guard(); err != nil {
+		return err
+	}
 	var roles []role
 	var handler http.Handler
-	for _, name := range names {
+	// In this order, whatever that of the names is: serving passes requests on
+	// to the trainer.
+	for _, name := range roleNames {
+		if !slices.Contains(names, name) {
+			continue
+		}
 		var r role
 		switch name {
 		case "score":
 			r, err = p.scorer(&f.scoreFlags)
 		case "train":
 			r, err = p.trainer(&f.trainFlags)
+			handler = p.trainerHandler()
 		case "monitor":
 			r, _, err = p.monitor(&f.monitorFlags)
 		case "sink":
@@ -355,5 +426,5 @@ func runRoles(ctx context.Context, log *slog.Logger, c *connection, address stri
 		}
 		roles = append(roles, r)
 	}
-	return p.run(ctx, c, address, handler, roles...)
+	return p.run(ctx, c, l, handler, roles...)
 }

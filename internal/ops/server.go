@@ -19,12 +19,20 @@ import (
 
 const (
 	// headerTimeout and bodyTimeout bound how long a client may take to send
-	// a request. There is no bound on the answer: event streams have no end.
+	// a request, answerTimeout how long it may take from the request's header
+	// to the end of the answer. Event streams, which have no end, set a
+	// deadline of their own for each write.
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 30 * time.Second
+	answerTimeout = time.Minute
 	idleTimeout   = 2 * time.Minute
 
 	maxHeaderBytes = 64 << 10
+
+	// maxConnections is the default of Config.MaxConnections.
+	maxConnections = 2048
+	// maxHTTP2Streams bounds the requests under way on one HTTP/2 connection.
+	maxHTTP2Streams = 64
 
 	// scrapeTimeout is Prometheus' own default; nobody waits longer.
 	scrapeTimeout = 10 * time.Second
@@ -49,8 +57,11 @@ type Config struct {
 	// Default: a list of those at /, and not found elsewhere.
 	Handler http.Handler
 	// CertFile and KeyFile are PEM files with the server's certificate and
-	// its key; both or none. Default none: plain HTTP.
+	// its key; both or none. Default none: plain HTTP. They are read once.
 	CertFile, KeyFile string
+	// MaxConnections bounds the connections open at a time; more wait to be
+	// accepted. Default 2048.
+	MaxConnections int
 	// Logger takes the log. Default none.
 	Logger *slog.Logger
 }
@@ -60,6 +71,7 @@ type Config struct {
 // /readyz answers 200 or 503, with each part's state as JSON.
 type Server struct {
 	listener net.Listener
+	tls      bool
 	http     *http.Server
 	log      *slog.Logger
 	// cancel ends the contexts of all requests.
@@ -68,7 +80,8 @@ type Server struct {
 }
 
 // NewServer listens on cfg.Addr; connections wait until Run serves them. It
-// fails when the address cannot be had or the certificate not be read.
+// fails when the address cannot be had or the certificate not be read. A server
+// that other machines can reach without TLS is warned of in the log.
 func NewServer(cfg Config) (*Server, error) {
 	if cfg.Addr == "" {
 		cfg.Addr = "127.0.0.1:0"
@@ -85,6 +98,9 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.MaxConnections <= 0 {
+		cfg.MaxConnections = maxConnections
+	}
 	var tlsConfig *tls.Config
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
@@ -97,25 +113,40 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w; choose another address with --http HOST:PORT (port 0 takes a free one)", cfg.Addr, err)
 	}
+	if !loopback(listener.Addr()) && tlsConfig == nil {
+		cfg.Logger.Warn("listening beyond this machine without TLS: what is asked and answered, tokens included, can be read on the way",
+			"address", listener.Addr().String())
+	}
 	base, cancel := context.WithCancel(context.Background())
 	return &Server{
-		listener: listener,
+		listener: bound(listener, cfg.MaxConnections),
+		tls:      tlsConfig != nil,
 		log:      cfg.Logger,
 		cancel:   cancel,
 		http: &http.Server{
 			Handler:           boundBody(routes(&cfg)),
 			TLSConfig:         tlsConfig,
-			BaseContext:       func(net.Listener) context.Context { return base },
+			BaseContext:       func(net.Listener) context.Context { return withListener(base, listener.Addr()) },
 			ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 			ReadHeaderTimeout: headerTimeout,
+			WriteTimeout:      answerTimeout,
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeaderBytes,
+			HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxHTTP2Streams},
 		},
 	}, nil
 }
 
 // Addr returns the host:port that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// URL returns the address as a URL, without a slash at its end.
+func (s *Server) URL() string {
+	if s.tls {
+		return "https://" + s.Addr()
+	}
+	return "http://" + s.Addr()
+}
 
 // Close frees the address of a server that was never run. After Run it has no
 // effect.
@@ -135,7 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	served := make(chan error, 1)
 	go func() {
-		if s.http.TLSConfig != nil {
+		if s.tls {
 			served <- s.http.ServeTLS(s.listener, "", "")
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -46,6 +47,8 @@ func start(t *testing.T, cfg Config) (s *Server, stop func() error) {
 	t.Cleanup(func() { stop() })
 	return s, stop
 }
+
+func logger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
@@ -193,12 +196,31 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+func TestHeadersAreBounded(t *testing.T) {
+	s, _ := start(t, Config{Gatherer: prometheus.NewRegistry()})
+	for size, want := range map[int]int{maxHeaderBytes / 2: 200, 2 * maxHeaderBytes: http.StatusRequestHeaderFieldsTooLarge} {
+		r, err := http.NewRequest("GET", s.URL()+"/healthz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Large", strings.Repeat("x", size))
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("a header of %d bytes: status %d, want %d", size, res.StatusCode, want)
+		}
+	}
+}
+
 func TestTLS(t *testing.T) {
 	cert, key, pool := certificate(t)
 	s, _ := start(t, Config{Gatherer: prometheus.NewRegistry(), CertFile: cert, KeyFile: key})
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	defer client.CloseIdleConnections()
-	res, err := client.Get("https://" + s.Addr() + "/healthz")
+	res, err := client.Get(s.URL() + "/healthz")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"churnstream/internal/embedded"
+	"churnstream/internal/kafka"
+	"churnstream/internal/ops"
+	"churnstream/producers/replay"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+const erasureToken = "for the erasure test"
+
+// everything is all roles in this process, on a broker that outlives them.
+type everything struct {
+	url  string
+	stop func()
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func startEverything(t *testing.T, c *connection, database string) *everything {
+	t.Helper()
+	log := &lines{}
+	p, err := c.open(slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.guard = ops.NewGuard(erasureToken)
+	train, err := p.trainer(&trainFlags{MinNewLabels: 1000, MinInterval: time.Second, MaxExamples: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	score, err := p.scorer(&scoreFlags{Group: "churn-scorer", Explain: "lime", Reasons: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, _, err := p.monitor(&monitorFlags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles, closeStores, err := p.sinks(&sinkFlags{SQLite: database})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve, handler, err := p.serving()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- p.run(ctx, c, listener{HTTP: "127.0.0.1:0"}, handler, append(roles, train, score, watch, serve)...)
+	}()
+	e := &everything{stop: sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		closeStores()
+		if t.Failed() {
+			t.Logf("log:\n%s", log)
+		}
+	})}
+	t.Cleanup(e.stop)
+	address := regexp.MustCompile(`msg=listening url=(\S+)/ `)
+	until(t, "the listener", func() bool { return address.FindStringSubmatch(log.String()) != nil })
+	e.url = address.FindStringSubmatch(log.String())[1]
+	return e
+}
+
+func (e *everything) metric(t *testing.T, name string) float64 {
+	return metric(get(t, e.url+"/metrics"), name)
+}
+
+// customer returns what REST says of a customer; nil if it knows none.
+func (e *everything) customer(t *testing.T, id string) (c *shownCustomer) {
+	t.Helper()
+	resp, err := http.Get(e.url + "/v1/customers/" + url.PathEscape(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+type shownCustomer struct {
+	Previous *float64 `json:"previous_probability"`
+	Data     map[string]any
+	History  []struct{ Probability float64 }
+}
+
+func (e *everything) delete(t *testing.T, id, token string) (status int, body string) {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodDelete, e.url+"/v1/customers/"+url.PathEscape(id), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(answer)
+}
+
+// company is what is outside: who produces events and outcomes.
+type company struct {
+	t        *testing.T
+	cluster  *kafka.Cluster
+	codec    *schemas.Codec
+	producer *kafka.Producer
+}
+
+func (c *company) write(topic string, records ...kafka.Record) {
+	c.t.Helper()
+	if err := c.producer.Produce(c.t.Context(), topic, records...); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *company) event(id string, at time.Time, changes scoring.Vector) {
+	c.t.Helper()
+	e := c.codec.NewEvent()
+	e.CustomerID, e.EventID, e.Source = []byte(id), []byte(uuid.NewString()), []byte("test")
+	e.OccurredAt, e.Changes = at.UnixMilli(), changes
+	c.write(schemas.TopicEvents, kafka.Record{Key: e.CustomerID, Value: c.codec.AppendEvent(nil, e)})
+}
+
+func (c *company) outcomes(list ...schemas.ChurnOutcome) {
+	c.t.Helper()
+	var records []kafka.Record
+	for i := range list {
+		records = append(records, kafka.Record{Key: []byte(list[i].CustomerID), Value: c.codec.AppendOutcome(nil, &list[i])})
+	}
+	c.write(schemas.TopicOutcomes, records...)
+}
+
+// lastScore returns the last record of a customer in the topic of scores.
+func (c *company) lastScore(id string) (last *kafka.Record) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	err := c.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores}, OnCaughtUp: cancel},
+		func(_ context.Context, records []kafka.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, r := range records {
+				if string(r.Key) == id {
+					last = &kafka.Record{Value: bytes.Clone(r.Value)}
+					for _, h := range r.Headers {
+						last.Headers = append(last.Headers, kafka.Header{Key: strings.Clone(h.Key), Value: bytes.Clone(h.Value)})
+					}
+				}
+			}
+			return nil
+		})
+	if err != nil && c.t.Context().Err() == nil && ctx.Err() == nil {
+		c.t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return last
+}
+
+// TestErasure follows one customer through every role, erases the customer
+// over REST, and looks for what is left: nothing, neither now nor after all
+// roles have started again and read the topics anew.
+func TestErasure(t *testing.T) {
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Close)
+	conn := &connection{Brokers: []string{broker.Addr()}, Registry: registry.URL()}
+	client, err := conn.open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.cluster.Close)
+	if err := client.cluster.EnsureTopics(t.Context(), embeddedTopics(3)...); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.codec.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	outside := &company{t, client.cluster, client.codec, client.cluster.NewProducer(kafka.ProducerConfig{})}
+	examples, err := replay.Load(client.set)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	const history = 600
+	victim, other := "to be/forgotten", "to be kept"
+	attributes := examples[history].Attributes
+	start := time.Now().Add(-time.Hour)
+	past := schemas.ChurnOutcome{CustomerID: victim, ObservedAt: start.UnixMilli(), Attributes: attributes, Source: "test"}
+	database := filepath.Join(t.TempDir(), "churn.db")
+	rows := func(query string, args ...any) (n int) {
+		db, err := sql.Open("sqlite", database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if err := db.QueryRow(query, args...).Scan(&n); err != nil {
+			return -1 // the tables may not be there yet
+		}
+		return n
+	}
+	stored := func(id string) string {
+		return fmt.Sprintf("%d scores, %d outcomes, %d latest",
+			rows("SELECT count(*) FROM churn_scores WHERE customer_id = ?", id),
+			rows("SELECT count(*) FROM churn_outcomes WHERE customer_id = ?", id),
+			rows("SELECT count(*) FROM churn_scores_latest WHERE customer_id = ?", id))
+	}
+
+	all := startEverything(t, conn, database)
+	outside.outcomes(append(examples[:history:history], past)...)
+	until(t, "a champion", func() bool { return all.metric(t, "churn_models_champion_version") > 0 })
+	outside.event(victim, start.Add(time.Minute), attributes)
+	outside.event(other, start.Add(time.Minute), attributes)
+	until(t, "both customers over REST", func() bool { return all.customer(t, victim) != nil && all.customer(t, other) != nil })
+	outcome := func(id string, after time.Duration) schemas.ChurnOutcome {
+		return schemas.ChurnOutcome{CustomerID: id, Churned: true, ObservedAt: start.Add(after).UnixMilli(), Source: "test"}
+	}
+	outside.outcomes(outcome(victim, 2*time.Minute), outcome(other, 2*time.Minute))
+
+	// Everyone knows the customer.
+	until(t, "the examples", func() bool { return all.metric(t, "churn_trainer_examples") == history+3 })
+	until(t, "the monitor's joins", func() bool { return all.metric(t, "churn_outcomes_total") == 2 })
+	until(t, "the scorer's state", func() bool { return all.metric(t, "churn_scorer_customers") == 2 })
+	until(t, "the store", func() bool { return stored(victim) == "1 scores, 2 outcomes, 1 latest" })
+	if r := outside.lastScore(victim); r == nil || r.Value == nil {
+		t.Fatal("the topic has no score")
+	}
+
+	if status, body := all.delete(t, victim, "a guess"); status != http.StatusUnauthorized {
+		t.Fatalf("with a wrong token: status %d: %s", status, body)
+	}
+	if r := outside.lastScore(victim); r.Value == nil {
+		t.Fatal("a wrong token erased the customer")
+	}
+	status, body := all.delete(t, victim, erasureToken)
+	if status != http.StatusAccepted {
+		t.Fatalf("status %d: %s", status, body)
+	}
+
+	// Nobody does.
+	until(t, "serving to forget", func() bool { return all.customer(t, victim) == nil })
+	until(t, "the scorer to forget", func() bool { return all.metric(t, "churn_scorer_customers") == 1 })
+	until(t, "the trainer to forget", func() bool { return all.metric(t, "churn_trainer_examples") == history+1 })
+	until(t, "the store to forget", func() bool { return stored(victim) == "0 scores, 0 outcomes, 0 latest" })
+	last := outside.lastScore(victim)
+	if last == nil || last.Value != nil {
+		t.Error("the topic of scores has no tombstone")
+	} else if position := fmt.Sprintf("%s", last.Headers); !strings.Contains(position, "source-offset") {
+		t.Errorf("the tombstone does not say where it comes from: %s", position)
+	}
+	// An outcome from when the customer had a score finds none in the monitor.
+	outside.outcomes(outcome(victim, 3*time.Minute), outcome(other, 3*time.Minute))
+	until(t, "the monitor to have forgotten", func() bool {
+		return all.metric(t, "churn_outcomes_total") == 3 && all.metric(t, "churn_outcomes_pending") == 1
+	})
+	// The other customer is as before.
+	if all.customer(t, other) == nil {
+		t.Error("the other customer is gone")
+	}
+	until(t, "the other customer's outcome", func() bool { return stored(other) == "1 scores, 2 outcomes, 1 latest" })
+
+	// The next event is a new customer's.
+	tenure, _ := client.set.Spec().Index("tenure")
+	changes := scoring.NewVector(client.set.Spec().Len())
+	changes[tenure] = 1
+	outside.event(victim, start.Add(4*time.Minute), changes)
+	fresh := func(e *everything) {
+		t.Helper()
+		until(t, "the new customer", func() bool { return e.customer(t, victim) != nil })
+		c := e.customer(t, victim)
+		if c.Previous != nil || len(c.History) != 1 {
+			t.Errorf("the new customer has a past: previous %v, %d scores", c.Previous, len(c.History))
+		}
+		for name, value := range c.Data {
+			if (value != nil) != (name == "tenure") {
+				t.Errorf("the new customer has %s = %v", name, value)
+			}
+		}
+	}
+	fresh(all)
+
+	// All of it holds for those who read the topics from the start.
+	all.stop()
+	again := startEverything(t, conn, database)
+	until(t, "everyone to be ready", func() bool {
+		resp, err := http.Get(again.url + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	fresh(again)
+	if n := again.metric(t, "churn_trainer_examples"); n != history+2 {
+		t.Errorf("%v examples after a restart, not %d", n, history+2)
+	}
+	until(t, "the monitor's joins after a restart", func() bool { return again.metric(t, "churn_outcomes_total") == 3 })
+	until(t, "the scorer's state after a restart", func() bool { return again.metric(t, "churn_scorer_customers") == 2 })
+	until(t, "the store after a restart", func() bool { return stored(victim) == "1 scores, 1 outcomes, 1 latest" })
+}

@@ -1,0 +1,148 @@
+package ops
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Guard decides who may change something by HTTP. It is safe for concurrent
+// use.
+//
+// With a token, a request must carry it as "Authorization: Bearer …", wherever
+// it comes from. Without one, requests are taken only by a Server that listens
+// on a loopback address, from a client on this machine, addressed to a loopback
+// name or address, and not from a page of another site. The last two keep a
+// browser on this machine from being talked into it: by a page that posts to
+// us, or by a name that was made to resolve to 127.0.0.1 (DNS rebinding).
+// Requests that a proxy has passed on are refused too, because nobody knows
+// where they come from.
+type Guard struct {
+	hash  [sha256.Size]byte
+	token bool
+	sites http.CrossOriginProtection
+}
+
+// NewGuard returns a guard that asks for token, or has none if it is empty.
+func NewGuard(token string) *Guard {
+	return &Guard{hash: sha256.Sum256([]byte(token)), token: token != ""}
+}
+
+// Refusal says why a request may not change anything.
+type Refusal struct {
+	// Status is 401 where a token would help, 403 otherwise.
+	Status int
+	// Challenge is for the header WWW-Authenticate of a 401.
+	Challenge string
+	// Detail is one sentence or two for whoever sent the request.
+	Detail string
+}
+
+// Error returns the detail.
+func (r *Refusal) Error() string { return r.Detail }
+
+func forbidden(detail string) *Refusal {
+	return &Refusal{Status: http.StatusForbidden, Detail: detail}
+}
+
+const setToken = " Set a token (CHURN_HTTP_TOKEN or --http-token-file) and send it as Authorization: Bearer."
+
+// Check returns nil for a request that may change something.
+func (g *Guard) Check(r *http.Request) *Refusal {
+	if g.token {
+		return g.checkToken(r)
+	}
+	listener, _ := r.Context().Value(listenerKey{}).(net.Addr)
+	switch {
+	case listener == nil || !loopback(listener):
+		return forbidden("Nothing can be changed here: the server is reachable from other machines and has no token." + setToken)
+	case !LoopbackHost(r.RemoteAddr):
+		return forbidden("Without a token, only clients on this machine may change anything." + setToken)
+	case forwarded(r.Header):
+		return forbidden("Without a token, requests that come through a proxy may not change anything." + setToken)
+	case !LoopbackHost(r.Host):
+		return forbidden("Without a token, requests that change something must be addressed to localhost or a loopback address." + setToken)
+	}
+	if err := g.sites.Check(r); err != nil {
+		return forbidden("Without a token, pages of other sites may not change anything." + setToken)
+	}
+	return nil
+}
+
+func (g *Guard) checkToken(r *http.Request) *Refusal {
+	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return &Refusal{http.StatusUnauthorized, "Bearer", "This needs a token, as Authorization: Bearer."}
+	}
+	// Hashes have equal lengths, so the time taken says nothing of the token.
+	hash := sha256.Sum256([]byte(given))
+	if subtle.ConstantTimeCompare(hash[:], g.hash[:]) != 1 {
+		return &Refusal{http.StatusUnauthorized, `Bearer error="invalid_token"`, "The token is not the right one."}
+	}
+	return nil
+}
+
+// Protect returns a handler that passes on the requests that may change
+// something and answers others with problem details (RFC 9457).
+func (g *Guard) Protect(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refusal := g.Check(r)
+		if refusal == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if refusal.Challenge != "" {
+			w.Header().Set("WWW-Authenticate", refusal.Challenge)
+		}
+		noStore(w, "application/problem+json")
+		w.WriteHeader(refusal.Status)
+		_ = json.NewEncoder(w).Encode(struct {
+			Type   string `json:"type"`
+			Title  string `json:"title"`
+			Status int    `json:"status"`
+			Detail string `json:"detail"`
+		}{"about:blank", http.StatusText(refusal.Status), refusal.Status, refusal.Detail})
+	})
+}
+
+// listenerKey is the key under which a request's context has the net.Addr that
+// its Server listens on. The address of the connection would not do: a server
+// that listens on all addresses is reached by 127.0.0.1 too.
+type listenerKey struct{}
+
+func withListener(ctx context.Context, addr net.Addr) context.Context {
+	return context.WithValue(ctx, listenerKey{}, addr)
+}
+
+func loopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// LoopbackHost tells whether host:port or host is localhost or a loopback
+// address.
+func LoopbackHost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+func forwarded(h http.Header) bool {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
+		if _, ok := h[name]; ok {
+			return true
+		}
+	}
+	return false
+}
