@@ -16,7 +16,6 @@ import (
 
 	"churnstream/consumers/monitor"
 	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
 	"churnstream/internal/ops"
 	"churnstream/producers/replay"
 	"churnstream/producers/simulator"
@@ -330,14 +329,4 @@ func (d *demo) welcome(customers int) {
 
 `, customers, d.url, d.url, filepath.Join(d.dir, "churnstream.log"), d.url, d.customer,
 		d.broker.Addr(), schemas.TopicScores, d.registry.URL(), d.sqlite)
-}
-
-// embeddedTopics are the topics as the embedded broker can have them: it knows
-// no min.compaction.lag.ms.
-func embeddedTopics(partitions int) []kafka.TopicConfig {
-	all := topics(partitions, 1)
-	for _, t := range all {
-		delete(t.Configs, "min.compaction.lag.ms")
-	}
-	return all
 }

@@ -195,26 +195,3 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 	p.ready.Set("registry", true, "")
 	return nil
 }
-
-// topics lists what the roles need. Scores are the scorer's state and models
-// the history of decisions, so both are compacted; compaction leaves the last
-// 45 days alone, which the trainer and the monitor join over.
-func topics(partitions, replication int) []kafka.TopicConfig {
-	const (
-		week       = "604800000"
-		days45     = "3888000000"
-		compaction = "cleanup.policy"
-		lag        = "min.compaction.lag.ms"
-		keep       = "retention.ms"
-	)
-	topic := func(name string, partitions int, configs map[string]string) kafka.TopicConfig {
-		return kafka.TopicConfig{Name: name, Partitions: partitions, Replication: replication, Configs: configs}
-	}
-	return []kafka.TopicConfig{
-		topic(schemas.TopicEvents, partitions, map[string]string{keep: week}),
-		topic(schemas.TopicScores, partitions, map[string]string{compaction: "compact", lag: days45}),
-		topic(schemas.TopicOutcomes, partitions, map[string]string{keep: "-1"}),
-		topic(schemas.TopicModels, 1, map[string]string{compaction: "compact"}),
-		topic(schemas.TopicDeadLetters, partitions, map[string]string{keep: days45}),
-	}
-}

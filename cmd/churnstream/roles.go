@@ -28,13 +28,20 @@ type (
 	scoreFlags struct {
 		Group      string `name:"score-group" help:"Consumer group of the scorers, and prefix of their transactional ids." default:"churn-scorer" group:"score"`
 		Explain    string `help:"Explanations in each score: lime, shap, both or none." enum:"lime,shap,both,none" default:"lime" group:"score"`
-		Reasons    int    `help:"Features each score explains, those of greatest weight; -1 for all." default:"5" group:"score"`
+		Reasons    int    `help:"Features each score explains, those of greatest weight; -1 for all, 0 for none." default:"5" group:"score"`
 		BestChange bool   `help:"Add to scores of customers at high risk the single actionable change after which the model would predict the lowest probability." group:"score"`
+
+		StateDir          string        `help:"Directory for snapshots of the state, so that a restart reads only what came since. It holds customers' attributes." placeholder:"DIR" group:"score"`
+		SnapshotInterval  time.Duration `help:"Time between two snapshots of a partition." default:"1m" group:"score"`
+		RescoreOnActivate bool          `help:"Score all customers again when the model in use changes." group:"score"`
+		RescoreRate       int           `help:"Customers a partition scores again in a second then." default:"1000" group:"score"`
+		SessionTimeout    time.Duration `help:"After how long without a sign of life a scorer's partitions go to others." default:"15s" group:"score"`
 	}
 	trainFlags struct {
 		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
 		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
 		MaxExamples  int           `help:"Labelled examples to keep, the newest." default:"1000000" group:"train"`
+		Knots        int           `help:"Fit numbers piecewise linearly, with this many knots at quantiles of the training values; 0 fits straight lines." default:"0" group:"train"`
 	}
 	monitorFlags struct {
 		LeadTime time.Duration `help:"How long before an outcome the score must have been in force to count." default:"0s" group:"monitor"`
@@ -64,9 +71,15 @@ func (p *platform) scorer(f *scoreFlags) (role, error) {
 	if err != nil {
 		return role{}, err
 	}
+	reasons := f.Reasons
+	if reasons == 0 {
+		explain, reasons = scorer.ExplainNone, 1
+	}
 	s, err := scorer.New(scorer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Group: f.Group, Explain: explain, Reasons: f.Reasons, BestChange: f.BestChange,
+		Group: f.Group, Explain: explain, Reasons: reasons, BestChange: f.BestChange,
+		StateDir: f.StateDir, SnapshotInterval: f.SnapshotInterval,
+		RescoreOnActivate: f.RescoreOnActivate, RescoreRate: f.RescoreRate, SessionTimeout: f.SessionTimeout,
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
@@ -79,6 +92,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 	t, err := trainer.New(trainer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
+		Train:  trainer.TrainConfig{Knots: f.Knots},
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
