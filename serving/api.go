@@ -114,25 +114,15 @@ func riskOf(v *models.Version, probability float64) schemas.Risk {
 	return schemas.RiskLow
 }
 
-// prediction is what a model says about attributes.
+// prediction is what a model version says about a customer.
 type prediction struct {
-	attributes  scoring.Vector
-	probability float64
-	risk        schemas.Risk
-	lime, shap  []float64
-	// logOdds holds the contributions to the log-odds, which the model adds up.
-	logOdds []float64
-	missing []int
+	*scoring.Explanation
+	risk schemas.Risk
 }
 
 func predict(v *models.Version, x scoring.Vector, w *scoring.Workspace) *prediction {
-	p := &prediction{attributes: x, probability: v.Predictor.Probability(x)}
-	p.risk = riskOf(v, p.probability)
-	p.lime = v.Predictor.LIME(make([]float64, len(x)), x, w)
-	p.shap = v.Predictor.SHAP(make([]float64, len(x)), x, w)
-	p.logOdds = v.Predictor.Contributions(make([]float64, len(x)), x)
-	p.missing = v.Predictor.Missing(nil, x)
-	return p
+	e := v.Predictor.Explain(x, w)
+	return &prediction{e, riskOf(v, e.Probability)}
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
@@ -162,8 +152,8 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		SHAP                object   `json:"shap"`
 		LogOdds             object   `json:"log_odds"`
 		Missing             []string `json:"missing"`
-	}{s.data(x), p.probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
-		s.byFeature(p.lime), s.byFeature(p.shap), s.byFeature(p.logOdds), s.names(p.missing)})
+	}{s.data(x), p.Probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
+		s.byFeature(p.LIME), s.byFeature(p.SHAP), s.byFeature(p.LogOdds), s.names(p.Missing)})
 }
 
 func (s *Server) score(w http.ResponseWriter, r *http.Request) {
@@ -237,10 +227,6 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	after := slices.Clone(before)
-	for i, value := range changes {
-		after[i] = value
-	}
 	type side struct {
 		Data        object   `json:"data"`
 		Probability float64  `json:"probability"`
@@ -251,11 +237,11 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		Missing     []string `json:"missing"`
 	}
 	ws := v.Predictor.NewWorkspace()
-	show := func(x scoring.Vector) side {
-		p := predict(v, x, ws)
-		return side{s.data(x), p.probability, p.risk.String(), s.byFeature(p.lime), s.byFeature(p.shap),
-			s.byFeature(p.logOdds), s.names(p.missing)}
+	show := func(p *scoring.Explanation) side {
+		return side{s.data(p.Attributes), p.Probability, riskOf(v, p.Probability).String(), s.byFeature(p.LIME), s.byFeature(p.SHAP),
+			s.byFeature(p.LogOdds), s.names(p.Missing)}
 	}
+	now, then := v.Predictor.WhatIf(before, changes, ws)
 	out := struct {
 		ModelVersion        int64       `json:"model_version"`
 		ExpectedProbability float64     `json:"expected_probability"`
@@ -267,8 +253,8 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 	}{
 		ModelVersion:        v.Version,
 		ExpectedProbability: v.Predictor.ExpectedProbability(),
-		Before:              show(before),
-		After:               show(after),
+		Before:              show(now),
+		After:               show(then),
 		Note:                whatIfNote,
 	}
 	out.Difference = out.After.Probability - out.Before.Probability

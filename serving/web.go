@@ -438,15 +438,15 @@ func (s *Server) nowView(v *models.Version, c *Customer, ws *scoring.Workspace) 
 	p := predict(v, c.Attributes, ws)
 	now := &nowView{
 		Version:     v.Version,
-		Probability: p.probability,
+		Probability: p.Probability,
 		Base:        v.Predictor.ExpectedProbability(),
 		RiskClass:   strings.ToLower(p.risk.String()),
 		RiskWord:    riskWord(p.risk),
-		Scale:       fullBar(p.lime, p.shap),
-		Differs:     percent(p.probability) != percent(c.Probability),
+		Scale:       fullBar(p.LIME, p.SHAP),
+		Differs:     percent(p.Probability) != percent(c.Probability),
 	}
-	order := scoring.TopByMagnitude(nil, p.lime, -1)
-	now.Contributions = s.contributions(c.Attributes, p.lime, p.shap, p.missing, order, now.Scale)
+	order := scoring.TopByMagnitude(nil, p.LIME, -1)
+	now.Contributions = s.contributions(c.Attributes, p.LIME, p.SHAP, p.Missing, order, now.Scale)
 
 	levels := map[string][]string{}
 	for _, f := range v.Model.Features {
