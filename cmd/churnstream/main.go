@@ -33,6 +33,8 @@ type cli struct {
 	Run      runCommand      `cmd:"" group:"roles" help:"Run several roles in one process."`
 	Explain  explainCommand  `cmd:"" group:"tools" help:"Explain one customer's probability by a model in a file."`
 	Models   modelsCommand   `cmd:"" group:"tools" help:"List, show and activate model versions."`
+	Letters  lettersCommand  `cmd:"" group:"tools" name:"dead-letters" help:"List, show and redrive records that could not be processed."`
+	Tail     tailCommand     `cmd:"" group:"tools" help:"Print the records of a topic as JSON."`
 	Replay   replayCommand   `cmd:"" group:"sources" help:"Publish a table of labelled customers as history and live events."`
 	Simulate simulateCommand `cmd:"" group:"sources" help:"Publish events and outcomes of invented customers, without end."`
 }
