@@ -324,9 +324,10 @@ func (d *demo) welcome(customers int) {
           metrics             %s/metrics
           log                 %s
   Ask     one customer        curl -s %s/v1/explain -H 'Content-Type: application/json' -d @%s
-          scores on Kafka     kcat -b %s -t %s -C -o -3 -e -q -f '%%T %%k %%S bytes of Avro\n' (with Avro in your kcat: -s value=avro -r %s)
+          scores on Kafka     kcat -b %s -t %s -C -o -3 -e -q -f '%%T %%k %%S bytes of Avro\n'
+          scores as JSON      %s tail %s --brokers %s --registry %s
           scores in SQL       sqlite3 %s 'SELECT * FROM customers_at_risk LIMIT 10'
 
 `, customers, d.url, d.url, filepath.Join(d.dir, "churnstream.log"), d.url, d.customer,
-		d.broker.Addr(), schemas.TopicScores, d.registry.URL(), d.sqlite)
+		d.broker.Addr(), schemas.TopicScores, os.Args[0], schemas.TopicScores, d.broker.Addr(), d.registry.URL(), d.sqlite)
 }
