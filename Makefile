@@ -5,10 +5,10 @@ GO ?= go
 # The race detector needs a C compiler; without one the same tests run without it.
 RACE := $(shell command -v "$${CC:-gcc}" >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
-.PHONY: help demo test lint build bench clean
+.PHONY: help demo test lint build bench fuzz integration up down clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## run everything in one process on real customers (ARGS="--duration 20s" to pass flags)
 	@bin/churnstream demo $(ARGS)
@@ -24,8 +24,27 @@ lint: ## check formatting, go vet and staticcheck
 build: ## build bin/churnstream
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/churnstream ./cmd/churnstream
 
-bench: ## measure the scoring hot paths
-	$(GO) test -run '^$$' -bench . -benchmem ./scoring ./schemas
+bench: ## measure the hot paths, and exact against sampled explanations
+	$(GO) test -run '^$$' -bench . -benchmem ./scoring ./schemas ./consumers/scorer ./benchmarks
+	$(GO) run ./benchmarks/report
+
+fuzz: ## fuzz every decoder for ten seconds each
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime 10s -fuzzminimizetime 10x $$package || exit 1; \
+		done; \
+	done
+
+integration: ## test on a real Kafka, ClickHouse and foreign clients, which it installs and starts without containers
+	deploy/local/stack install
+	$(GO) test -tags integration -count 1 -timeout 20m $(ARGS) ./integration/...
+
+up: ## start a real Kafka, registry, ClickHouse, Prometheus and Alertmanager on this machine
+	@deploy/local/stack up
+
+down: ## stop what make up started
+	@deploy/local/stack down
 
 clean: ## remove what was built
 	rm -rf bin

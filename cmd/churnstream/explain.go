@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"churnstream/schemas"
 	"churnstream/scoring"
@@ -15,19 +20,20 @@ import (
 type explainCommand struct {
 	Model    string            `help:"Model as JSON: a payload from churnstream models show, or any file of that form." required:"" type:"existingfile" placeholder:"FILE"`
 	Customer string            `help:"Customer's attributes as a flat JSON object; - reads them from standard input." required:"" placeholder:"FILE"`
-	Change   map[string]string `help:"What if: show the customer with these attributes changed, too." placeholder:"ATTRIBUTE=VALUE"`
+	Change   map[string]string `help:"What if: show the customer with this attribute changed, too; can be given for several. An empty value means not known." placeholder:"ATTRIBUTE=VALUE" mapsep:"none"`
 	Schema   string            `help:"Avro schema (.avsc) of the attributes, for their labels; without it they are known by the model's names." type:"existingfile" placeholder:"FILE"`
 	JSON     bool              `name:"json" help:"Print JSON instead of a table."`
 }
 
 // Help is shown by churnstream explain --help.
 func (explainCommand) Help() string {
-	return `Explains one customer's churn probability by a model in a file: for every feature, exact LIME and Shapley weights on the probability scale, and the contribution on the log-odds scale. Needs no Kafka. schemas/model.schema.json describes the model's form.
+	return `Explains one customer's churn probability by a model in a file: for every feature, exact LIME and Shapley weights on the probability scale, and the contribution on the log-odds scale. Needs no Kafka. schemas/model.schema.json describes the model's form, docs/explanations.md what the weights mean.
 
 Examples:
   churnstream models show 3 --payload > model.json
   churnstream explain --model model.json --customer customer.json
-  churnstream explain --model model.json --customer customer.json --change 'Contract=Two year' --json`
+  churnstream explain --model model.json --customer customer.json --change 'Contract=Two year' --change tenure=12
+  jq '.cases[0].customer' reference.json | churnstream explain --model reference.json --customer - --json`
 }
 
 // explained is one customer under one model.
@@ -40,14 +46,14 @@ type explained struct {
 
 type explainedFeature struct {
 	Feature string  `json:"feature"`
-	Label   string  `json:"-"`
 	Value   any     `json:"value"` // as in the customer's JSON; null if missing
 	Missing bool    `json:"missing,omitempty"`
+	Unknown bool    `json:"unknown,omitempty"` // a level that the model was not trained with
 	LIME    float64 `json:"lime"`
 	SHAP    float64 `json:"shap"`
 	LogOdds float64 `json:"log_odds"`
 
-	text string
+	label, text string
 }
 
 type bestChange struct {
@@ -58,9 +64,10 @@ type bestChange struct {
 
 type explanationOutput struct {
 	explained
-	WhatIf     *explained  `json:"what_if,omitempty"`
-	BestChange *bestChange `json:"best_change,omitempty"`
-	Note       string      `json:"note,omitempty"`
+	Changes    map[string]string `json:"changes,omitempty"`
+	WhatIf     *explained        `json:"what_if,omitempty"`
+	BestChange *bestChange       `json:"best_change,omitempty"`
+	Note       string            `json:"note,omitempty"`
 }
 
 const whatIfNote = "What the model would predict, not an effect to expect."
@@ -87,15 +94,15 @@ func (c *explainCommand) Run(out io.Writer) error {
 		return err
 	}
 	w := predictor.NewWorkspace()
-	result := explanationOutput{explained: explain(set, predictor, w, x)}
+	result := explanationOutput{explained: explain(set, predictor, w, x), Changes: c.Change}
 	if len(c.Change) > 0 {
-		y := append(scoring.Vector(nil), x...)
-		for name, text := range c.Change {
+		y := slices.Clone(x)
+		for _, name := range slices.Sorted(maps.Keys(c.Change)) {
 			i, ok := set.Spec().Index(name)
 			if !ok {
 				return fmt.Errorf("--change %s: the model has no such feature", name)
 			}
-			if y[i], err = set.ParseText(i, text); err != nil {
+			if y[i], err = set.ParseText(i, c.Change[name]); err != nil {
 				return fmt.Errorf("--change: %w", err)
 			}
 		}
@@ -181,24 +188,49 @@ func (c *explainCommand) customer(set *schemas.Set) (scoring.Vector, error) {
 		defer f.Close()
 		in = f
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxCustomerBytes))
+	data, err := io.ReadAll(io.LimitReader(in, maxCustomerBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("--customer %s: %w", c.Customer, err)
+	}
+	if len(data) > maxCustomerBytes {
+		return nil, fmt.Errorf("--customer %s: more than %d bytes", c.Customer, maxCustomerBytes)
 	}
 	x, err := set.AttributesFromJSON(data)
 	if err != nil {
 		return nil, fmt.Errorf("--customer %s: %w", c.Customer, err)
 	}
-	return x, nil
+	return x, learnLevels(set, data, x)
+}
+
+// learnLevels gives levels that no model has brought a number, so that they
+// can be shown: this vocabulary is the customer's own.
+func learnLevels(set *schemas.Set, data []byte, x scoring.Vector) error {
+	var given map[string]any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(&given); err != nil {
+		return fmt.Errorf("reading the customer's levels: %w", err)
+	}
+	for i := range x {
+		feature := set.Spec().Feature(i)
+		if feature.Kind != scoring.Categorical || x[i] != scoring.Unknown {
+			continue
+		}
+		var err error
+		if x[i], err = set.ParseText(i, fmt.Sprint(given[feature.Name])); err != nil {
+			return fmt.Errorf("reading the customer's levels: %w", err)
+		}
+	}
+	return nil
 }
 
 func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x scoring.Vector) explained {
 	n := set.Spec().Len()
 	lime, shap := p.LIME(make([]float64, n), x, w), p.SHAP(make([]float64, n), x, w)
 	odds := p.Contributions(make([]float64, n), x)
-	missing := make([]bool, n)
+	unknown := make([]bool, n)
 	for _, f := range p.Missing(nil, x) {
-		missing[f] = true
+		unknown[f] = !scoring.IsMissing(x[f])
 	}
 	e := explained{Probability: p.Probability(x), ExpectedProbability: p.ExpectedProbability(), Risk: schemas.RiskLow.String()}
 	switch t := p.Model().RiskThresholds(); {
@@ -211,8 +243,8 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 	for _, f := range scoring.TopByMagnitude(nil, lime, -1) {
 		feature := set.Spec().Feature(f)
 		e.Features = append(e.Features, explainedFeature{
-			Feature: feature.Name, Label: feature.Label, Value: values[feature.Name], Missing: missing[f],
-			LIME: lime[f], SHAP: shap[f], LogOdds: odds[f], text: set.Text(f, x[f]),
+			Feature: feature.Name, Value: values[feature.Name], Missing: scoring.IsMissing(x[f]), Unknown: unknown[f],
+			LIME: lime[f], SHAP: shap[f], LogOdds: odds[f], label: feature.Label, text: set.Text(f, x[f]),
 		})
 	}
 	return e
@@ -220,54 +252,99 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 
 func (r *explanationOutput) print(out io.Writer) error {
 	var b strings.Builder
-	r.explained.print(&b, "Churn probability")
-	if r.WhatIf != nil {
-		b.WriteByte('\n')
-		r.WhatIf.print(&b, "With the changes")
-	}
+	fmt.Fprintf(&b, "Churn probability %.3f (%s), expected %.3f\n\n", r.Probability, r.Risk, r.ExpectedProbability)
+	r.explained.print(&b)
 	if r.BestChange != nil {
-		fmt.Fprintf(&b, "\nBest single change: %s to %s, predicted %.3f\n", r.BestChange.Feature, r.BestChange.Value, r.BestChange.Probability)
+		fmt.Fprintf(&b, "\nBest single change: %s=%s, predicted %.3f\n", r.BestChange.Feature, shown(r.BestChange.Value, maxValueWidth), r.BestChange.Probability)
+	}
+	if r.WhatIf != nil {
+		var changes []string
+		for _, name := range slices.Sorted(maps.Keys(r.Changes)) {
+			text := shown(r.Changes[name], maxValueWidth)
+			if text == "" {
+				text = missingText
+			}
+			changes = append(changes, name+"="+text)
+		}
+		fmt.Fprintf(&b, "\nWith %s: predicted %.3f (%s)\n\n", strings.Join(changes, ", "), r.WhatIf.Probability, r.WhatIf.Risk)
+		r.WhatIf.print(&b)
 	}
 	if r.Note != "" {
-		fmt.Fprintln(&b, r.Note)
+		fmt.Fprintf(&b, "\n%s\n", r.Note)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
 }
 
-// barWidth is the length in characters of the longest bar to one side.
-const barWidth = 16
+const (
+	// barWidth is the length in characters of the longest bar to one side.
+	barWidth = 16
+	// maxLabelWidth and maxValueWidth bound a column in characters: one long
+	// text would push the numbers out of sight.
+	maxLabelWidth, maxValueWidth = 28, 32
+	// missingText stands for a value that is not known.
+	missingText = "(missing)"
+)
 
-func (e *explained) print(b *strings.Builder, title string) {
-	fmt.Fprintf(b, "%s %.3f (%s), expected %.3f\n\n", title, e.Probability, e.Risk, e.ExpectedProbability)
-	wide := func(header string, text func(*explainedFeature) string) int {
-		n := len([]rune(header))
-		for i := range e.Features {
-			n = max(n, len([]rune(text(&e.Features[i]))))
+// shown returns text as it can be printed in a line: without control
+// characters, which could be anything to a terminal, and cut to a width.
+func shown(text string, width int) string {
+	runes := []rune(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '\uFFFD'
 		}
-		return n
+		return r
+	}, text))
+	if len(runes) > width {
+		return string(runes[:width-1]) + "…"
 	}
-	label := func(f *explainedFeature) string { return f.Label }
-	value := func(f *explainedFeature) string {
-		switch {
-		case f.text == "":
-			return "(missing)"
-		case f.Missing:
-			return f.text + " (unknown to the model)"
-		}
-		return f.text
+	return string(runes)
+}
+
+// valueText returns a feature's value and whether the model knows it.
+func (f *explainedFeature) valueText() string {
+	switch {
+	case f.Missing:
+		return missingText
+	case f.Unknown:
+		const mark = " (unknown)"
+		return shown(f.text, maxValueWidth-len(mark)) + mark
+	case f.text == "":
+		return `""`
 	}
-	labels, values := wide("feature", label), wide("value", value)
-	largest := 0.0
-	for _, f := range e.Features {
+	return shown(f.text, maxValueWidth)
+}
+
+// print writes the features as a table, the one with the greatest weight first.
+func (e *explained) print(b *strings.Builder) {
+	labels, values := len("feature"), len("value")
+	largest, average := 0.0, false
+	for i := range e.Features {
+		f := &e.Features[i]
+		labels = max(labels, utf8.RuneCountInString(shown(f.label, maxLabelWidth)))
+		values = max(values, utf8.RuneCountInString(f.valueText()))
 		largest = max(largest, math.Abs(f.LIME))
+		average = average || f.Missing || f.Unknown
 	}
 	fmt.Fprintf(b, "  %-*s  %-*s  %8s %*s│%-*s %8s %9s\n", labels, "feature", values, "value", "LIME", barWidth, "stays ", barWidth, " leaves", "SHAP", "log-odds")
 	for i := range e.Features {
 		f := &e.Features[i]
 		left, right := bar(f.LIME, largest)
-		fmt.Fprintf(b, "  %-*s  %-*s  %+8.4f %s│%s %+8.4f %+9.4f\n", labels, f.Label, values, value(f), f.LIME, left, right, f.SHAP, f.LogOdds)
+		fmt.Fprintf(b, "  %-*s  %-*s  %s %s│%s %s %s\n", labels, shown(f.label, maxLabelWidth), values, f.valueText(),
+			signed(f.LIME, 8), left, right, signed(f.SHAP, 8), signed(f.LogOdds, 9))
 	}
+	if average {
+		b.WriteString("\n  What is missing or unknown to the model counts as its feature does on average.\n")
+	}
+}
+
+// signed returns x with its sign and four decimals; what rounds to 0 has none.
+func signed(x float64, width int) string {
+	text := fmt.Sprintf("%+*.4f", width, x)
+	if strings.Trim(text, " +-0.") == "" {
+		return fmt.Sprintf("%*.4f", width, 0.0)
+	}
+	return text
 }
 
 // bar draws x to the left or right of an axis, in eighths of a character to
