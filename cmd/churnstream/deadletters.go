@@ -21,6 +21,7 @@ import (
 	"churnstream/internal/avrojson"
 	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
+	"churnstream/schemas"
 )
 
 type lettersCommand struct {
@@ -89,6 +90,9 @@ func (c *connection) letters(ctx context.Context, log *slog.Logger, use func(*pl
 		return err
 	}
 	defer p.cluster.Close()
+	if err := p.reach(ctx, c, schemas.TopicDeadLetters); err != nil {
+		return err
+	}
 	bar := &scanBar{}
 	defer bar.finish()
 	return use(p, deadletters.New(deadletters.Config{

@@ -28,8 +28,8 @@ func (c *connection) modelsDirectory(ctx context.Context, log *slog.Logger, use 
 		return err
 	}
 	defer p.cluster.Close()
-	if _, err := p.cluster.Partitions(ctx, schemas.TopicModels); err != nil {
-		return fmt.Errorf("looking for %s: %w", schemas.TopicModels, err)
+	if err := p.reach(ctx, c, schemas.TopicModels); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

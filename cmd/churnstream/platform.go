@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -193,5 +194,23 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 		return fmt.Errorf("registering the schemas: %w", err)
 	}
 	p.ready.Set("registry", true, "")
+	return nil
+}
+
+// patience is how long a command that answers once waits for Kafka: somebody
+// is waiting for it in turn. Roles wait for as long as it takes.
+const patience = 30 * time.Second
+
+// reach makes sure that Kafka answers and has the topic.
+func (p *platform) reach(ctx context.Context, c *connection, topic string) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := p.cluster.Partitions(limited, topic)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no answer from Kafka at %s for %v: is it up, and --brokers right?", strings.Join(c.Brokers, ","), patience)
+	}
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", topic, err)
+	}
 	return nil
 }

@@ -60,6 +60,9 @@ func (c *tailCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) 
 		return err
 	}
 	defer p.cluster.Close()
+	if err := p.reach(ctx, &c.connection, c.Topic); err != nil {
+		return err
+	}
 
 	t := &tail{
 		cluster: p.cluster, topic: c.Topic, out: out,
