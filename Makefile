@@ -20,6 +20,8 @@ lint: ## check formatting, go vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "not formatted, run gofmt -w on:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	$(GO) vet -tags integration ./integration
+	$(GO) tool staticcheck -tags integration ./integration
 
 build: ## build bin/churnstream
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/churnstream ./cmd/churnstream

@@ -53,7 +53,7 @@ func (c *brokerCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger
 	if err := cluster.EnsureTopics(ctx, embeddedTopics(c.Partitions)...); err != nil {
 		return fmt.Errorf("creating topics: %w", err)
 	}
-	fmt.Fprintf(out, "Kafka at %s, schema registry at %s\n\n  churnstream score --brokers %[1]s --registry %[2]s\n  kcat -b %[1]s -t %s -C -o -3 -e -q -s value=avro -r %[2]s\n\nCtrl-C ends both.\n",
+	fmt.Fprintf(out, "Kafka at %s, schema registry at %s\n\n  churnstream score --brokers %[1]s --registry %[2]s\n  churnstream tail %[3]s --brokers %[1]s --registry %[2]s\n\nCtrl-C ends both.\n",
 		broker.Addr(), registry.URL(), schemas.TopicScores)
 	<-ctx.Done()
 	return nil
