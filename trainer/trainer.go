@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
 	"churnstream/schemas"
@@ -422,31 +423,10 @@ func (t *Trainer) bury(ctx context.Context, r *kafka.Record, poison *schemas.Poi
 	if buried {
 		return nil
 	}
-	d := schemas.DeadLetter{
-		Reason: poison.Reason, Detail: poison.Detail,
-		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
-		Key: r.Key, Value: r.Value, FailedAt: t.now().UnixMilli(), FailedBy: role,
-	}
-	for _, h := range r.Headers {
-		d.Headers = append(d.Headers, schemas.Header{Key: h.Key, Value: h.Value})
-	}
 	t.metrics.deadLetters.WithLabelValues(string(poison.Reason)).Inc()
 	t.log.Warn("an outcome became a dead letter", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-	write := func() error {
-		return t.producer.Produce(ctx, schemas.TopicDeadLetters, kafka.Record{
-			Key: r.Key, Value: t.cfg.Codec.AppendDeadLetter(nil, &d),
-		})
-	}
-	err := write()
-	if errors.Is(err, kafka.ErrTooLarge) {
-		d.Detail += fmt.Sprintf(" (the value, %d bytes, is too large to be kept here)", len(d.Value))
-		d.Value, d.Headers = nil, nil
-		err = write()
-	}
-	if err != nil {
-		return fmt.Errorf("write a dead letter: %w", err)
-	}
-	return nil
+	letters := deadletters.NewWriter(t.producer, t.cfg.Codec, role)
+	return letters.Write(ctx, letters.Letter(r, poison, t.now()))
 }
 
 // poke makes decide look again.

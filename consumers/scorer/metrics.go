@@ -21,10 +21,18 @@ type metrics struct {
 	lag          *prometheus.GaugeVec
 	customers    *prometheus.GaugeVec
 	restoring    *prometheus.GaugeVec
-	restored     prometheus.Histogram
+	restored     *prometheus.HistogramVec
+	restoreReads prometheus.Counter
 	foreign      prometheus.Counter
+	repaired     prometheus.Counter
+	rescored     prometheus.Counter
+	misplaced    prometheus.Counter
 	refenced     prometheus.Counter
 	modelVersion prometheus.Gauge
+
+	snapshots, failedSnapshots prometheus.Counter
+	refusedSnapshots           prometheus.Counter
+	snapshotPause              prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
@@ -36,6 +44,10 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		Name: "churn_scorer_missing_features_total",
 		Help: "Scores in which a feature was missing or had a level the model does not know, so that it counted with its expected contribution.",
 	}, []string{"feature"})
+	snapshots := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "churn_scorer_snapshots_total",
+		Help: "Snapshots of a partition's state, by what became of them: written or failed.",
+	}, []string{"result"})
 	m := &metrics{
 		scored:     events.WithLabelValues("scored"),
 		duplicates: events.WithLabelValues("duplicate"),
@@ -71,14 +83,41 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 			Name: "churn_scorer_restore_remaining_records",
 			Help: "Records of a partition of churn.scores still to be read before its worker can score.",
 		}, []string{"partition"}),
-		restored: prometheus.NewHistogram(prometheus.HistogramOpts{
+		restored: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "churn_scorer_restore_seconds",
-			Help:    "Time a worker took to rebuild its state.",
+			Help:    "Time a worker took to rebuild its state, by what it started from: topic (all of churn.scores), snapshot (on disk) or memory (of a partition that came back).",
 			Buckets: prometheus.ExponentialBuckets(.01, 4, 8),
+		}, []string{"from"}),
+		restoreReads: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_restore_records_total",
+			Help: "Records of churn.scores read to rebuild states.",
+		}),
+		snapshots:       snapshots.WithLabelValues("written"),
+		failedSnapshots: snapshots.WithLabelValues("failed"),
+		refusedSnapshots: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_snapshots_refused_total",
+			Help: "Snapshots on disk that were damaged, too old or of something else, so that all of churn.scores was read.",
+		}),
+		snapshotPause: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "churn_scorer_snapshot_pause_seconds",
+			Help:    "Time for which one snapshot of a partition stopped its scoring, in sum over its short pauses.",
+			Buckets: prometheus.ExponentialBuckets(.001, 4, 8),
 		}),
 		foreign: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_foreign_records_total",
-			Help: "Records found in churn.scores that no scorer can have written.",
+			Help: "Records found in churn.scores that the owner of the partition has not written, or that stand behind newer ones.",
+		}),
+		repaired: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_repaired_customers_total",
+			Help: "Customers whose true record was written once more, behind one that its owner has not written.",
+		}),
+		rescored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_rescored_customers_total",
+			Help: "Customers scored again because the model changed.",
+		}),
+		misplaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_misplaced_events_total",
+			Help: "Customer events that lie in another partition than their key belongs to. They are scored where they lie.",
 		}),
 		refenced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_fenced_total",
@@ -94,9 +133,28 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.latency, m.lag,
-			m.customers, m.restoring, m.restored, m.foreign, m.refenced, m.modelVersion)
+			m.customers, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
+			m.modelVersion, snapshots, m.refusedSnapshots, m.snapshotPause)
 	}
 	return m
 }
 
-func label(partition int) string { return strconv.Itoa(partition) }
+// gauges are the figures of one partition.
+type gauges struct{ lag, customers, restoring prometheus.Gauge }
+
+func (m *metrics) of(partition int) gauges {
+	name := strconv.Itoa(partition)
+	return gauges{
+		lag:       m.lag.WithLabelValues(name),
+		customers: m.customers.WithLabelValues(name),
+		restoring: m.restoring.WithLabelValues(name),
+	}
+}
+
+// forget removes a partition: another scorer reports it now.
+func (m *metrics) forget(partition int) {
+	name := strconv.Itoa(partition)
+	m.lag.DeleteLabelValues(name)
+	m.customers.DeleteLabelValues(name)
+	m.restoring.DeleteLabelValues(name)
+}

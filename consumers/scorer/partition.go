@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 const (
 	HeaderSourcePartition = "source-partition"
 	HeaderSourceOffset    = "source-offset"
+
+	// headerOwner is the header of a marker that tells owners apart.
+	headerOwner = "owner"
 )
 
 // markerKey is the key of the record by which a worker makes the broker refuse
@@ -29,16 +33,25 @@ var markerKey = []byte("\x00fence")
 // maxIDBytes bounds a customer id.
 const maxIDBytes = 256
 
+// claim is the right to work on a partition, as the group gives it.
+type claim struct {
+	partition int
+	committed int64 // offset of events committed to the group, −1 if none
+	commit    func(offset int64) error
+}
+
 // work owns one partition until ctx ends: it fences off the former owner,
 // restores the state and scores. When ownership is lost it starts over, which
 // is right whether or not the group has noticed already: the state is in the
-// topic.
-func (s *Scorer) work(ctx context.Context, claim *kafka.Claim) error {
-	log := s.log.With("partition", claim.Partition)
+// topic. running ends with the scorer, ctx already when the partition goes to
+// another one.
+func (s *Scorer) work(running, ctx context.Context, claim claim) error {
+	log := s.log.With("partition", claim.partition)
 	for {
 		p := newPartition(s, claim, log)
 		err := p.run(ctx)
-		p.forget()
+		p.leave(running.Err() != nil)
+		claim.committed = max(claim.committed, p.committed)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -52,16 +65,33 @@ func (s *Scorer) work(ctx context.Context, claim *kafka.Claim) error {
 				return nil
 			}
 		case errors.Is(err, kafka.ErrOutOfSequence):
+			// Others may have written meanwhile; restoring finds what stands
+			// behind the truth and has the truth written once more.
 			s.metrics.refenced.Inc()
 			log.Warn("the broker has forgotten this worker; taking the partition anew", "error", err)
-			if !wait(ctx, time.Second) {
+			if !wait(ctx, retakePause) {
+				return nil
+			}
+		case errors.Is(err, errShortened):
+			// What was acknowledged is gone, and with it what the committed
+			// offset relies on.
+			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
+			claim.committed = -1
+			if !wait(ctx, retakePause) {
 				return nil
 			}
 		default:
-			return fmt.Errorf("scoring partition %d: %w", claim.Partition, err)
+			return fmt.Errorf("scoring partition %d: %w", claim.partition, err)
 		}
 	}
 }
+
+// retakePause is how long a worker waits before it takes its partition anew.
+const retakePause = time.Second
+
+// errShortened means that an append was given an offset that another record
+// had already.
+var errShortened = errors.New("the output partition has become shorter")
 
 func (s *Scorer) sessionTimeout() time.Duration {
 	if s.cfg.SessionTimeout > 0 {
@@ -81,124 +111,187 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// entry is what a worker knows of one customer.
-type entry struct {
-	customer *scoring.Customer
-	// offset is the source offset of the latest score, by which restore tells
-	// which of two scores is newer.
-	offset int64
-}
-
 // partition is the work on one partition from fencing to the end of ownership.
 type partition struct {
 	scorer *Scorer
-	claim  *kafka.Claim
+	claim  claim
 	log    *slog.Logger
+	gauges gauges
 	number int
 
 	out       *kafka.FencedProducer
+	owner     []byte // what tells this ownership's markers from others
 	lastWrite time.Time
-	customers map[string]*entry
-	// watermark is the highest source offset whose effect is in the state.
-	watermark int64
-	features  int
+	state     *state
+	restored  bool // up to this ownership's marker
+	// dirty is set while the state is ahead of what was acknowledged.
+	dirty bool
+	// committed is the offset of events committed to the group, next the one
+	// to read next.
+	committed, next int64
+	// repairs are customers behind whose true record others stand.
+	repairs  [][]byte
+	snapshot snapshotting
+	rescored rescoring
+	foreign  int // records found that its owner has not written
 
 	// Reused from event to event.
-	event  *schemas.CustomerEvent
-	score  *schemas.ChurnScore
-	change scoring.Change
-	model  *models.Version
-	space  *scoring.Workspace
-	lime   []float64
-	shap   []float64
-	order  []int
+	event    *schemas.CustomerEvent
+	score    *schemas.ChurnScore // of the event in hand
+	known    *schemas.ChurnScore // the customer's latest before it
+	customer scoring.Customer
+	nothing  scoring.Vector
+	change   scoring.Change
+	packed   []byte
+	scratch  []byte
+	model    *models.Version
+	space    *scoring.Workspace
+	lime     []float64
+	shap     []float64
+	order    []int
 
 	// What one batch produces. Keys and values of scores lie in arena.
 	arena    []byte
 	scores   []kafka.Record
 	headers  []kafka.Header
 	occurred []int64
-	letters  []kafka.Record
+	letters  []schemas.DeadLetter
 }
 
-func newPartition(s *Scorer, claim *kafka.Claim, log *slog.Logger) *partition {
+func newPartition(s *Scorer, claim claim, log *slog.Logger) *partition {
+	features := s.cfg.Codec.Set().Spec().Len()
 	return &partition{
 		scorer:    s,
 		claim:     claim,
 		log:       log,
-		number:    claim.Partition,
-		customers: map[string]*entry{},
-		watermark: -1,
-		features:  s.cfg.Codec.Set().Spec().Len(),
+		gauges:    s.metrics.of(claim.partition),
+		number:    claim.partition,
+		owner:     fmt.Appendf(nil, "%016x", rand.Uint64()),
+		committed: claim.committed,
 		event:     s.cfg.Codec.NewEvent(),
 		score:     &schemas.ChurnScore{},
+		known:     &schemas.ChurnScore{},
+		nothing:   scoring.NewVector(features),
+		lime:      make([]float64, features),
+		shap:      make([]float64, features),
 	}
-}
-
-// add makes the state of a customer of whom nothing is known yet.
-func (p *partition) add(id []byte) *entry {
-	e := &entry{customer: scoring.NewCustomer(p.features), offset: -1}
-	p.customers[string(id)] = e
-	return e
-}
-
-// forget removes the partition from the metrics: another scorer reports it now.
-func (p *partition) forget() {
-	m := p.scorer.metrics
-	m.lag.DeleteLabelValues(label(p.number))
-	m.customers.DeleteLabelValues(label(p.number))
-	m.restoring.DeleteLabelValues(label(p.number))
 }
 
 func (p *partition) run(ctx context.Context) error {
 	if err := p.fence(ctx); err != nil {
 		return err
 	}
-	next := max(p.watermark+1, p.claim.Committed, 0)
+	p.next = max(p.state.watermark+1, p.claim.committed, 0)
+	if err := p.checkSource(ctx); err != nil {
+		return err
+	}
 	source := p.scorer.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicEvents, Partition: p.number, Offset: next,
+		Topic: schemas.TopicEvents, Partition: p.number, Offset: p.next,
 	})
-	committed, lastCommit := p.claim.Committed, p.scorer.cfg.Now()
+	// A batch in hand is written even when ctx ends, so that the state stays
+	// that of the topic and the next owner has nothing to do again.
+	finishing, stop := outlive(ctx, p.scorer.grace)
+	defer stop()
+	lastCommit := p.scorer.cfg.Now()
 	for {
 		model, err := p.scorer.model(ctx)
 		if err != nil {
 			return err
 		}
 		p.use(model)
+		if err := p.repair(finishing); err != nil {
+			return err
+		}
 		records, err := source.Fetch(ctx)
 		if err != nil {
 			return fmt.Errorf("fetching from %s: %w", schemas.TopicEvents, err)
 		}
-		for i := range records {
-			if records[i].Offset <= p.watermark {
-				continue
-			}
-			if err := p.process(ctx, &records[i]); err != nil {
-				return err
-			}
-			p.watermark = records[i].Offset
-		}
-		if err := p.flush(ctx); err != nil {
+		if err := p.batch(ctx, finishing, records); err != nil {
 			return err
 		}
-		p.scorer.metrics.lag.WithLabelValues(label(p.number)).Set(float64(max(0, source.HighWatermark()-source.Offset())))
+		p.next = source.Offset()
+		p.gauges.lag.Set(float64(max(0, source.HighWatermark()-p.next)))
+		if err := p.rescore(finishing); err != nil {
+			return err
+		}
+		p.takeSnapshot()
 
 		now := p.scorer.cfg.Now()
-		if source.Offset() > committed && now.Sub(lastCommit) >= p.scorer.cfg.CommitInterval {
+		if now.Sub(lastCommit) >= p.scorer.cfg.CommitInterval {
 			lastCommit = now
-			if err := p.claim.Commit(source.Offset()); err != nil {
-				// Progress is in the output topic: a commit that fails only
-				// makes the lag look larger than it is.
-				p.log.Debug("committing the offset", "error", err)
-			} else {
-				committed = source.Offset()
-			}
+			p.commit()
 		}
 		if now.Sub(p.lastWrite) >= p.scorer.cfg.MarkerInterval {
-			if _, err := p.mark(ctx); err != nil {
+			if err := p.mark(finishing); err != nil {
 				return err
 			}
 		}
+	}
+}
+
+// batch processes records and writes what follows from them. When ctx ends
+// while a record has to wait, what came before it is written still.
+func (p *partition) batch(ctx, finishing context.Context, records []kafka.Record) error {
+	var stopped error
+	for i := range records {
+		if records[i].Offset <= p.state.watermark {
+			continue
+		}
+		p.dirty = true
+		if stopped = p.process(ctx, &records[i]); stopped != nil {
+			break
+		}
+		p.state.watermark = records[i].Offset
+		p.next = records[i].Offset + 1
+	}
+	if err := p.flush(finishing); err != nil {
+		return err
+	}
+	return stopped
+}
+
+// outlive returns a context that ends some time after ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, func()) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	detach := context.AfterFunc(ctx, func() {
+		if by <= 0 {
+			cancel()
+			return
+		}
+		t := time.AfterFunc(by, cancel)
+		context.AfterFunc(later, func() { t.Stop() })
+	})
+	return later, func() { detach(); cancel() }
+}
+
+// commit tells the group how far the partition is read. Progress is in the
+// output topic: a commit that fails only makes the lag look larger than it is.
+func (p *partition) commit() {
+	if p.next <= p.committed {
+		return
+	}
+	if err := p.claim.commit(p.next); err != nil {
+		p.log.Debug("committing the offset", "error", err)
+		return
+	}
+	p.committed = p.next
+}
+
+// leave hands the partition over. The state stays in memory, where it is at
+// hand if the partition comes back; when the scorer stops it goes to disk.
+func (p *partition) leave(stopping bool) {
+	p.snapshot.giveUp()
+	p.scorer.metrics.forget(p.number)
+	if p.state == nil || p.dirty || len(p.repairs) > 0 {
+		return
+	}
+	if p.restored {
+		p.commit()
+		p.state.asOf = p.lastWrite
+	}
+	kept := !stopping && p.scorer.lost.keep(p.number, p.state)
+	if !kept && p.restored {
+		p.finalSnapshot()
 	}
 }
 
@@ -217,113 +310,161 @@ func (p *partition) fence(ctx context.Context) error {
 		return fmt.Errorf("taking the ownership of %s: %w", schemas.TopicScores, err)
 	}
 	p.out = out
-	marker, err := p.mark(ctx)
+	marker := p.marker()
+	at, err := p.append(ctx, marker)
 	if err != nil {
 		return err
 	}
-	if err := p.restore(ctx, marker); err != nil {
+	from, err := p.restore(ctx, at)
+	if err != nil {
 		return fmt.Errorf("restoring the state: %w", err)
 	}
-	took := p.scorer.cfg.Now().Sub(started)
-	p.scorer.metrics.restored.Observe(took.Seconds())
-	p.log.Info("state restored", "customers", len(p.customers), "watermark", p.watermark, "committed", p.claim.Committed, "took", took)
+	p.state.remember(at, &marker[0])
+	p.state.reflected = at + 1
+	p.restored = true
+	p.snapshot.last = p.scorer.cfg.Now()
+	took := p.snapshot.last.Sub(started)
+	m := p.scorer.metrics
+	m.restored.WithLabelValues(from).Observe(took.Seconds())
+	p.gauges.customers.Set(float64(p.state.customers.len()))
+	p.log.Info("state restored", "from", from, "customers", p.state.customers.len(), "watermark", p.state.watermark,
+		"committed", p.claim.committed, "repairs", len(p.repairs), "took", took)
 	return nil
 }
 
-func (p *partition) mark(ctx context.Context) (offset int64, err error) {
-	p.lastWrite = p.scorer.cfg.Now()
+// checkSource warns of events that would be taken for known ones.
+func (p *partition) checkSource(ctx context.Context) error {
+	_, end, err := p.scorer.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, p.number)
+	if err != nil {
+		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+	}
+	if p.next > end {
+		p.log.Error("events up to an offset that does not exist yet have been scored already: the topic was created anew or lost records. Its events are left out until they pass that offset; create "+schemas.TopicScores+" anew too",
+			"topic", schemas.TopicEvents, "end", end, "scored", p.next-1)
+	}
+	return nil
+}
+
+// marker returns the record by which ownership is taken and kept.
+func (p *partition) marker() []kafka.Record {
 	// Without a value it is a tombstone: compaction removes it in time, and
 	// consumers that know nothing of markers see the deletion of a customer
 	// nobody has.
-	offset, err = p.out.Append(ctx, []kafka.Record{{Key: markerKey, Time: p.lastWrite}})
-	if err != nil {
-		return 0, fmt.Errorf("appending a marker to %s: %w", schemas.TopicScores, err)
-	}
-	return offset, nil
+	return []kafka.Record{{
+		Key: markerKey, Time: p.scorer.cfg.Now(), Headers: []kafka.Header{{Key: headerOwner, Value: p.owner}},
+	}}
 }
 
-// restore rebuilds the state from the output partition up to the marker.
-func (p *partition) restore(ctx context.Context, marker int64) error {
-	first, _, err := p.scorer.cfg.Cluster.Offsets(ctx, schemas.TopicScores, p.number)
+func (p *partition) mark(ctx context.Context) error {
+	marker := p.marker()
+	at, err := p.append(ctx, marker)
 	if err != nil {
-		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicScores, err)
+		return err
 	}
-	score := p.scorer.cfg.Codec.NewScore()
-	remaining := p.scorer.metrics.restoring.WithLabelValues(label(p.number))
-	out := p.scorer.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicScores, Partition: p.number, Offset: first,
+	p.dirty = true // until what others may have written is known
+	if err := p.follow(ctx, at, marker); err != nil {
+		return err
+	}
+	p.dirty = false
+	return nil
+}
+
+// append appends to the output partition.
+func (p *partition) append(ctx context.Context, records []kafka.Record) (base int64, err error) {
+	began := p.scorer.cfg.Now()
+	base, err = p.out.Append(ctx, records)
+	if err != nil {
+		return 0, fmt.Errorf("appending to %s: %w", schemas.TopicScores, err)
+	}
+	p.lastWrite = began
+	return base, nil
+}
+
+// follow notes that records were appended at base. This worker knows where
+// they belong: if there is a gap, someone else has written into it.
+func (p *partition) follow(ctx context.Context, base int64, records []kafka.Record) error {
+	expected := p.state.reflected
+	if base < expected {
+		return fmt.Errorf("%w: a record was given offset %d, after %d", errShortened, base, expected-1)
+	}
+	n := len(records)
+	p.state.reflected = base + int64(n)
+	p.state.remember(p.state.reflected-1, &records[n-1])
+	p.state.complete = p.state.watermark
+	if base > expected {
+		return p.inspect(ctx, expected, base)
+	}
+	return nil
+}
+
+// inspect reads what others have written into the output partition and notes
+// the customers whose true record has to be written behind it.
+func (p *partition) inspect(ctx context.Context, from, to int64) error {
+	f := p.scorer.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
+		Topic: schemas.TopicScores, Partition: p.number, Offset: from,
 	})
-	for out.Offset() < marker {
-		remaining.Set(float64(marker - out.Offset()))
-		records, err := out.Fetch(ctx)
+	seen := map[string]bool{}
+	for f.Offset() < to {
+		records, err := f.Fetch(ctx)
 		if err != nil {
 			return fmt.Errorf("fetching from %s: %w", schemas.TopicScores, err)
 		}
-		for i := range records {
-			if records[i].Offset >= marker {
+		for _, r := range records {
+			if r.Offset >= to {
 				break
 			}
-			if err := p.restoreRecord(ctx, &records[i], score); err != nil {
-				return err
+			if len(r.Key) == 0 || isMarker(r.Key) {
+				continue
+			}
+			p.foreignRecord(r.Offset, "it was written while this worker owned the partition")
+			seen[string(r.Key)] = true
+		}
+	}
+	for id := range seen {
+		p.repairs = append(p.repairs, []byte(id))
+	}
+	return nil
+}
+
+// foreignRecord counts a record of the output partition that its owner has not
+// written, and names the first few in the log.
+func (p *partition) foreignRecord(offset int64, problem string) {
+	const named = 10
+	p.scorer.metrics.foreign.Inc()
+	if p.foreign++; p.foreign <= named {
+		p.log.Warn("a record stands in the output topic that its owner has not written",
+			"topic", schemas.TopicScores, "offset", offset, "problem", problem)
+	}
+	if p.foreign == named {
+		p.log.Warn("more such records are only counted")
+	}
+}
+
+// repair writes the truth about customers behind what others wrote about
+// them: a score of the latest event, or a tombstone.
+func (p *partition) repair(ctx context.Context) error {
+	for len(p.repairs) > 0 {
+		p.dirty = true
+		n := min(len(p.repairs), repairBatch)
+		for _, id := range p.repairs[:n] {
+			if record := p.state.customers.get(id); record != nil {
+				p.scoreAgain(record)
+			} else {
+				p.emit(kafka.Record{Key: p.keep(id), Time: p.scorer.cfg.Now()}, p.state.watermark)
 			}
 		}
+		if err := p.flush(ctx); err != nil {
+			return err
+		}
+		p.scorer.metrics.repaired.Add(float64(n))
+		p.log.Info("wrote the truth behind records of others", "topic", schemas.TopicScores, "customers", n)
+		p.repairs = p.repairs[n:]
 	}
-	remaining.Set(0)
-	p.scorer.metrics.customers.WithLabelValues(label(p.number)).Set(float64(len(p.customers)))
 	return nil
 }
 
-// restoreRecord takes one record of the output partition into the state; s is
-// for reuse.
-func (p *partition) restoreRecord(ctx context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
-	if isMarker(r.Key) {
-		return nil
-	}
-	if r.Value == nil {
-		delete(p.customers, string(r.Key))
-		if offset, ok := sourceOffset(r.Headers); ok {
-			p.watermark = max(p.watermark, offset)
-		}
-		return nil
-	}
-	err := kafka.Retry(ctx, p.log, "decoding a score", func(ctx context.Context) error {
-		err := p.scorer.cfg.Codec.DecodeScore(ctx, r.Value, s)
-		if _, poison := schemas.AsPoison(err); poison {
-			p.scorer.metrics.foreign.Inc()
-			p.log.Warn("a record that is not a score stands in the output topic; leaving it out",
-				"topic", schemas.TopicScores, "offset", r.Offset, "error", err)
-			s.CustomerID = nil
-			return nil
-		}
-		return err
-	})
-	if err != nil || s.CustomerID == nil {
-		return err
-	}
-	e := p.customers[string(s.CustomerID)]
-	if e == nil {
-		e = p.add(s.CustomerID)
-	}
-	if s.SourceOffset < e.offset {
-		return nil
-	}
-	e.offset = s.SourceOffset
-	e.customer.Restore(s.Attributes, s.OccurredAt, s.AttributeAges, s.RecentEvents, s.Probability)
-	p.watermark = max(p.watermark, s.SourceOffset)
-	return nil
-}
-
-func isMarker(key []byte) bool { return len(key) > 0 && key[0] == 0 }
-
-func sourceOffset(headers []kafka.Header) (int64, bool) {
-	for _, h := range headers {
-		if h.Key == HeaderSourceOffset {
-			n, err := strconv.ParseInt(string(h.Value), 10, 64)
-			return n, err == nil
-		}
-	}
-	return 0, false
-}
+// repairBatch bounds how many records are made before they are written.
+const repairBatch = 1000
 
 // use switches to a model; called between batches only, so that every batch is
 // scored by one version.
@@ -336,8 +477,7 @@ func (p *partition) use(m *models.Version) {
 	}
 	p.model = m
 	p.space = m.Predictor.NewWorkspace()
-	p.lime = make([]float64, p.features)
-	p.shap = make([]float64, p.features)
+	p.rescored = rescoring{due: p.scorer.cfg.RescoreOnActivate, last: p.scorer.cfg.Now()}
 }
 
 // process applies one record to the state and adds what follows from it to the
@@ -345,6 +485,7 @@ func (p *partition) use(m *models.Version) {
 func (p *partition) process(ctx context.Context, r *kafka.Record) error {
 	m := p.scorer.metrics
 	if r.Value == nil && len(r.Key) > 0 && !isMarker(r.Key) {
+		p.checkPlace(r.Key, nil)
 		p.erase(r)
 		return nil
 	}
@@ -357,26 +498,47 @@ func (p *partition) process(ctx context.Context, r *kafka.Record) error {
 		return nil
 	}
 	ev := p.event
-	e := p.customers[string(ev.CustomerID)]
-	if e == nil {
-		e = p.add(ev.CustomerID)
-	}
+	p.checkPlace(ev.CustomerID, ev.Source)
+	p.recall(ev.CustomerID)
 	p.change = scoring.Change{
 		EventHash:  scoring.HashEvent(ev.EventID),
 		OccurredAt: ev.OccurredAt,
 		Set:        ev.Changes,
 		Add:        ev.Increments,
 	}
-	applied := e.customer.Apply(&p.change)
-	m.late.Add(float64(applied.LateAttributes))
-	m.baseless.Add(float64(applied.BaselessIncrements))
+	applied := p.customer.Apply(&p.change)
+	if applied.LateAttributes > 0 {
+		m.late.Add(float64(applied.LateAttributes))
+	}
+	if applied.BaselessIncrements > 0 {
+		m.baseless.Add(float64(applied.BaselessIncrements))
+	}
 	if !applied.Applied {
 		m.duplicates.Inc()
 		return nil
 	}
-	e.offset = r.Offset
-	p.scoreCustomer(e, r)
+	p.scorer.rounding.apply(p.customer.Values)
+	p.scoreEvent(r)
 	return nil
+}
+
+// recall sets p.customer to what is known of a customer.
+func (p *partition) recall(id []byte) {
+	record := p.state.customers.get(id)
+	if record == nil {
+		p.customer.Restore(p.nothing, 0, nil, nil, scoring.Missing)
+		return
+	}
+	p.unpack(record, p.known)
+	s := p.known
+	p.customer.Restore(s.Attributes, s.OccurredAt, s.AttributeAges, s.RecentEvents, s.Probability)
+}
+
+func (p *partition) unpack(record []byte, s *schemas.ChurnScore) {
+	var err error
+	if p.scratch, err = p.scorer.packing.unpack(record, s, p.scratch[:0]); err != nil {
+		panic("scorer: a record in memory: " + err.Error())
+	}
 }
 
 // decode reads the event into p.event. It returns a reason for a dead letter,
@@ -415,7 +577,7 @@ func (p *partition) decode(ctx context.Context, r *kafka.Record) (poison *schema
 
 // erase removes a customer, here and for everyone downstream.
 func (p *partition) erase(r *kafka.Record) {
-	delete(p.customers, string(r.Key))
+	p.state.customers.remove(r.Key)
 	key := p.keep(r.Key)
 	p.emit(kafka.Record{Key: key, Time: p.scorer.cfg.Now()}, r.Offset)
 	p.scorer.metrics.erased.Inc()
@@ -444,18 +606,37 @@ func (p *partition) emit(out kafka.Record, sourceOffset int64) {
 	p.scores = append(p.scores, out)
 }
 
-// scoreCustomer computes the customer's score and adds it to the batch.
-func (p *partition) scoreCustomer(e *entry, r *kafka.Record) {
-	ev, s, m := p.event, p.score, p.model
-	x := e.customer.Values
-	now := p.scorer.cfg.Now()
-
+// scoreEvent scores p.customer after the event in hand and adds the score to
+// the batch.
+func (p *partition) scoreEvent(r *kafka.Record) {
+	ev, s := p.event, p.score
 	s.CustomerID = ev.CustomerID
 	s.EventID = ev.EventID
 	s.OccurredAt = ev.OccurredAt
+	s.Previous = p.customer.Probability
+	s.Attributes = p.customer.Values
+	s.AttributeAges = p.customer.Ages(s.AttributeAges[:0], ev.OccurredAt)
+	s.RecentEvents = p.customer.RecentEvents(s.RecentEvents[:0])
+	s.SourceOffset = r.Offset
+	p.add(s)
+	p.occurred = append(p.occurred, ev.OccurredAt)
+}
+
+// scoreAgain adds a new score of a packed customer to the batch, under the
+// model in use, for the event that the latest one rests on.
+func (p *partition) scoreAgain(record []byte) {
+	s := p.known
+	p.unpack(record, s)
+	s.Previous = s.Probability
+	p.add(s)
+}
+
+// add completes a score of which the customer and the event are given, adds it
+// to the batch and keeps it as the customer's state.
+func (p *partition) add(s *schemas.ChurnScore) {
+	m, x, now := p.model, s.Attributes, p.scorer.cfg.Now()
 	s.ScoredAt = now.UnixMilli()
 	s.ModelVersion = m.Version
-	s.Previous = e.customer.Probability
 	s.Probability = m.Predictor.Probability(x)
 	s.Risk = schemas.RiskLow
 	switch {
@@ -465,34 +646,30 @@ func (p *partition) scoreCustomer(e *entry, r *kafka.Record) {
 		s.Risk = schemas.RiskMedium
 	}
 	s.ExpectedProbability = m.Predictor.ExpectedProbability()
-	p.explain(x)
+	p.explain(s)
 	s.Missing = m.Predictor.Missing(s.Missing[:0], x)
 	for _, f := range s.Missing {
 		p.scorer.metrics.missing[f].Inc()
 	}
-	s.Attributes = x
-	s.AttributeAges = e.customer.Ages(s.AttributeAges[:0], ev.OccurredAt)
-	s.RecentEvents = e.customer.RecentEvents(s.RecentEvents[:0])
 	s.SourcePartition = int32(p.number)
-	s.SourceOffset = r.Offset
 	s.HasBestChange = false
 	if p.scorer.cfg.BestChange && s.Risk == schemas.RiskHigh {
 		b := &s.BestChange
 		b.Feature, b.Value, b.Probability, s.HasBestChange = m.Predictor.BestChange(x, p.space)
 	}
-	e.customer.Probability = s.Probability
 
 	key := p.keep(s.CustomerID)
 	start := len(p.arena)
 	p.arena = p.scorer.cfg.Codec.AppendScore(p.arena, s)
 	value := p.arena[start:len(p.arena):len(p.arena)]
-	p.emit(kafka.Record{Key: key, Value: value, Time: now}, r.Offset)
-	p.occurred = append(p.occurred, ev.OccurredAt)
+	p.emit(kafka.Record{Key: key, Value: value, Time: now}, s.SourceOffset)
+	p.packed = p.scorer.packing.append(p.packed[:0], s)
+	p.state.customers.put(p.packed)
 }
 
 // explain fills the score's explanations with the features of greatest weight.
-func (p *partition) explain(x scoring.Vector) {
-	s, m, cfg := p.score, p.model, &p.scorer.cfg
+func (p *partition) explain(s *schemas.ChurnScore) {
+	m, cfg, x := p.model, &p.scorer.cfg, s.Attributes
 	s.Explanations = s.Explanations[:0]
 	if cfg.Explain == ExplainNone {
 		return
@@ -521,27 +698,7 @@ func (p *partition) explain(x scoring.Vector) {
 
 // setAside adds a dead letter to the batch.
 func (p *partition) setAside(r *kafka.Record, why *schemas.PoisonError) {
-	now := p.scorer.cfg.Now()
-	letter := schemas.DeadLetter{
-		Reason:    why.Reason,
-		Detail:    why.Error(),
-		Topic:     schemas.TopicEvents,
-		Partition: int32(p.number),
-		Offset:    r.Offset,
-		Timestamp: r.Time.UnixMilli(),
-		Key:       r.Key,
-		Value:     r.Value,
-		FailedAt:  now.UnixMilli(),
-		FailedBy:  "scorer",
-	}
-	for _, h := range r.Headers {
-		letter.Headers = append(letter.Headers, schemas.Header(h))
-	}
-	p.letters = append(p.letters, kafka.Record{
-		Key:   append([]byte(nil), r.Key...),
-		Value: p.scorer.cfg.Codec.AppendDeadLetter(nil, &letter),
-		Time:  now,
-	})
+	p.letters = append(p.letters, p.scorer.letters.Letter(r, why, p.scorer.cfg.Now()))
 	p.scorer.metrics.letters.WithLabelValues(string(why.Reason)).Inc()
 	p.log.Warn("record set aside as a dead letter", "reason", why.Reason, "detail", why.Detail,
 		"topic", schemas.TopicEvents, "offset", r.Offset)
@@ -550,26 +707,29 @@ func (p *partition) setAside(r *kafka.Record, why *schemas.PoisonError) {
 // flush writes the batch: dead letters first, because the scores behind them
 // move the watermark past their source offsets.
 func (p *partition) flush(ctx context.Context) error {
-	if len(p.letters) > 0 {
-		if err := p.scorer.letters.Produce(ctx, schemas.TopicDeadLetters, p.letters...); err != nil {
-			return fmt.Errorf("producing to %s: %w", schemas.TopicDeadLetters, err)
-		}
-		p.letters = p.letters[:0]
+	if err := p.scorer.letters.Write(ctx, p.letters...); err != nil {
+		return err
 	}
+	p.letters = p.letters[:0]
 	if len(p.scores) == 0 {
+		p.dirty = false
 		return nil
 	}
-	if _, err := p.out.Append(ctx, p.scores); err != nil {
-		return fmt.Errorf("appending to %s: %w", schemas.TopicScores, err)
+	base, err := p.append(ctx, p.scores)
+	if err != nil {
+		return err
 	}
+	if err := p.follow(ctx, base, p.scores); err != nil {
+		return err
+	}
+	p.dirty = false
 	now := p.scorer.cfg.Now()
-	p.lastWrite = now
 	m := p.scorer.metrics
 	m.scored.Add(float64(len(p.occurred)))
 	for _, t := range p.occurred {
 		m.latency.Observe(max(0, float64(now.UnixMilli()-t)/1000))
 	}
-	m.customers.WithLabelValues(label(p.number)).Set(float64(len(p.customers)))
+	p.gauges.customers.Set(float64(p.state.customers.len()))
 	p.arena, p.scores, p.headers, p.occurred = p.arena[:0], p.scores[:0], p.headers[:0], p.occurred[:0]
 	return nil
 }

@@ -5,6 +5,12 @@
 // churn.scores with the same number. That output partition is the worker's
 // state: every score carries the customer's full attributes and the source
 // offset it rests on, so one append is output, state and progress at once.
+//
+// What a worker needs of that state lies packed in memory and, as a cache that
+// may be lost, in snapshots on disk. A partition that comes back and a process
+// that restarts read only what was written since. Of all records of a customer
+// the one with the highest source offset is true, wherever it stands; where
+// others stand behind it, the owner writes the truth once more.
 package scorer
 
 import (
@@ -16,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
 	"churnstream/schemas"
@@ -88,6 +95,29 @@ type Config struct {
 	// its marker, so that the broker does not forget who owns the partition;
 	// 0 means four hours.
 	MarkerInterval time.Duration
+	// StateDir is a directory for snapshots of the state, so that a restart
+	// reads only the scores written since. Scorers may share one. Its files
+	// hold customers' attributes. "" means none.
+	StateDir string
+	// SnapshotInterval is the time between two snapshots of a partition; 0
+	// means one minute. One is also written when the scorer stops.
+	SnapshotInterval time.Duration
+	// SnapshotMaxAge is the age beyond which a snapshot, or a state kept in
+	// memory, is not used and removed; 0 means 12 hours. It must stay well
+	// below delete.retention.ms of churn.scores (Kafka's default: 24 hours),
+	// after which the erasure of a customer may have left the topic.
+	SnapshotMaxAge time.Duration
+	// KeepLost is how many customers are kept in memory of partitions that
+	// went to other scorers, in case they come back; 0 means 5 million,
+	// negative none. A customer takes about 200 bytes.
+	KeepLost int
+	// RescoreOnActivate scores all customers again, at RescoreRate, when the
+	// model in use changes. Such a score repeats the event and the source
+	// position of the one before; its identity differs in the model version.
+	RescoreOnActivate bool
+	// RescoreRate is how many customers a partition scores again in a second;
+	// 0 means 1000.
+	RescoreRate int
 	// SessionTimeout is after how long without a sign of life the group gives
 	// a scorer's partitions to others; 0 means the group's default.
 	SessionTimeout time.Duration
@@ -106,8 +136,21 @@ type Scorer struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	letters *kafka.Producer
+	letters *deadletters.Writer
+
+	packing   *packing
+	rounding  rounding
+	lost      lostStates
+	misplaced misplaced
+	// partitions is their number; 0 until Run has asked.
+	partitions int
+	// grace is how long a worker may go on to finish a batch when it has to
+	// stop. It must stay below the time the group waits for workers.
+	grace time.Duration
 }
+
+// stopGrace is the grace of every scorer outside of tests.
+const stopGrace = 10 * time.Second
 
 // New returns a scorer. It does no I/O.
 func New(cfg Config) (*Scorer, error) {
@@ -129,6 +172,18 @@ func New(cfg Config) (*Scorer, error) {
 	if cfg.MarkerInterval <= 0 {
 		cfg.MarkerInterval = 4 * time.Hour
 	}
+	if cfg.SnapshotInterval <= 0 {
+		cfg.SnapshotInterval = time.Minute
+	}
+	if cfg.SnapshotMaxAge <= 0 {
+		cfg.SnapshotMaxAge = 12 * time.Hour
+	}
+	if cfg.KeepLost == 0 {
+		cfg.KeepLost = 5_000_000
+	}
+	if cfg.RescoreRate <= 0 {
+		cfg.RescoreRate = 1000
+	}
 	if cfg.Ready == nil {
 		cfg.Ready = func(string, bool, string) {}
 	}
@@ -143,7 +198,12 @@ func New(cfg Config) (*Scorer, error) {
 		cfg:     cfg,
 		log:     log,
 		metrics: newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
-		letters: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, "scorer"),
+
+		packing:  newPacking(cfg.Codec.Set().Spec()),
+		rounding: newRounding(cfg.Codec.Set()),
+		lost:     lostStates{limit: cfg.KeepLost},
+		grace:    stopGrace,
 	}, nil
 }
 
@@ -162,11 +222,14 @@ func (s *Scorer) Run(ctx context.Context) error {
 		return fmt.Errorf("starting the scorer: %w", err)
 	}
 	go s.watchModel(ctx)
+	go s.forgetOldStates(ctx)
 	err := s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
 		Group:          s.cfg.Group,
 		Topics:         []string{schemas.TopicEvents},
 		SessionTimeout: s.cfg.SessionTimeout,
-	}, s.work)
+	}, func(workerCtx context.Context, c *kafka.Claim) error {
+		return s.work(ctx, workerCtx, claim{partition: c.Partition, committed: c.Committed, commit: c.Commit})
+	})
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -186,6 +249,7 @@ func (s *Scorer) checkPartitions(ctx context.Context) error {
 		return fmt.Errorf("%w: %s has %d, %s has %d; recreate one of them with the other's number",
 			ErrPartitions, schemas.TopicEvents, in, schemas.TopicScores, out)
 	}
+	s.partitions = in
 	return nil
 }
 
@@ -202,6 +266,23 @@ func (s *Scorer) watchModel(ctx context.Context) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// forgetOldStates drops what is too old to be restored from: customers who
+// asked to be forgotten must not live on in it.
+func (s *Scorer) forgetOldStates(ctx context.Context) {
+	for {
+		now := s.cfg.Now()
+		s.lost.expire(now.Add(-s.cfg.SnapshotMaxAge))
+		if s.cfg.StateDir != "" {
+			if err := removeOldSnapshots(s.cfg.StateDir, s.cfg.SnapshotMaxAge, now); err != nil {
+				s.log.Warn("cleaning the state directory", "error", err)
+			}
+		}
+		if !wait(ctx, time.Hour) {
 			return
 		}
 	}

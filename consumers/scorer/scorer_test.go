@@ -1,6 +1,7 @@
 package scorer
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -394,6 +395,25 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestPoisonAsLargeAsARecordCanBe sends what no dead letter can hold whole.
+func TestPoisonAsLargeAsARecordCanBe(t *testing.T) {
+	s := newStack(t)
+	s.models.set(modelVersion(t, s.set, 1, 0))
+	s.start()
+	s.send("anna", bytes.Repeat([]byte{1}, 1<<20-100))
+	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
+	if got := s.scores(1)[0]; string(got.EventID) != "e1" {
+		t.Errorf("scored event %s", got.EventID)
+	}
+	var letter schemas.DeadLetter
+	if err := s.codec.DecodeDeadLetter(t.Context(), s.read(schemas.TopicDeadLetters, 1)[0].Value, &letter); err != nil {
+		t.Fatal(err)
+	}
+	if letter.Reason != schemas.ReasonBadFrame || letter.Value != nil || string(letter.Key) != "anna" || !strings.Contains(letter.Detail, "too large") {
+		t.Errorf("letter of key %q, value of %d bytes, detail %q", letter.Key, len(letter.Value), letter.Detail)
+	}
+}
+
 func TestCarriesOnAfterRestart(t *testing.T) {
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
@@ -520,5 +540,55 @@ func TestRefusesUnequalPartitions(t *testing.T) {
 	}
 	if err := s.Run(t.Context()); !errors.Is(err, ErrPartitions) {
 		t.Errorf("Run: %v, want ErrPartitions", err)
+	}
+}
+
+// TestGroup has a second scorer join the group and leave it again.
+func TestGroup(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a group takes seconds to rebalance")
+	}
+	t.Parallel()
+	s := newStack(t)
+	s.models.set(modelVersion(t, s.set, 1, 0))
+	sent := 0
+	send := func() {
+		for range 20 {
+			s.sendEvent(s.event(fmt.Sprint("customer", sent%7), fmt.Sprint("e", sent), start+int64(sent), map[int]string{plan: "monthly"}, map[int]float64{complaints: 1}))
+			sent++
+		}
+		s.scores(sent)
+	}
+	assigned := func(reg *prometheus.Registry) int {
+		n, err := testutil.GatherAndCount(reg, "churn_scorer_customers")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	s.start()
+	first := s.metrics
+	send()
+	leave := s.start()
+	second := s.metrics
+	until(t, "the second scorer to get a partition", func() bool { return assigned(second) == 1 && assigned(first) == 1 })
+	send()
+	leave()
+	until(t, "the first scorer to have both again", func() bool { return assigned(first) == 2 })
+	send()
+	families, err := first.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored := map[string]uint64{}
+	for _, f := range families {
+		if f.GetName() == "churn_scorer_restore_seconds" {
+			for _, m := range f.GetMetric() {
+				restored[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	if restored[fromTopic] != partitions || restored[fromMemory] == 0 {
+		t.Errorf("the first scorer restored its states so: %v", restored)
 	}
 }

@@ -1,5 +1,5 @@
-// Package deadletters reads churn.dead-letters and redrives letters: it writes
-// the records that were set aside back to the topics they came from.
+// Package deadletters sets records aside in churn.dead-letters, reads them there
+// and redrives them: writes them back to the topics they came from.
 //
 // A record that was redriven must not be redriven again. So redriving keeps
 // notes in churn.dead-letters itself, as records without a value, in the

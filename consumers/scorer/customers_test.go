@@ -1,0 +1,237 @@
+package scorer
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+func testSet(t testing.TB) *schemas.Set {
+	t.Helper()
+	set, err := schemas.Parse([]byte(attributes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func sameNumber(a, b float64) bool { return a == b || scoring.IsMissing(a) && scoring.IsMissing(b) }
+
+// sameState compares what is kept of two scores.
+func sameState(a, b *schemas.ChurnScore) bool {
+	return bytes.Equal(a.CustomerID, b.CustomerID) && bytes.Equal(a.EventID, b.EventID) &&
+		a.SourceOffset == b.SourceOffset && a.OccurredAt == b.OccurredAt && a.ModelVersion == b.ModelVersion &&
+		sameNumber(a.Probability, b.Probability) && slices.EqualFunc(a.Attributes, b.Attributes, sameNumber) &&
+		slices.Equal(a.AttributeAges, b.AttributeAges) && slices.Equal(a.RecentEvents, b.RecentEvents)
+}
+
+func randomScore(rng *rand.Rand, set *schemas.Set, id string) *schemas.ChurnScore {
+	events := []string{"", "e1", "6f1c4a52-9d0e-4b7a-8f00-00c0ffee0001", "6F1C4A52-9d0e-4b7a-8f00-00c0ffee0001",
+		"6f1c4a52-9d0e-4b7a-8f00-00c0ffee000-", "6f1c4a52_9d0e-4b7a-8f00-00c0ffee0001", strings.Repeat("x", 256)}
+	s := &schemas.ChurnScore{
+		CustomerID:   []byte(id),
+		EventID:      []byte(events[rng.IntN(len(events))]),
+		OccurredAt:   rng.Int64() - rng.Int64(),
+		ModelVersion: rng.Int64(),
+		Probability:  rng.Float64(),
+		SourceOffset: rng.Int64() >> rng.IntN(62),
+		Attributes:   scoring.NewVector(set.Spec().Len()),
+	}
+	for range rng.IntN(scoring.RecentEvents + 1) {
+		s.RecentEvents = append(s.RecentEvents, int64(rng.Uint64()))
+	}
+	for f := range s.Attributes {
+		switch {
+		case rng.IntN(3) == 0:
+		case set.Spec().Feature(f).Kind == scoring.Categorical:
+			s.Attributes[f], _ = set.Vocabulary().CodeString(f, fmt.Sprint("level", rng.IntN(300)))
+		default:
+			s.Attributes[f] = rng.NormFloat64() * math.Pow(10, float64(rng.IntN(40)-20))
+		}
+	}
+	if rng.IntN(2) == 0 {
+		for _, x := range s.Attributes {
+			age := int64(0)
+			if !scoring.IsMissing(x) {
+				age = rng.Int64N(1e12) - 1e11
+			}
+			s.AttributeAges = append(s.AttributeAges, age)
+		}
+	}
+	return s
+}
+
+func TestPacking(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	var got schemas.ChurnScore
+	var scratch []byte
+	for seed := range uint64(2000) {
+		want := randomScore(rand.New(rand.NewPCG(seed, 1)), set, fmt.Sprint("customer", seed))
+		packed := k.append(nil, want)
+		if len(packed) > k.maxBytes() {
+			t.Fatalf("seed %d: %d bytes, more than %d", seed, len(packed), k.maxBytes())
+		}
+		var err error
+		if scratch, err = k.unpack(packed, &got, scratch[:0]); err != nil || !sameState(&got, want) {
+			t.Fatalf("seed %d: %+v, %v; want %+v", seed, got, err, want)
+		}
+		if string(packedID(packed)) != string(want.CustomerID) || packedOffset(packed) != want.SourceOffset || packedModel(packed) != want.ModelVersion {
+			t.Fatalf("seed %d: id %s, offset %d, model %d of %+v", seed, packedID(packed), packedOffset(packed), packedModel(packed), want)
+		}
+		for n := range packed {
+			if _, err := k.unpack(packed[:n], &got, nil); err == nil {
+				t.Fatalf("seed %d: the first %d of %d bytes are taken for a record", seed, n, len(packed))
+			}
+		}
+	}
+}
+
+// FuzzPacked gives unpack bytes that nobody packed: it takes them or refuses
+// them, and what it takes can be packed again.
+func FuzzPacked(f *testing.F) {
+	set := testSet(f)
+	k := newPacking(set.Spec())
+	for seed := range uint64(20) {
+		f.Add(k.append(nil, randomScore(rand.New(rand.NewPCG(seed, 1)), set, "anna")))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var s, again schemas.ChurnScore
+		if _, err := k.unpack(data, &s, nil); err != nil {
+			return
+		}
+		packed := k.append(nil, &s)
+		if _, err := k.unpack(packed, &again, nil); err != nil || !sameState(&again, &s) {
+			t.Errorf("%+v became %+v: %v", s, again, err)
+		}
+	})
+}
+
+// TestCustomers plays random changes to the table and to a plain map.
+func TestCustomers(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		table, plain := newCustomers(k.maxBytes()), map[string][]byte{}
+		ids := 1 + rng.IntN(3000)
+		for range 6000 {
+			id := fmt.Sprint("c", rng.IntN(ids))
+			if rng.IntN(4) == 0 {
+				table.remove([]byte(id))
+				delete(plain, id)
+				continue
+			}
+			packed := k.append(nil, randomScore(rng, set, id))
+			table.put(packed)
+			plain[id] = packed
+		}
+		if table.len() != len(plain) {
+			t.Fatalf("seed %d: %d customers, want %d", seed, table.len(), len(plain))
+		}
+		for i := range ids {
+			id := fmt.Sprint("c", i)
+			if got := table.get([]byte(id)); !bytes.Equal(got, plain[id]) {
+				t.Fatalf("seed %d: %s is %x, want %x", seed, id, got, plain[id])
+			}
+		}
+		met := map[string]bool{}
+		var at cursor
+		for record := table.next(&at); record != nil; record = table.next(&at) {
+			id := string(packedID(record))
+			if met[id] || !bytes.Equal(record, plain[id]) {
+				t.Fatalf("seed %d: the walk meets %s as %x (met before: %v), want %x", seed, id, record, met[id], plain[id])
+			}
+			met[id] = true
+		}
+		if len(met) != len(plain) {
+			t.Fatalf("seed %d: the walk meets %d customers of %d", seed, len(met), len(plain))
+		}
+	}
+}
+
+// TestWalkMeetsWhatDoesNotChange changes customers during a walk.
+func TestWalkMeetsWhatDoesNotChange(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	rng := rand.New(rand.NewPCG(3, 3))
+	table := newCustomers(k.maxBytes())
+	const n = 5000
+	for i := range n {
+		table.put(k.append(nil, randomScore(rng, set, fmt.Sprint("c", i))))
+	}
+	changed, met := map[string]bool{}, map[string]bool{}
+	var at cursor
+	for record := table.next(&at); record != nil; record = table.next(&at) {
+		met[string(packedID(record))] = true
+		id := fmt.Sprint("c", rng.IntN(n))
+		changed[id] = true
+		if rng.IntN(2) == 0 {
+			table.remove([]byte(id))
+		} else {
+			table.put(k.append(nil, randomScore(rng, set, id)))
+		}
+	}
+	for i := range n {
+		if id := fmt.Sprint("c", i); !changed[id] && !met[id] {
+			t.Fatalf("%s did not change and was not met", id)
+		}
+	}
+}
+
+// TestErasedBytesAreGone looks for a removed customer in the table's memory.
+func TestErasedBytesAreGone(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	table := newCustomers(k.maxBytes())
+	rng := rand.New(rand.NewPCG(4, 4))
+	table.put(k.append(nil, randomScore(rng, set, "somebody-else")))
+	table.put(k.append(nil, randomScore(rng, set, "anna-who-left")))
+	table.remove([]byte("anna-who-left"))
+	for _, chunk := range table.chunks {
+		if bytes.Contains(chunk, []byte("anna")) {
+			t.Error("the table still holds a removed customer")
+		}
+	}
+	if table.get([]byte("somebody-else")) == nil {
+		t.Error("another customer was removed too")
+	}
+}
+
+func TestCustomersReuseMemory(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	table := newCustomers(k.maxBytes())
+	rng := rand.New(rand.NewPCG(5, 5))
+	var records [][]byte
+	for i := range 2000 {
+		records = append(records, k.append(nil, randomScore(rng, set, fmt.Sprint("c", i%1000))))
+	}
+	round := func() {
+		for _, r := range records {
+			table.put(r)
+		}
+		for _, r := range records[:500] {
+			table.remove(packedID(r))
+		}
+	}
+	round()
+	round()
+	before := table.bytes()
+	for range 20 {
+		round()
+	}
+	if after := table.bytes(); after > before {
+		t.Errorf("%d bytes grew to %d though the customers are the same", before, after)
+	}
+	if n := testing.AllocsPerRun(10, round); n > 0 {
+		t.Errorf("%g allocations in a warm table", n)
+	}
+}

@@ -1,0 +1,536 @@
+package scorer
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"churnstream/internal/embedded"
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+var (
+	historySeeds = flag.Int("histories", 12, "how many random histories to play")
+	historyFrom  = flag.Int("history", 0, "the seed of the first random history")
+)
+
+// everyType is a specification with every type a feature can have: floats,
+// ints and longs hold fewer digits than a state in memory would.
+const everyType = `{"type":"record","name":"CustomerAttributes","fields":[
+	{"name":"text","type":["null","string"],"default":null},
+	{"name":"symbol","type":["null",{"type":"enum","name":"Symbol","symbols":["b","a","c"]}],"default":null},
+	{"name":"double","type":["null","double"],"default":null},
+	{"name":"float","type":["null","float"],"default":null},
+	{"name":"int","type":["null","int"],"default":null},
+	{"name":"long","type":["null","long"],"default":null}
+]}`
+
+// world is a broker with one partition of events, and what outlives a process.
+type world struct {
+	t        testing.TB
+	broker   *embedded.Broker
+	registry *memoryRegistry
+	cluster  *kafka.Cluster
+	schema   string
+	stateDir string
+	// committed is the group's committed offset.
+	committed atomic.Int64
+	metrics   *metrics // of all processes
+	log       *slog.Logger
+}
+
+func newWorld(t testing.TB, schema string) *world {
+	t.Helper()
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{CompactionInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { broker.Close() })
+	w := &world{t: t, broker: broker, registry: &memoryRegistry{}, schema: schema, stateDir: t.TempDir(), log: quiet()}
+	if os.Getenv("CHURN_TEST_LOG") != "" {
+		w.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	w.committed.Store(-1)
+	w.cluster, err = kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.cluster.Close)
+	err = w.cluster.EnsureTopics(t.Context(),
+		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: 1},
+		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: 1, Configs: map[string]string{"cleanup.policy": "compact"}},
+		kafka.TopicConfig{Name: schemas.TopicDeadLetters, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// process is a scorer with a vocabulary of its own, as another process has.
+func (w *world) process(change func(*Config)) *Scorer {
+	w.t.Helper()
+	set, err := schemas.Parse([]byte(w.schema))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	codec := schemas.NewCodec(set, w.registry)
+	if err := codec.Register(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	// Levels get other numbers in every process.
+	for i := range rand.IntN(5) {
+		if _, err := set.Vocabulary().CodeString(0, fmt.Sprint("only here ", i)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	m := newFixedModels()
+	m.set(specModel(w.t, set, 1))
+	cfg := Config{
+		Cluster: w.cluster, Codec: codec, Models: m, Logger: w.log,
+		StateDir: w.stateDir, SnapshotInterval: time.Hour, CommitInterval: time.Nanosecond,
+		SessionTimeout: 20 * time.Millisecond,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s.partitions = 1
+	if w.metrics == nil {
+		w.metrics = s.metrics
+	}
+	s.metrics = w.metrics
+	return s
+}
+
+// run starts a worker; stop ends it as a rebalance does, or as the end of the
+// process does, and waits.
+func (w *world) run(s *Scorer) (stop func(process bool)) {
+	running, end := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(running)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.work(running, ctx, claim{committed: w.committed.Load(), commit: func(offset int64) error {
+			for old := w.committed.Load(); offset > old && !w.committed.CompareAndSwap(old, offset); old = w.committed.Load() {
+			}
+			return nil
+		}})
+	}()
+	stopped := false
+	stop = func(process bool) {
+		if stopped {
+			return
+		}
+		stopped = true
+		if process {
+			end()
+		}
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("worker: %v", err)
+		}
+		end()
+	}
+	w.t.Cleanup(func() { stop(false) })
+	return stop
+}
+
+// caughtUp waits until all events before an offset are processed.
+func (w *world) caughtUp(n int64) {
+	w.t.Helper()
+	w.until(fmt.Sprint(n, " events to be processed"), func() bool { return w.committed.Load() >= n })
+}
+
+func (w *world) until(what string, done func() bool) {
+	w.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for !done() {
+		select {
+		case <-deadline:
+			w.t.Fatalf("waited in vain for %s; %d events are processed", what, w.committed.Load())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// records returns all records of a topic but markers.
+func (w *world) records(topic string) []kafka.Record {
+	w.t.Helper()
+	ctx := w.t.Context()
+	first, end, err := w.cluster.Offsets(ctx, topic, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []kafka.Record
+	f := w.cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Offset: first})
+	for f.Offset() < end {
+		records, err := f.Fetch(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, r := range records {
+			if !isMarker(r.Key) {
+				out = append(out, copied(r))
+			}
+		}
+	}
+	return out
+}
+
+func copied(r kafka.Record) kafka.Record {
+	r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+	headers := r.Headers
+	r.Headers = nil
+	for _, h := range headers {
+		r.Headers = append(r.Headers, kafka.Header{Key: h.Key, Value: bytes.Clone(h.Value)})
+	}
+	return r
+}
+
+func (w *world) produce(topic string, records ...kafka.Record) {
+	w.t.Helper()
+	if err := w.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(w.t.Context(), topic, 0, records); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// history makes records as upstream teams do on a bad day: late events,
+// duplicates, erasures, poison.
+func history(rng *rand.Rand, codec *schemas.Codec, n int) []kafka.Record {
+	spec := codec.Set().Spec()
+	var out []kafka.Record
+	customers := 1 + rng.IntN(10)
+	for i := range n {
+		id := fmt.Sprint("customer", rng.IntN(customers))
+		switch rng.IntN(20) {
+		case 0:
+			out = append(out, kafka.Record{Key: []byte(id)})
+			continue
+		case 1:
+			out = append(out, kafka.Record{Key: []byte(id), Value: []byte{0, 1, 2}})
+			continue
+		case 2, 3:
+			if len(out) > 0 {
+				out = append(out, out[max(0, len(out)-1-rng.IntN(8))])
+				continue
+			}
+		}
+		e := codec.NewEvent()
+		e.CustomerID, e.Source = []byte(id), []byte("test")
+		e.EventID = fmt.Appendf(nil, "%08x-0000-4000-8000-%012x", rng.Uint32(), i)
+		e.OccurredAt = start + int64(i)*1000
+		if rng.IntN(4) == 0 {
+			e.OccurredAt -= rng.Int64N(20_000)
+		}
+		all := rng.IntN(5) == 0
+		for f := range spec.Len() {
+			if spec.Feature(f).Kind == scoring.Categorical {
+				if all || rng.IntN(4) == 0 {
+					level := string(rune('a' + rng.IntN(3)))
+					if f == 0 && rng.IntN(4) == 0 {
+						level = fmt.Sprint("other", rng.IntN(40))
+					}
+					e.Changes[f], _ = codec.Set().Vocabulary().CodeString(f, level)
+				}
+				continue
+			}
+			if all || rng.IntN(6) == 0 {
+				e.Changes[f] = rng.Float64() * 100
+			}
+			if rng.IntN(3) == 0 {
+				e.Increments[f] = rng.NormFloat64() * 10
+			}
+		}
+		out = append(out, kafka.Record{Key: e.CustomerID, Value: codec.AppendEvent(nil, e)})
+	}
+	return out
+}
+
+// undisturbed is what one worker that never stops makes of a history.
+func (w *world) undisturbed(events []kafka.Record) *partition {
+	w.t.Helper()
+	s := w.process(nil)
+	p := newPartition(s, claim{committed: -1}, quiet())
+	p.state = newState(s.packing)
+	p.use(s.cfg.Models.Champion())
+	for i := range events {
+		r := events[i]
+		r.Offset = int64(i)
+		if err := p.process(w.t.Context(), &r); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// withoutTime returns a score as it was written, but for when.
+func withoutTime(t testing.TB, codec *schemas.Codec, value []byte) []byte {
+	if value == nil {
+		return nil
+	}
+	s := codec.NewScore()
+	if err := codec.DecodeScore(t.Context(), value, s); err != nil {
+		t.Fatal(err)
+	}
+	s.ScoredAt = 0
+	return codec.AppendScore(nil, s)
+}
+
+func sameRecord(t testing.TB, codec *schemas.Codec, got, want *kafka.Record) bool {
+	if !bytes.Equal(got.Key, want.Key) || (got.Value == nil) != (want.Value == nil) || len(got.Headers) != len(want.Headers) {
+		return false
+	}
+	for i, h := range got.Headers {
+		if h.Key != want.Headers[i].Key || !bytes.Equal(h.Value, want.Headers[i].Value) {
+			return false
+		}
+	}
+	return bytes.Equal(withoutTime(t, codec, got.Value), withoutTime(t, codec, want.Value))
+}
+
+// TestHistories plays random histories to workers that join, leave, crash,
+// are paused and taken over, over a network that loses answers. What they
+// write, and the state they end with, must be that of one worker that was
+// never disturbed: every byte but the time.
+func TestHistories(t *testing.T) {
+	n := *historySeeds
+	if testing.Short() {
+		n = min(n, 4)
+	}
+	from := map[string]*atomic.Int64{fromTopic: {}, fromSnapshot: {}, fromMemory: {}}
+	t.Run("seeds", func(t *testing.T) {
+		for i := range n {
+			seed := uint64(*historyFrom + i)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				playHistory(t, seed, from)
+			})
+		}
+	})
+	t.Logf("restored from the topic %d times, from snapshots %d, from memory %d",
+		from[fromTopic].Load(), from[fromSnapshot].Load(), from[fromMemory].Load())
+	for name, count := range from {
+		if count.Load() == 0 {
+			t.Errorf("no state was ever restored from %s", name)
+		}
+	}
+}
+
+func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
+	rng := rand.New(rand.NewPCG(seed, 11))
+	w := newWorld(t, everyType)
+	upstream := w.process(nil).cfg.Codec
+	events := history(rng, upstream, 100+rng.IntN(200))
+	want := w.undisturbed(events)
+	compacting := rng.IntN(3) == 0
+
+	// A network that loses answers, before and after the work is done. Its
+	// draws are made on the broker's goroutine.
+	faults := rand.New(rand.NewPCG(seed, 12))
+	now := func(kmsg.Request) bool { return faults.IntN(8) == 0 }
+	w.broker.Cluster().Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: schemas.TopicScores, Err: kerr.RequestTimedOut, Count: -1, When: now},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: schemas.TopicScores, Err: kerr.NotEnoughReplicas, Count: -1, When: now})
+
+	processes := make([]*Scorer, 2)
+	for i := range processes {
+		processes[i] = w.process(historyConfig(rng))
+	}
+	type worker struct {
+		process int
+		crash   bool
+		stop    func(bool)
+	}
+	var workers []*worker
+	begin := func() {
+		k := &worker{process: rng.IntN(len(processes)), crash: rng.IntN(3) == 0}
+		for _, other := range workers {
+			if other.process == k.process {
+				return
+			}
+		}
+		processes[k.process].grace = stopGrace
+		if k.crash {
+			processes[k.process].grace = 0
+		}
+		k.stop = w.run(processes[k.process])
+		workers = append(workers, k)
+	}
+	end := func() {
+		if len(workers) == 0 {
+			return
+		}
+		k := workers[0]
+		workers = workers[1:]
+		k.stop(k.crash || rng.IntN(4) == 0)
+		if k.crash {
+			processes[k.process] = w.process(historyConfig(rng))
+		}
+	}
+	for sent := 0; sent < len(events); {
+		n := min(len(events)-sent, 1+rng.IntN(20))
+		w.produce(schemas.TopicEvents, events[sent:sent+n]...)
+		sent += n
+		for range rng.IntN(4) {
+			switch rng.IntN(6) {
+			case 0, 1:
+				begin()
+			case 2:
+				end()
+			case 3, 4:
+				// A rebalance after which the partition stays where it was.
+				if len(workers) > 0 {
+					k := workers[0]
+					k.stop(false)
+					k.stop = w.run(processes[k.process])
+				}
+			case 5:
+				if compacting {
+					w.broker.Cluster().Compact()
+				}
+			}
+		}
+		if rng.IntN(2) == 0 {
+			// Time enough to get somewhere, wherever that is.
+			<-time.After(time.Duration(rng.IntN(30)) * time.Millisecond)
+		}
+	}
+	for len(workers) > 0 {
+		end()
+	}
+	// However the state is restored in the end, it is the same.
+	finally := func(s *Scorer, process bool) {
+		t.Helper()
+		before := w.restores()
+		stop := w.run(s)
+		w.until("a worker to restore its state", func() bool { return w.restores() > before })
+		w.caughtUp(int64(len(events)))
+		stop(process)
+		if process {
+			return
+		}
+		kept := s.lost.take(0)
+		if kept == nil {
+			t.Fatal("the state was not kept")
+		}
+		sameContent(t, content(t, s.cfg.Codec.Set(), kept.customers), content(t, want.scorer.cfg.Codec.Set(), want.state.customers))
+		s.lost.keep(0, kept)
+	}
+	finally(w.process(nil), true)
+	last := w.process(nil)
+	finally(last, false) // from the snapshot that the one before has left
+	finally(last, false) // from memory
+	finally(w.process(func(cfg *Config) { cfg.StateDir = "" }), false)
+
+	got := w.records(schemas.TopicScores)
+	if compacting {
+		// Of what is left, every record is as it should be and in its place,
+		// and each customer's last one is there.
+		next := 0
+		lastOf := map[string]int{}
+		for i := range want.scores {
+			lastOf[string(want.scores[i].Key)] = i
+		}
+		for i := range got {
+			for next < len(want.scores) && !sameRecord(t, upstream, &got[i], &want.scores[next]) {
+				if lastOf[string(want.scores[next].Key)] == next {
+					t.Fatalf("the last record of %s is missing", want.scores[next].Key)
+				}
+				next++
+			}
+			if next == len(want.scores) {
+				t.Fatalf("record %d is not one of an undisturbed run, or not in its place: %s", i, got[i].Key)
+			}
+			next++
+		}
+	} else {
+		if len(got) != len(want.scores) {
+			t.Errorf("%d scores, want %d", len(got), len(want.scores))
+		}
+		for i := range min(len(got), len(want.scores)) {
+			if !sameRecord(t, upstream, &got[i], &want.scores[i]) {
+				t.Fatalf("score %d is of %s %v, want %s %v", i, got[i].Key, got[i].Headers, want.scores[i].Key, want.scores[i].Headers)
+			}
+		}
+	}
+	letters := map[int64]schemas.Reason{}
+	for _, r := range w.records(schemas.TopicDeadLetters) {
+		var d schemas.DeadLetter
+		if err := upstream.DecodeDeadLetter(t.Context(), r.Value, &d); err != nil {
+			t.Fatal(err)
+		}
+		letters[d.Offset] = d.Reason
+	}
+	if len(letters) != len(want.letters) {
+		t.Errorf("dead letters of %d records, want %d", len(letters), len(want.letters))
+	}
+	for source, count := range from {
+		count.Add(int64(w.restores(source)))
+	}
+}
+
+// historyConfig draws how a process keeps its state.
+func historyConfig(rng *rand.Rand) func(*Config) {
+	keep := []int{-1, 3, 0, 0}[rng.IntN(4)]
+	interval := []time.Duration{time.Nanosecond, time.Hour}[rng.IntN(2)]
+	return func(cfg *Config) { cfg.KeepLost, cfg.SnapshotInterval = keep, interval }
+}
+
+// restores returns how many states were restored, from the sources given or
+// from any.
+func (w *world) restores(sources ...string) int {
+	w.t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(w.metrics.restored)
+	families, err := reg.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n := 0
+	for _, f := range families {
+		for _, metric := range f.GetMetric() {
+			if len(sources) == 0 || slices.Contains(sources, metric.GetLabel()[0].GetValue()) {
+				n += int(metric.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return n
+}
+
+// logBuffer collects a log.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }

@@ -1,0 +1,163 @@
+package scorer
+
+import (
+	"hash/fnv"
+	"math"
+	"sync"
+	"time"
+
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// state is what a worker knows: its partition of churn.scores, in memory.
+type state struct {
+	customers *customers
+	// watermark is the highest source offset whose effect is in the state.
+	watermark int64
+	// complete is the watermark at which every customer was known, −1 if the
+	// state was never brought to the end of the topic.
+	complete int64
+	// reflected is the offset in churn.scores up to which, without it, all
+	// records are in the state; 0 for one that reflects nothing yet.
+	reflected int64
+	// landmarks are the last few records that are in the state, oldest first,
+	// by which the log is known again.
+	landmarks []landmark
+	// asOf is when the state was known to reflect all of the partition.
+	asOf time.Time
+}
+
+func newState(k *packing) *state {
+	return &state{customers: newCustomers(k.maxBytes()), watermark: -1, complete: -1}
+}
+
+// remember makes a record a landmark.
+func (s *state) remember(offset int64, r *kafka.Record) {
+	if len(s.landmarks) == maxLandmarks {
+		s.landmarks = append(s.landmarks[:0], s.landmarks[1:]...)
+	}
+	s.landmarks = append(s.landmarks, landmark{offset: offset, hash: recordHash(r)})
+}
+
+// recordHash tells records apart. It leaves the timestamp out, which a broker
+// may set.
+func recordHash(r *kafka.Record) uint64 {
+	h := fnv.New64a()
+	h.Write(r.Key)
+	h.Write([]byte{0})
+	h.Write(r.Value)
+	for _, header := range r.Headers {
+		h.Write([]byte(header.Key))
+		h.Write(header.Value)
+	}
+	return h.Sum64()
+}
+
+// lostStates keeps the states of partitions that went to other scorers, since
+// most come back at the next rebalance and then need only what was written
+// meanwhile.
+type lostStates struct {
+	limit int // customers
+
+	mu     sync.Mutex
+	states map[int]*state
+	count  int
+}
+
+// keep takes a state that its worker has done with. Those that were lost
+// longest ago make room for it. It reports whether the state was kept.
+func (l *lostStates) keep(partition int, s *state) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(partition)
+	n := s.customers.len()
+	if n > l.limit {
+		return false
+	}
+	for l.count+n > l.limit {
+		oldest := -1
+		for p, other := range l.states {
+			if oldest < 0 || other.asOf.Before(l.states[oldest].asOf) {
+				oldest = p
+			}
+		}
+		l.drop(oldest)
+	}
+	if l.states == nil {
+		l.states = map[int]*state{}
+	}
+	l.states[partition] = s
+	l.count += n
+	return true
+}
+
+// take returns a partition's state and forgets it; nil if there is none.
+func (l *lostStates) take(partition int) *state {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.states[partition]
+	l.drop(partition)
+	return s
+}
+
+// expire drops the states that were lost before a time.
+func (l *lostStates) expire(before time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p, s := range l.states {
+		if s.asOf.Before(before) {
+			l.drop(p)
+		}
+	}
+}
+
+func (l *lostStates) drop(partition int) {
+	if s := l.states[partition]; s != nil {
+		l.count -= s.customers.len()
+		delete(l.states, partition)
+	}
+}
+
+// rounding rounds attributes as a score holds them: a state kept in memory
+// must not know more digits than one read back from the topic. Only
+// attributes of type int, long and float lose any.
+type rounding struct {
+	single, whole32, whole64 []int // features
+}
+
+func newRounding(set *schemas.Set) rounding {
+	var r rounding
+	spec := set.Spec()
+	for i := range spec.Len() {
+		if spec.Feature(i).Kind != scoring.Numeric {
+			continue
+		}
+		// Which texts a type takes tells the type.
+		takes := func(text string) bool { _, err := set.ParseText(i, text); return err == nil }
+		switch {
+		case takes("1e300"):
+		case takes("0.5"):
+			r.single = append(r.single, i)
+		case takes("1e10"):
+			r.whole64 = append(r.whole64, i)
+		default:
+			r.whole32 = append(r.whole32, i)
+		}
+	}
+	return r
+}
+
+// apply rounds as writing to the topic and reading back would.
+func (r *rounding) apply(x scoring.Vector) {
+	for _, i := range r.single {
+		x[i] = float64(float32(min(max(x[i], -math.MaxFloat32), math.MaxFloat32)))
+	}
+	for _, i := range r.whole32 {
+		x[i] = math.RoundToEven(min(max(x[i], math.MinInt32), math.MaxInt32))
+	}
+	for _, i := range r.whole64 {
+		x[i] = math.RoundToEven(min(max(x[i], math.MinInt64), math.MaxInt64))
+	}
+}
