@@ -33,6 +33,8 @@ type (
 
 		StateDir          string        `help:"Directory for snapshots of the state, so that a restart reads only what came since. It holds customers' attributes." placeholder:"DIR" group:"score"`
 		SnapshotInterval  time.Duration `help:"Time between two snapshots of a partition." default:"1m" group:"score"`
+		SnapshotMaxAge    time.Duration `help:"Age from which a snapshot is not used any more. Keep it well below delete.retention.ms of churn.scores." default:"12h" group:"score"`
+		KeepLost          int           `help:"Customers to keep in memory of partitions that went to other scorers, about 200 bytes each; -1 for none." default:"5000000" group:"score"`
 		RescoreOnActivate bool          `help:"Score all customers again when the model in use changes." group:"score"`
 		RescoreRate       int           `help:"Customers a partition scores again in a second then." default:"1000" group:"score"`
 		SessionTimeout    time.Duration `help:"After how long without a sign of life a scorer's partitions go to others." default:"15s" group:"score"`
@@ -78,7 +80,7 @@ func (p *platform) scorer(f *scoreFlags) (role, error) {
 	s, err := scorer.New(scorer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		Group: f.Group, Explain: explain, Reasons: reasons, BestChange: f.BestChange,
-		StateDir: f.StateDir, SnapshotInterval: f.SnapshotInterval,
+		StateDir: f.StateDir, SnapshotInterval: f.SnapshotInterval, SnapshotMaxAge: f.SnapshotMaxAge, KeepLost: f.KeepLost,
 		RescoreOnActivate: f.RescoreOnActivate, RescoreRate: f.RescoreRate, SessionTimeout: f.SessionTimeout,
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})

@@ -332,17 +332,33 @@ func (p *partition) fence(ctx context.Context) error {
 	return nil
 }
 
-// checkSource warns of events that would be taken for known ones.
+// ErrSourceShortened means that events up to an offset that does not exist
+// have been scored: churn.customer-events was created anew or has lost records.
+// Going on would take the events to come for known ones, and leave them out.
+var ErrSourceShortened = errors.New("the topic of events is shorter than what was scored of it; create " + schemas.TopicScores + " anew too")
+
+// sourcePatience is how long a partition may look too short. A new leader
+// learns only after a moment how far its log counts.
+const sourcePatience = 30 * time.Second
+
+// checkSource makes sure that the next event to score can exist.
 func (p *partition) checkSource(ctx context.Context) error {
-	_, end, err := p.scorer.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, p.number)
-	if err != nil {
-		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+	for begin := time.Now(); ; {
+		_, end, err := p.scorer.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, p.number)
+		if err != nil {
+			return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+		}
+		if p.next <= end {
+			return nil
+		}
+		if time.Since(begin) > p.scorer.sourcePatience {
+			return fmt.Errorf("%w (%s ends at %d, scored up to %d)", ErrSourceShortened, schemas.TopicEvents, end, p.next-1)
+		}
+		p.log.Warn("waiting for events that have been scored to be there again", "topic", schemas.TopicEvents, "end", end, "scored", p.next-1)
+		if !wait(ctx, retakePause) {
+			return ctx.Err()
+		}
 	}
-	if p.next > end {
-		p.log.Error("events up to an offset that does not exist yet have been scored already: the topic was created anew or lost records. Its events are left out until they pass that offset; create "+schemas.TopicScores+" anew too",
-			"topic", schemas.TopicEvents, "end", end, "scored", p.next-1)
-	}
-	return nil
 }
 
 // marker returns the record by which ownership is taken and kept.

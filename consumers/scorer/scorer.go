@@ -147,6 +147,8 @@ type Scorer struct {
 	// grace is how long a worker may go on to finish a batch when it has to
 	// stop. It must stay below the time the group waits for workers.
 	grace time.Duration
+	// sourcePatience is sourcePatience outside of tests.
+	sourcePatience time.Duration
 }
 
 // stopGrace is the grace of every scorer outside of tests.
@@ -200,10 +202,11 @@ func New(cfg Config) (*Scorer, error) {
 		metrics: newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, "scorer"),
 
-		packing:  newPacking(cfg.Codec.Set().Spec()),
-		rounding: newRounding(cfg.Codec.Set()),
-		lost:     lostStates{limit: cfg.KeepLost},
-		grace:    stopGrace,
+		packing:        newPacking(cfg.Codec.Set().Spec()),
+		rounding:       newRounding(cfg.Codec.Set()),
+		lost:           lostStates{limit: cfg.KeepLost},
+		grace:          stopGrace,
+		sourcePatience: sourcePatience,
 	}, nil
 }
 
