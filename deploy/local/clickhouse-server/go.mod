@@ -1,5 +1,5 @@
 module churnstream/deploy/local/clickhouse-server
 
-go 1.26.8
+go 1.26.0
 
-require github.com/ebitengine/purego v0.11.3 // indirect
+require github.com/ebitengine/purego v0.11.3

@@ -6,16 +6,22 @@
 //	clickhouse-server --library libchdb.so --data DIR --tcp 9000 --http 8123
 //
 // It stops on SIGTERM or SIGINT. Data that was acknowledged survives SIGKILL.
+//
+// The engine runs in a process of its own, which is started again when it
+// aborts. It does so when a client of the native protocol goes away in the
+// middle of its handshake: what throws there, only the real server catches.
 package main
 
 import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/ebitengine/purego"
 )
@@ -24,19 +30,70 @@ import (
 // statement keeps it running: it reads standard input until that ends.
 const serve = `SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; SELECT * FROM file('/dev/stdin', 'LineAsString', 's String') FORMAT Null`
 
+// restartPause keeps an engine that cannot start from taking a whole core.
+const restartPause = 100 * time.Millisecond
+
 func main() {
 	library := flag.String("library", "libchdb.so", "path of the engine")
 	data := flag.String("data", "", "directory of the data, made if missing")
 	tcp := flag.Int("tcp", 9000, "port of the native protocol")
 	http := flag.Int("http", 8123, "port of the HTTP interface")
+	engine := flag.Bool("engine", false, "be the engine's process; for the program itself")
 	flag.Parse()
 	if *data == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*library, *data, *tcp, *http); err != nil {
+	var err error
+	if *engine {
+		err = run(*library, *data, *tcp, *http)
+	} else {
+		err = supervise(append(os.Args[1:], "--engine"))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "clickhouse-server:", err)
 		os.Exit(1)
+	}
+}
+
+// supervise runs the engine's process until it ends in another way than by
+// aborting, or until a signal asks for the end.
+func supervise(args []string) error {
+	// The engine dies with the thread that started it.
+	runtime.LockOSThread()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("looking for this program: %w", err)
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	for {
+		cmd := exec.Command(self, args...)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("starting the engine: %w", err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		for running, stopping := true, false; running; {
+			select {
+			case s := <-signals:
+				stopping = true
+				cmd.Process.Signal(s)
+			case err := <-ended:
+				if stopping || err == nil {
+					return nil
+				}
+				status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+				if !ok || !status.Signaled() || status.Signal() != syscall.SIGABRT {
+					return fmt.Errorf("the engine ended: %w", err)
+				}
+				fmt.Fprintln(os.Stderr, "clickhouse-server: the engine aborted, starting it again")
+				time.Sleep(restartPause)
+				running = false
+			}
+		}
 	}
 }
 

@@ -1,0 +1,14 @@
+//go:build integration
+
+package integration
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	RemoveProgram()
+	os.Exit(code)
+}
