@@ -51,7 +51,9 @@ type (
 	}
 	sinkFlags struct {
 		SQLite                 string `name:"sqlite" help:"SQLite file to write to." placeholder:"FILE" group:"sink"`
-		ClickHouse             string `name:"clickhouse" help:"ClickHouse servers to write to, by their native protocol; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
+		ClickHouse             string `name:"clickhouse" help:"ClickHouse servers to write to; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
+		ClickHouseProtocol     string `name:"clickhouse-protocol" help:"Speak to it by native (usually port 9000) or http (8123)." enum:"native,http" default:"native" group:"sink"`
+		ClickHouseRetention    int    `name:"clickhouse-retention-days" help:"Days to keep scores in ClickHouse; 0 leaves that to the table." default:"0" group:"sink"`
 		ClickHouseDatabase     string `name:"clickhouse-database" help:"Its database." default:"default" group:"sink"`
 		ClickHouseUser         string `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default" group:"sink"`
 		ClickHousePasswordFile string `name:"clickhouse-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"sink"`

@@ -7,9 +7,12 @@ import (
 	"math"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/ext"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"churnstream/schemas"
@@ -18,31 +21,55 @@ import (
 
 // ClickHouseConfig says where the tables are. Addr is required.
 type ClickHouseConfig struct {
-	// Addr is the server as host:port of the native protocol. Of several,
-	// separated by commas, one is used at a time, the next when it fails.
+	// Addr is the server as host:port, of the native protocol unless Protocol
+	// says otherwise. Of several, separated by commas, one is used at a time,
+	// the next when it fails.
 	Addr string
 	// Database must exist; "" is "default".
 	Database string
 	// Username and Password log in; "" is the server's default user.
 	Username, Password string
+	// Protocol is "native", or "http" where only that passes; "" is native.
+	Protocol string
 	// TLS is nil for a plain connection.
 	TLS *tls.Config
 	// Timeout bounds connecting, and each Write; 0 is one minute.
 	Timeout time.Duration
+	// RetentionDays is for how many days after they were computed the scores
+	// in churn_scores are kept. The views churn_scores_latest and
+	// customers_at_risk keep the latest score of each customer all the same.
+	// 0 leaves the table's TTL as it is: none, or one set by hand.
+	RetentionDays int
 }
 
-// ClickHouse is a Store in ClickHouse, over its native protocol.
+// ClickHouse is a Store in ClickHouse, over its native protocol or HTTP.
 //
 // Tables are ReplacingMergeTree on the row's identity, so what is written
 // again replaces what was there when parts merge. Erasures are lightweight
 // deletes: the rows cannot be read any more when Write returns, and leave the
 // disk when their part is merged next.
+//
+// Two tables are derived from churn_scores, each with one row a customer once
+// its parts are merged. churn_scores_current is given every score and keeps
+// the latest. churn_scores_at_risk is given those that are HIGH, and by settle
+// what has taken their place since, until tidy drops both. So it has little
+// more than the customers at risk, and reading it with FINAL takes
+// milliseconds, however many customers and scores there are.
 type ClickHouse struct {
 	attributes Attributes
 	dialect    *dialect
 	conn       driver.Conn
 	timeout    time.Duration
+	retention  int
+
+	// Tidying goes on beside the writes until Close.
+	tidied     atomic.Int64 // when it began last, in nanoseconds since 1970
+	background context.Context
+	stop       context.CancelFunc
+	tidying    sync.WaitGroup
 }
+
+var clickhouseProtocols = map[string]clickhouse.Protocol{"": clickhouse.Native, "native": clickhouse.Native, "http": clickhouse.HTTP}
 
 // OpenClickHouse returns a store on the given servers for rows with the given
 // attributes. It does not connect yet; Migrate does.
@@ -54,15 +81,30 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 			return nil, fmt.Errorf("clickhouse: address %q: %w", cfg.Addr, err)
 		}
 	}
+	protocol, ok := clickhouseProtocols[cfg.Protocol]
+	if !ok {
+		return nil, fmt.Errorf("clickhouse: protocol %q is neither native nor http", cfg.Protocol)
+	}
+	if cfg.RetentionDays < 0 {
+		return nil, fmt.Errorf("clickhouse: a retention of %d days", cfg.RetentionDays)
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Minute
 	}
+	readTimeout := cfg.Timeout
+	if protocol == clickhouse.HTTP {
+		// Over HTTP nothing is heard of a statement until it ends, and a
+		// migration of a large table may take long. All others have a
+		// deadline of their own.
+		readTimeout = 24 * time.Hour
+	}
 	conn, err := clickhouse.Open(&clickhouse.Options{
+		Protocol:    protocol,
 		Addr:        servers,
 		Auth:        clickhouse.Auth{Database: cfg.Database, Username: cfg.Username, Password: cfg.Password},
 		TLS:         cfg.TLS,
 		DialTimeout: min(cfg.Timeout, 10*time.Second),
-		ReadTimeout: cfg.Timeout,
+		ReadTimeout: readTimeout,
 		Compression: &clickhouse.Compression{Method: clickhouse.CompressionLZ4},
 		// One worker a partition writes at a time; none should wait for a
 		// connection long enough to take the server for down.
@@ -82,11 +124,15 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse: %w", err)
 	}
+	background, stop := context.WithCancel(context.Background())
 	return &ClickHouse{
+		background: background,
+		stop:       stop,
 		attributes: attributes,
 		dialect:    clickhouseDialect(attributes.Spec()),
 		conn:       conn,
 		timeout:    cfg.Timeout,
+		retention:  cfg.RetentionDays,
 	}, nil
 }
 
@@ -94,38 +140,78 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 func (c *ClickHouse) Name() string { return "clickhouse" }
 
 // Close closes the connections.
-func (c *ClickHouse) Close() error { return c.conn.Close() }
+func (c *ClickHouse) Close() error {
+	c.stop()
+	c.tidying.Wait()
+	return c.conn.Close()
+}
 
 // Migrate creates or completes tables and views. Several sinks may do it at
 // the same time: every statement can be repeated.
 func (c *ClickHouse) Migrate(ctx context.Context) error {
-	if err := c.conn.Exec(ctx, clickhouseSchemaMigrations); err != nil {
+	t := clickhouseTables{c.conn, c.timeout}
+	c.tidied.Store(time.Now().UnixNano())
+	if err := t.exec(ctx, clickhouseSchemaMigrations); err != nil {
 		return fmt.Errorf("clickhouse: create schema_migrations: %w", err)
 	}
-	if err := c.dialect.migrate(ctx, clickhouseTables{c.conn}); err != nil {
+	if err := c.dialect.migrate(ctx, t); err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
+	}
+	if c.retention > 0 {
+		if err := t.retain(ctx, c.retention); err != nil {
+			return fmt.Errorf("clickhouse: retention of %d days: %w", c.retention, err)
+		}
 	}
 	return nil
 }
 
-type clickhouseTables struct{ conn driver.Conn }
+type clickhouseTables struct {
+	conn    driver.Conn
+	timeout time.Duration
+}
 
 func (t clickhouseTables) exec(ctx context.Context, statement string) error {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
 	return t.conn.Exec(ctx, statement)
+}
+
+func (t clickhouseTables) fill(ctx context.Context, statement string) error {
+	return t.conn.Exec(ctx, statement)
+}
+
+// retain sets the TTL of churn_scores unless it is this one: setting it goes
+// through all rows.
+func (t clickhouseTables) retain(ctx context.Context, days int) error {
+	ttl := fmt.Sprintf("TTL toDateTime(scored_at) + toIntervalDay(%d)", days)
+	var has bool
+	err := t.queryRow(ctx, &has, "SELECT position(engine_full, ?) > 0 FROM system.tables WHERE database = currentDatabase() AND name = 'churn_scores'", ttl)
+	if err != nil || has {
+		return err
+	}
+	return t.exec(ctx, "ALTER TABLE churn_scores MODIFY "+ttl)
+}
+
+func (t clickhouseTables) queryRow(ctx context.Context, dst any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.conn.QueryRow(ctx, query, args...).Scan(dst)
 }
 
 func (t clickhouseTables) version(ctx context.Context) (int, error) {
 	var v int32
-	err := t.conn.QueryRow(ctx, "SELECT max(version) FROM schema_migrations").Scan(&v)
+	err := t.queryRow(ctx, &v, "SELECT max(version) FROM schema_migrations")
 	return int(v), err
 }
 
 func (t clickhouseTables) setVersion(ctx context.Context, version int) error {
-	return t.conn.Exec(ctx, "INSERT INTO schema_migrations (version, applied_at) SELECT ?, now64(3)", version)
+	return t.exec(ctx, fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", version))
 }
 
 func (t clickhouseTables) columns(ctx context.Context, table string) (map[string]string, error) {
-	rows, err := t.conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = ?", table)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	rows, err := t.conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = ? AND default_kind IN ('', 'DEFAULT')", table)
 	if err != nil {
 		return nil, err
 	}
@@ -141,15 +227,15 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 	return columns, rows.Err()
 }
 
-// Write deletes what was erased, then inserts each table's rows as one block.
+// Write deletes what was erased, then inserts each table's rows as one block,
+// then settles who is at risk.
 func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if err := c.erase(ctx, "churn_scores", b.Erased); err != nil {
-		return err
-	}
-	if err := c.erase(ctx, "churn_outcomes", b.Erased); err != nil {
-		return err
+	for _, table := range []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes"} {
+		if err := c.erase(ctx, table, b.Erased); err != nil {
+			return err
+		}
 	}
 	if err := c.erase(ctx, "churn_outcomes", b.ErasedOutcomes); err != nil {
 		return err
@@ -161,6 +247,10 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		if err != nil {
 			return err
 		}
+		if err := c.settle(ctx, b.Scores); err != nil {
+			return err
+		}
+		c.tidy()
 	}
 	if len(b.Outcomes) > 0 {
 		err := c.insert(ctx, "churn_outcomes", outcomeColumns, len(b.Outcomes), func(i int) []any {
@@ -194,6 +284,67 @@ func (c *ClickHouse) insert(ctx context.Context, table string, columns []string,
 		return fmt.Errorf("clickhouse: insert into %s: %w", table, err)
 	}
 	return nil
+}
+
+// settle makes churn_scores_at_risk know which of the batch's customers are
+// not at risk any more: for those whose latest score there is HIGH, and in
+// churn_scores_current is not, it inserts the latter, which from then on
+// replaces the former.
+//
+// It comes after the insert: of two writers, one with a HIGH score and one
+// with the score that takes its place, each then sees either the other's rows
+// or that the other has yet to settle. So it does not matter in which order
+// scores are written, nor how often.
+func (c *ClickHouse) settle(ctx context.Context, scores []*schemas.ChurnScore) error {
+	batch, err := ext.NewTable("batch", ext.Column("customer_id", "String"))
+	if err != nil {
+		return fmt.Errorf("clickhouse: settle: %w", err)
+	}
+	seen := make(map[string]bool, len(scores))
+	for _, s := range scores {
+		if id := string(s.CustomerID); !seen[id] {
+			seen[id] = true
+			if err := batch.Append(id); err != nil {
+				return fmt.Errorf("clickhouse: settle: %w", err)
+			}
+		}
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithExternalTable(batch))
+	if err := c.conn.Exec(ctx, settleStatement(" AND customer_id IN (SELECT customer_id FROM batch)")); err != nil {
+		return fmt.Errorf("clickhouse: settle: %w", err)
+	}
+	return nil
+}
+
+// tidyInterval is how often churn_scores_at_risk is freed of what settle left.
+const tidyInterval = 10 * time.Minute
+
+// tidyStatement merges churn_scores_at_risk into one part and drops from it
+// all who are not at risk: else those who once were would make it grow for
+// ever. An old score that comes after it does no harm, because settle asks
+// churn_scores_current.
+const tidyStatement = "OPTIMIZE TABLE churn_scores_at_risk FINAL CLEANUP"
+
+// tidy starts tidying if it is time to. Queries are right without it, only
+// slower, so when it fails the next time will do.
+func (c *ClickHouse) tidy() {
+	last, now := c.tidied.Load(), time.Now().UnixNano()
+	if time.Duration(now-last) < tidyInterval || !c.tidied.CompareAndSwap(last, now) {
+		return
+	}
+	c.tidying.Go(func() { _ = c.conn.Exec(c.background, tidyStatement) })
+}
+
+// settleStatement returns the statement for the customers that the condition
+// leaves.
+func settleStatement(and string) string {
+	return `INSERT INTO churn_scores_at_risk (customer_id, scored_at, model_version, source_offset, risk)
+SELECT customer_id, scored_at, model_version, source_offset, risk
+FROM churn_scores_current FINAL
+WHERE risk != 'HIGH' AND customer_id IN
+(
+    SELECT customer_id FROM churn_scores_at_risk FINAL WHERE risk = 'HIGH'` + and + `
+)`
 }
 
 // maxQueryBytes keeps a statement below max_query_size, 256 KiB on a server
@@ -327,8 +478,11 @@ func finiteOrZero(x float64) float64 {
 func DDL(attributes Attributes) string {
 	d := clickhouseDialect(attributes.Spec())
 	statements := []string{clickhouseSchemaMigrations}
-	for _, migration := range d.migrations {
-		statements = append(statements, migration...)
+	for _, m := range d.migrations {
+		statements = append(statements, m.tables...)
+	}
+	for _, f := range d.feeds {
+		statements = append(statements, f.create)
 	}
 	statements = append(statements,
 		fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", len(d.migrations)))
@@ -363,9 +517,7 @@ func clickhouseDialect(spec *scoring.Spec) *dialect {
 	for _, f := range d.features {
 		features.WriteString(",\n    " + d.quote(f.name) + " " + d.typeOf(f.kind))
 	}
-	d.migrations = [][]string{{
-		`CREATE TABLE IF NOT EXISTS churn_scores
-(
+	scores := `
     customer_id String CODEC(ZSTD(1)),
     event_id String CODEC(ZSTD(1)),
     occurred_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
@@ -381,7 +533,18 @@ func clickhouseDialect(spec *scoring.Spec) *dialect {
     best_change_value Nullable(String),
     best_change_probability Nullable(Float64),
     source_partition Int32 CODEC(ZSTD(1)),
-    source_offset Int64 CODEC(Delta, ZSTD(1))` + features.String() + `
+    source_offset Int64 CODEC(Delta, ZSTD(1))` + features.String()
+	// What makes one score of a customer later than another, most significant
+	// first, as the one number that the engine compares. Times before 1970 are
+	// negative.
+	const recency = `,
+    score_recency UInt256 MATERIALIZED bitOr(bitOr(
+        bitShiftLeft(toUInt256(source_offset), 128),
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
+        toUInt256(model_version)) CODEC(ZSTD(1))`
+	d.migrations = []migration{{tables: []string{
+		`CREATE TABLE IF NOT EXISTS churn_scores
+(` + scores + `
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (customer_id, source_partition, source_offset, model_version)`,
@@ -435,18 +598,59 @@ ORDER BY (customer_id, observed_at)`,
 )
 ENGINE = ReplacingMergeTree
 ORDER BY version`,
-	}}
-	d.views = []string{
-		// Doubles that are not merged yet fall to LIMIT 1 BY. The order starts
-		// as the table's does, so the server streams instead of sorting.
-		`CREATE OR REPLACE VIEW churn_scores_latest AS
-SELECT *
+	}}, {
+		tables: []string{
+			// Small granules: settle looks up some customers of many.
+			`CREATE TABLE IF NOT EXISTS churn_scores_current
+(` + scores + recency + `
+)
+ENGINE = ReplacingMergeTree(score_recency)
+ORDER BY customer_id
+SETTINGS index_granularity = 512`,
+
+			`CREATE TABLE IF NOT EXISTS churn_scores_at_risk
+(` + scores + recency + `,
+    not_at_risk UInt8 MATERIALIZED risk != 'HIGH'
+)
+ENGINE = ReplacingMergeTree(score_recency, not_at_risk)
+ORDER BY customer_id
+SETTINGS allow_experimental_replacing_merge_with_cleanup = 1`,
+		},
+		fill: []string{
+			// The order starts as the table's does, so the server streams
+			// instead of sorting.
+			`INSERT INTO churn_scores_current ($COLUMNS)
+SELECT $COLUMNS
 FROM churn_scores
 ORDER BY customer_id, source_offset DESC, scored_at DESC, model_version DESC
 LIMIT 1 BY customer_id`,
+			`INSERT INTO churn_scores_at_risk ($COLUMNS)
+SELECT $COLUMNS
+FROM churn_scores_current FINAL
+WHERE risk = 'HIGH'`,
+		},
+	}}
+	d.copies = []string{"churn_scores_current", "churn_scores_at_risk"}
+	feedOf := func(table, query string) feed {
+		name := table + "_feed"
+		return feed{
+			name:   name,
+			create: "CREATE MATERIALIZED VIEW IF NOT EXISTS " + name + " TO " + table + " AS\n" + query,
+			// The asterisk stands for the columns of the time it was given.
+			alter: "ALTER TABLE " + name + " MODIFY QUERY " + query,
+		}
+	}
+	d.feeds = []feed{
+		feedOf("churn_scores_current", "SELECT * FROM churn_scores"),
+		feedOf("churn_scores_at_risk", "SELECT * FROM churn_scores WHERE risk = 'HIGH'"),
+	}
+	// Rows that something else than Write brought into churn_scores.
+	d.settle = []string{settleStatement(""), tidyStatement}
+	d.views = []string{
+		`CREATE OR REPLACE VIEW churn_scores_latest AS
+SELECT *
+FROM churn_scores_current FINAL`,
 
-		// Finds the rows by narrow columns first: reading every customer's
-		// explanations to keep a few takes several times as long.
 		`CREATE OR REPLACE VIEW customers_at_risk AS
 SELECT
     customer_id,
@@ -463,22 +667,9 @@ SELECT
     occurred_at,
     scored_at,
     model_version` + d.featureList() + `
-FROM churn_scores
-WHERE risk = 'HIGH' AND (customer_id, source_offset, scored_at, model_version) IN
-(
-    SELECT customer_id, latest.1, latest.2, latest.3
-    FROM
-    (
-        SELECT
-            customer_id,
-            argMax((source_offset, scored_at, model_version, risk), (source_offset, scored_at, model_version)) AS latest
-        FROM churn_scores
-        GROUP BY customer_id
-    )
-    WHERE latest.4 = 'HIGH'
-)
-ORDER BY churn_probability DESC, customer_id
-LIMIT 1 BY customer_id`,
+FROM churn_scores_at_risk FINAL
+WHERE risk = 'HIGH'
+ORDER BY churn_probability DESC, customer_id`,
 
 		// In force is the score of the last event that had happened when the
 		// outcome was observed. An event scored again by a later model has

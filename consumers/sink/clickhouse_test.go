@@ -69,7 +69,7 @@ func TestClickHouseDDLRunByHand(t *testing.T) {
 func TestClickHouseTLS(t *testing.T) {
 	c := threeFeatures(t)
 	s := openTestClickHouse(t, c)
-	backend := os.Getenv("CHURN_CLICKHOUSE")
+	backend := testServer(t).native
 	certificates := httptest.NewTLSServer(nil)
 	defer certificates.Close()
 	front, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates.TLS.Certificates})

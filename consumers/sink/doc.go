@@ -18,11 +18,33 @@
 //	                      by day and model version
 //	schema_migrations     which numbered changes the tables have had
 //
+// What the views of the latest scores need is kept ready in tables derived
+// from churn_scores, so that they answer in milliseconds however many scores
+// there are. Read the views; the derived tables may change:
+//
+//	churn_scores_current  the latest score of each customer; in SQLite only
+//	                      which one it is
+//	churn_scores_at_risk  in ClickHouse: the latest scores with risk HIGH, and
+//	                      until it is tidied others that read FINAL hides
+//
+// They follow churn_scores by themselves, through triggers or materialised
+// views, whoever writes to it, with two exceptions in ClickHouse. Who must
+// leave customers_at_risk because of a score that something else than the sink
+// inserted, leaves it with the sink's next batch that has a score of that
+// customer, or at its next start. And what is deleted from churn_scores by
+// hand must be deleted from the derived tables as well. In ClickHouse the
+// sink's user needs CREATE, ALTER, OPTIMIZE, SELECT and INSERT in its database.
+//
 // Rows have identities: a score is (source_partition, source_offset,
 // model_version), an outcome (customer_id, observed_at), a model its version.
 // A row written again replaces the one before it, so a batch that is written
 // twice leaves no doubles. In ClickHouse rows are replaced when parts are
 // merged: read its tables with FINAL. The views do what they need themselves.
+//
+// The latest score of a customer is the one with the highest source_offset; of
+// several under different models, the one computed last. It does not matter
+// in which order rows are written: a customer whose latest score is not HIGH
+// is not in customers_at_risk.
 //
 // Times are UTC with milliseconds: DateTime64(3, 'UTC') in ClickHouse, text
 // such as "2026-01-31 23:59:59.999" in SQLite.

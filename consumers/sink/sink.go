@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
 	"churnstream/schemas"
 )
@@ -48,11 +49,15 @@ type Config struct {
 // batch is tried again, with growing pauses, for as long as it takes. What
 // was written but not committed is written again after a restart, which
 // changes nothing, because rows have identities.
+//
+// A score or model version that cannot be read becomes a dead letter. An
+// outcome that cannot be read is counted and logged only: the trainer, which
+// reads the same topic, makes the dead letter of it.
 type Sink struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	letters *kafka.Producer
+	letters *deadletters.Writer
 }
 
 // New returns a sink. It does no I/O.
@@ -83,7 +88,7 @@ func New(cfg Config) (*Sink, error) {
 		cfg:     cfg,
 		log:     cfg.Logger.With("role", role, "store", cfg.Store.Name()),
 		metrics: m,
-		letters: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, role+" "+cfg.Store.Name()),
 	}, nil
 }
 
@@ -215,10 +220,16 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) error {
 		}
 		return err
 	})
-	if poison, ok := schemas.AsPoison(err); ok {
-		return w.bury(ctx, r, poison)
+	poison, ok := schemas.AsPoison(err)
+	if !ok {
+		return err
 	}
-	return err
+	if r.Topic == schemas.TopicOutcomes {
+		w.metrics.unreadable.WithLabelValues(string(poison.Reason)).Inc()
+		w.log.Warn("outcome passed over", "reason", poison.Reason, "detail", poison.Detail, "offset", r.Offset)
+		return nil
+	}
+	return w.bury(ctx, r, poison)
 }
 
 func (w *worker) decode(ctx context.Context, r *kafka.Record) error {
@@ -316,25 +327,12 @@ func checkKey(key, customer []byte) error {
 	return nil
 }
 
-// bury writes a record that cannot be stored to the dead letters.
+// bury writes a record that cannot be stored to the dead letters. Each store's
+// sink writes its own letter, under its own name.
 func (w *worker) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
-	letter := schemas.DeadLetter{
-		Reason: poison.Reason, Detail: poison.Detail,
-		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
-		Key: r.Key, Value: r.Value, FailedAt: time.Now().UnixMilli(), FailedBy: role,
-	}
-	for _, h := range r.Headers {
-		letter.Headers = append(letter.Headers, schemas.Header(h))
-	}
+	letter := w.letters.Letter(r, poison, time.Now())
 	err := kafka.Retry(ctx, w.log, "writing a dead letter", func(ctx context.Context) error {
-		err := w.letters.Produce(ctx, schemas.TopicDeadLetters, kafka.Record{
-			Key: r.Key, Value: w.cfg.Codec.AppendDeadLetter(nil, &letter),
-		})
-		if errors.Is(err, kafka.ErrTooLarge) && letter.Value != nil {
-			letter.Detail += fmt.Sprintf(" (the value, %d bytes, is too large to be kept here)", len(letter.Value))
-			letter.Value, letter.Headers = nil, nil
-		}
-		return err
+		return w.letters.Write(ctx, letter)
 	})
 	if err != nil {
 		return err
@@ -418,6 +416,7 @@ type metrics struct {
 	up                       prometheus.Gauge
 	retries                  prometheus.Counter
 	letters                  *prometheus.CounterVec
+	unreadable               *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
@@ -452,12 +451,16 @@ func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
 			Name: "churn_sink_dead_letters_total",
 			Help: "Records set aside as dead letters by the sink.",
 		}, []string{"topic", "reason"}),
+		unreadable: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_sink_unreadable_outcomes_total",
+			Help: "Outcomes passed over because they cannot be read; the trainer makes dead letters of them.",
+		}, []string{"reason"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	reg = prometheus.WrapRegistererWith(prometheus.Labels{"store": store}, reg)
-	for _, c := range []prometheus.Collector{rows, m.erased, m.duration, m.up, m.retries, m.letters} {
+	for _, c := range []prometheus.Collector{rows, m.erased, m.duration, m.up, m.retries, m.letters, m.unreadable} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}

@@ -107,6 +107,10 @@ func (t sqliteTables) exec(ctx context.Context, statement string) error {
 	return err
 }
 
+func (t sqliteTables) fill(ctx context.Context, statement string) error {
+	return t.exec(ctx, statement)
+}
+
 func (t sqliteTables) version(ctx context.Context) (v int, err error) {
 	err = t.tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM schema_migrations").Scan(&v)
 	return v, err
@@ -364,7 +368,7 @@ func sqliteDialect(spec *scoring.Spec) *dialect {
 	for _, f := range d.features {
 		features.WriteString(",\n    " + d.quote(f.name) + " " + d.typeOf(f.kind))
 	}
-	d.migrations = [][]string{{
+	d.migrations = []migration{{tables: []string{
 		`CREATE TABLE churn_scores
 (
     customer_id TEXT NOT NULL,
@@ -433,24 +437,63 @@ func sqliteDialect(spec *scoring.Spec) *dialect {
     baseline TEXT NOT NULL,
     record_offset INTEGER NOT NULL
 )`,
+	}}, {
+		// Which score of a customer is the latest. The index on it is the
+		// list of those at risk, in its order.
+		tables: []string{
+			`CREATE TABLE churn_scores_current
+(
+    customer_id TEXT PRIMARY KEY,
+    source_partition INTEGER NOT NULL,
+    source_offset INTEGER NOT NULL,
+    model_version INTEGER NOT NULL,
+    churn_probability REAL,
+    risk TEXT NOT NULL
+) WITHOUT ROWID`,
+			`CREATE INDEX churn_scores_current_at_risk ON churn_scores_current (churn_probability DESC, customer_id) WHERE risk = 'HIGH'`,
+		},
+		fill: []string{
+			`INSERT INTO churn_scores_current
+SELECT customer_id, source_partition, source_offset, model_version, churn_probability, risk
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY customer_id ORDER BY source_offset DESC, scored_at DESC, model_version DESC) AS n
+    FROM churn_scores
+)
+WHERE n = 1`,
+		},
+	}}
+	// The latest is looked up anew instead of compared with the row written:
+	// a row written again, or out of order, or deleted then needs no thought.
+	current := func(row string) string {
+		return `
+    INSERT OR REPLACE INTO churn_scores_current
+    SELECT customer_id, source_partition, source_offset, model_version, churn_probability, risk
+    FROM churn_scores
+    WHERE customer_id = ` + row + `.customer_id
+    ORDER BY source_offset DESC, scored_at DESC, model_version DESC
+    LIMIT 1;
+END`
+	}
+	d.feeds = []feed{{
+		name:   "churn_scores_inserted",
+		create: `CREATE TRIGGER IF NOT EXISTS churn_scores_inserted AFTER INSERT ON churn_scores BEGIN` + current("NEW"),
+	}, {
+		name: "churn_scores_deleted",
+		create: `CREATE TRIGGER IF NOT EXISTS churn_scores_deleted AFTER DELETE ON churn_scores BEGIN
+    DELETE FROM churn_scores_current WHERE customer_id = OLD.customer_id;` + current("OLD"),
 	}}
 	d.views = []string{
 		`DROP VIEW IF EXISTS churn_scores_latest`,
 		`CREATE VIEW churn_scores_latest AS
 SELECT s.*
-FROM (SELECT DISTINCT customer_id FROM churn_scores) AS c
-JOIN churn_scores AS s ON s.customer_id = c.customer_id AND s.rowid =
-(
-    SELECT i.rowid FROM churn_scores AS i
-    WHERE i.customer_id = c.customer_id
-    ORDER BY i.source_offset DESC, i.scored_at DESC, i.model_version DESC
-    LIMIT 1
-)`,
+FROM churn_scores_current AS c
+JOIN churn_scores AS s ON s.source_partition = c.source_partition AND s.source_offset = c.source_offset
+    AND s.model_version = c.model_version AND s.customer_id = c.customer_id`,
 		`DROP VIEW IF EXISTS customers_at_risk`,
 		`CREATE VIEW customers_at_risk AS
 SELECT
-    customer_id,
-    churn_probability,
+    s.customer_id AS customer_id,
+    s.churn_probability AS churn_probability,
     previous_probability,
     coalesce((
         SELECT group_concat(reason, '; ')
@@ -467,10 +510,12 @@ SELECT
     best_change_probability,
     occurred_at,
     scored_at,
-    model_version` + d.featureList() + `
-FROM churn_scores_latest
-WHERE risk = 'HIGH'
-ORDER BY churn_probability DESC, customer_id`,
+    s.model_version AS model_version` + d.featureList() + `
+FROM churn_scores_current AS c
+CROSS JOIN churn_scores AS s ON s.source_partition = c.source_partition AND s.source_offset = c.source_offset
+    AND s.model_version = c.model_version AND s.customer_id = c.customer_id
+WHERE c.risk = 'HIGH'
+ORDER BY c.churn_probability DESC, c.customer_id`,
 		`DROP VIEW IF EXISTS model_accuracy_daily`,
 		// The same rule for the score in force as in ClickHouse. The query
 		// within is for older SQLite programs, in which ORDER BY cannot name

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -85,9 +87,9 @@ var (
 		"feature_fingerprint", "medium_threshold", "high_threshold", "baseline",
 		"record_offset",
 	}
-	// Names a feature must not hide either: a column that only a view has, and
-	// SQLite's name for a row's number, which its views use.
-	reservedColumns = []string{"reasons", "rowid"}
+	// Names a feature must not hide either: a column that only a view has, those
+	// that only a derived table has, and SQLite's name for a row's number.
+	reservedColumns = []string{"reasons", "score_recency", "not_at_risk", "rowid"}
 )
 
 // featureColumn is the column of one feature.
@@ -126,7 +128,15 @@ func featureColumns(spec *scoring.Spec) []featureColumn {
 type dialect struct {
 	// migrations[i] is change number i+1 of the tables. A released one is
 	// never edited; features alone differ between specifications.
-	migrations [][]string
+	migrations []migration
+	// copies are the tables that have all columns of churn_scores too.
+	copies []string
+	// feeds keep derived tables up to date with churn_scores from then on.
+	// They are there before rows of old are copied, so that none is missed.
+	feeds []feed
+	// settle puts right, at every start, what rows that others wrote left
+	// undone in derived tables.
+	settle []string
 	// views are replaced at every start: they hold no data and follow the
 	// features.
 	views []string
@@ -138,18 +148,38 @@ type dialect struct {
 	features  []featureColumn
 }
 
+// migration is one numbered change.
+type migration struct {
+	tables []string
+	// fill brings rows of old into new tables. $COLUMNS stands for the quoted
+	// columns of churn_scores. It may take long on large tables.
+	fill []string
+}
+
+// feed is a trigger, or what the store has instead.
+type feed struct {
+	name   string
+	create string
+	// alter makes the feed follow new columns of churn_scores, if it does not
+	// by itself.
+	alter string
+}
+
 // tables runs statements for migrate.
 type tables interface {
 	exec(ctx context.Context, statement string) error
+	// fill is exec for a statement that may take as long as it takes.
+	fill(ctx context.Context, statement string) error
 	// version returns the number of the last change applied, 0 if none was.
 	version(ctx context.Context) (int, error)
 	setVersion(ctx context.Context, version int) error
-	// columns returns the types of a table's columns by folded name.
+	// columns returns the types of a table's columns that rows are written
+	// with, by folded name; none if there is no such table.
 	columns(ctx context.Context, table string) (map[string]string, error)
 }
 
 // migrate applies what is missing: numbered changes, columns of features that
-// the table has not got yet, views.
+// the tables have not got yet, feeds, views.
 func (d *dialect) migrate(ctx context.Context, t tables) error {
 	version, err := t.version(ctx)
 	if err != nil {
@@ -158,9 +188,26 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 	if version > len(d.migrations) {
 		return fmt.Errorf("%w: the tables are at version %d, this program knows up to %d", ErrSchema, version, len(d.migrations))
 	}
-	for ; version < len(d.migrations); version++ {
-		for _, statement := range d.migrations[version] {
+	for i, m := range d.migrations[version:] {
+		for _, statement := range m.tables {
 			if err := t.exec(ctx, statement); err != nil {
+				return fmt.Errorf("migration %d: %w", version+i+1, err)
+			}
+		}
+	}
+	columns, err := d.completeColumns(ctx, t)
+	if err != nil {
+		return err
+	}
+	for _, f := range d.feeds {
+		if err := f.apply(ctx, t, columns); err != nil {
+			return fmt.Errorf("feed %s: %w", f.name, err)
+		}
+	}
+	all := d.columnList(slices.Sorted(maps.Keys(columns)))
+	for ; version < len(d.migrations); version++ {
+		for _, statement := range d.migrations[version].fill {
+			if err := t.fill(ctx, strings.ReplaceAll(statement, "$COLUMNS", all)); err != nil {
 				return fmt.Errorf("migration %d: %w", version+1, err)
 			}
 		}
@@ -168,21 +215,9 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 			return fmt.Errorf("migration %d: %w", version+1, err)
 		}
 	}
-
-	have, err := t.columns(ctx, "churn_scores")
-	if err != nil {
-		return fmt.Errorf("columns of churn_scores: %w", err)
-	}
-	for _, f := range d.features {
-		want := d.typeOf(f.kind)
-		switch got, ok := have[d.fold(f.name)]; {
-		case !ok:
-			statement := "ALTER TABLE churn_scores " + d.addColumn + " " + d.quote(f.name) + " " + want
-			if err := t.exec(ctx, statement); err != nil {
-				return fmt.Errorf("add column %q: %w", f.name, err)
-			}
-		case got != want:
-			return fmt.Errorf("%w: column %q of churn_scores is %s, a %s feature needs %s", ErrSchema, f.name, got, f.kind, want)
+	for _, statement := range d.settle {
+		if err := t.fill(ctx, statement); err != nil {
+			return fmt.Errorf("settle: %w", err)
 		}
 	}
 	for _, view := range d.views {
@@ -193,17 +228,79 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 	return nil
 }
 
+// completeColumns adds to churn_scores the columns of features that it has
+// not got, and to its copies all that it has. It returns the columns of
+// churn_scores.
+func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]string, error) {
+	columns, err := t.columns(ctx, "churn_scores")
+	if err != nil {
+		return nil, fmt.Errorf("columns of churn_scores: %w", err)
+	}
+	var added []string
+	for _, f := range d.features {
+		want := d.typeOf(f.kind)
+		switch got, ok := columns[d.fold(f.name)]; {
+		case !ok:
+			columns[d.fold(f.name)] = want
+			added = append(added, f.name)
+		case got != want:
+			return nil, fmt.Errorf("%w: column %q of churn_scores is %s, a %s feature needs %s", ErrSchema, f.name, got, f.kind, want)
+		}
+	}
+	add := func(table, column string) error {
+		statement := "ALTER TABLE " + table + " " + d.addColumn + " " + d.quote(column) + " " + columns[d.fold(column)]
+		if err := t.exec(ctx, statement); err != nil {
+			return fmt.Errorf("add column %q to %s: %w", column, table, err)
+		}
+		return nil
+	}
+	// A feed must never meet a column that its target has not got.
+	for _, table := range d.copies {
+		have, err := t.columns(ctx, table)
+		if err != nil {
+			return nil, fmt.Errorf("columns of %s: %w", table, err)
+		}
+		for _, column := range slices.Sorted(maps.Keys(columns)) {
+			if _, ok := have[column]; !ok {
+				if err := add(table, column); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for _, column := range added {
+		if err := add("churn_scores", column); err != nil {
+			return nil, err
+		}
+	}
+	return columns, nil
+}
+
+func (f *feed) apply(ctx context.Context, t tables, columns map[string]string) error {
+	if err := t.exec(ctx, f.create); err != nil || f.alter == "" {
+		return err
+	}
+	have, err := t.columns(ctx, f.name)
+	if err != nil || maps.Equal(have, columns) {
+		return err
+	}
+	return t.exec(ctx, f.alter)
+}
+
 // insert returns "INSERT INTO table (columns)" with the names quoted.
 func (d *dialect) insert(table string, columns []string) string {
+	return "INSERT INTO " + table + " (" + d.columnList(columns) + ")"
+}
+
+// columnList returns the names, quoted, with commas between them.
+func (d *dialect) columnList(columns []string) string {
 	var b strings.Builder
-	b.WriteString("INSERT INTO " + table + " (")
 	for i, c := range columns {
 		if i > 0 {
 			b.WriteString(", ")
 		}
 		b.WriteString(d.quote(c))
 	}
-	b.WriteString(")")
 	return b.String()
 }
 

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
-
 	"churnstream/schemas"
 	"churnstream/scoring"
 )
@@ -111,11 +109,12 @@ type opened struct {
 	reopen func(Attributes) Store
 }
 
-// eachStore runs a test on SQLite, and on the ClickHouse server that
-// CHURN_CLICKHOUSE names as host:port of the native protocol.
+// eachStore runs a test on SQLite, and on a ClickHouse server (see
+// testServer), over its native protocol and over HTTP.
 func eachStore(t *testing.T, attributes Attributes, test func(t *testing.T, s *opened)) {
 	t.Run("sqlite", func(t *testing.T) { test(t, openTestSQLite(t, attributes)) })
 	t.Run("clickhouse", func(t *testing.T) { test(t, openTestClickHouse(t, attributes)) })
+	t.Run("clickhouse over HTTP", func(t *testing.T) { test(t, openTestClickHouseHTTP(t, attributes)) })
 }
 
 func openTestSQLite(t testing.TB, attributes Attributes) *opened {
@@ -139,34 +138,16 @@ func openTestSQLite(t testing.TB, attributes Attributes) *opened {
 
 func openTestClickHouse(t testing.TB, attributes Attributes) *opened {
 	t.Helper()
-	addr := os.Getenv("CHURN_CLICKHOUSE")
-	if addr == "" {
-		t.Skip("CHURN_CLICKHOUSE (host:port of a ClickHouse server's native protocol) is not set")
+	return testServer(t).open(t, attributes, "native")
+}
+
+func openTestClickHouseHTTP(t testing.TB, attributes Attributes) *opened {
+	t.Helper()
+	s := testServer(t)
+	if s.http == "" {
+		t.Skip("CHURN_CLICKHOUSE_HTTP (host:port of the server's HTTP interface) is not set")
 	}
-	admin := clickhouse.OpenDB(&clickhouse.Options{Addr: []string{addr}})
-	defer admin.Close()
-	name := fmt.Sprintf("churn_test_%d", time.Now().UnixNano())
-	if _, err := admin.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		admin := clickhouse.OpenDB(&clickhouse.Options{Addr: []string{addr}})
-		defer admin.Close()
-		if _, err := admin.Exec("DROP DATABASE " + name); err != nil {
-			t.Error(err)
-		}
-	})
-	db := clickhouse.OpenDB(&clickhouse.Options{Addr: []string{addr}, Auth: clickhouse.Auth{Database: name}})
-	t.Cleanup(func() { db.Close() })
-	reopen := func(a Attributes) Store {
-		s, err := OpenClickHouse(ClickHouseConfig{Addr: addr, Database: name}, a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	}
-	return &opened{reopen(attributes), db, reopen}
+	return s.open(t, attributes, "http")
 }
 
 func (s *opened) mustMigrate(t testing.TB) {
@@ -487,7 +468,7 @@ func TestMigrateIsRepeatableAndAddsFeatures(t *testing.T) {
 			s.mustMigrate(t)
 		}
 		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
-		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "1 | 1")
+		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "2 | 2")
 
 		// A later schema: a feature in between, one dropped.
 		later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))

@@ -101,13 +101,110 @@ CREATE TABLE IF NOT EXISTS model_versions
 ENGINE = ReplacingMergeTree
 ORDER BY version;
 
-INSERT INTO schema_migrations (version, applied_at) SELECT 1, now64(3);
+CREATE TABLE IF NOT EXISTS churn_scores_current
+(
+    customer_id String CODEC(ZSTD(1)),
+    event_id String CODEC(ZSTD(1)),
+    occurred_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    scored_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    model_version Int64 CODEC(ZSTD(1)),
+    churn_probability Float64,
+    previous_probability Nullable(Float64),
+    risk Enum8('LOW' = 0, 'MEDIUM' = 1, 'HIGH' = 2),
+    expected_probability Float64 CODEC(ZSTD(1)),
+    explanations Array(Tuple(feature LowCardinality(String), value Nullable(String), lime Nullable(Float64), shap Nullable(Float64))),
+    missing Array(LowCardinality(String)),
+    best_change_feature LowCardinality(Nullable(String)),
+    best_change_value Nullable(String),
+    best_change_probability Nullable(Float64),
+    source_partition Int32 CODEC(ZSTD(1)),
+    source_offset Int64 CODEC(Delta, ZSTD(1)),
+    `gender` LowCardinality(Nullable(String)),
+    `SeniorCitizen` LowCardinality(Nullable(String)),
+    `Partner` LowCardinality(Nullable(String)),
+    `Dependents` LowCardinality(Nullable(String)),
+    `tenure` Nullable(Float64),
+    `PhoneService` LowCardinality(Nullable(String)),
+    `MultipleLines` LowCardinality(Nullable(String)),
+    `InternetService` LowCardinality(Nullable(String)),
+    `OnlineSecurity` LowCardinality(Nullable(String)),
+    `OnlineBackup` LowCardinality(Nullable(String)),
+    `DeviceProtection` LowCardinality(Nullable(String)),
+    `TechSupport` LowCardinality(Nullable(String)),
+    `StreamingTV` LowCardinality(Nullable(String)),
+    `StreamingMovies` LowCardinality(Nullable(String)),
+    `Contract` LowCardinality(Nullable(String)),
+    `PaperlessBilling` LowCardinality(Nullable(String)),
+    `PaymentMethod` LowCardinality(Nullable(String)),
+    `MonthlyCharges` Nullable(Float64),
+    `TotalCharges` Nullable(Float64),
+    score_recency UInt256 MATERIALIZED bitOr(bitOr(
+        bitShiftLeft(toUInt256(source_offset), 128),
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
+        toUInt256(model_version)) CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(score_recency)
+ORDER BY customer_id
+SETTINGS index_granularity = 512;
+
+CREATE TABLE IF NOT EXISTS churn_scores_at_risk
+(
+    customer_id String CODEC(ZSTD(1)),
+    event_id String CODEC(ZSTD(1)),
+    occurred_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    scored_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    model_version Int64 CODEC(ZSTD(1)),
+    churn_probability Float64,
+    previous_probability Nullable(Float64),
+    risk Enum8('LOW' = 0, 'MEDIUM' = 1, 'HIGH' = 2),
+    expected_probability Float64 CODEC(ZSTD(1)),
+    explanations Array(Tuple(feature LowCardinality(String), value Nullable(String), lime Nullable(Float64), shap Nullable(Float64))),
+    missing Array(LowCardinality(String)),
+    best_change_feature LowCardinality(Nullable(String)),
+    best_change_value Nullable(String),
+    best_change_probability Nullable(Float64),
+    source_partition Int32 CODEC(ZSTD(1)),
+    source_offset Int64 CODEC(Delta, ZSTD(1)),
+    `gender` LowCardinality(Nullable(String)),
+    `SeniorCitizen` LowCardinality(Nullable(String)),
+    `Partner` LowCardinality(Nullable(String)),
+    `Dependents` LowCardinality(Nullable(String)),
+    `tenure` Nullable(Float64),
+    `PhoneService` LowCardinality(Nullable(String)),
+    `MultipleLines` LowCardinality(Nullable(String)),
+    `InternetService` LowCardinality(Nullable(String)),
+    `OnlineSecurity` LowCardinality(Nullable(String)),
+    `OnlineBackup` LowCardinality(Nullable(String)),
+    `DeviceProtection` LowCardinality(Nullable(String)),
+    `TechSupport` LowCardinality(Nullable(String)),
+    `StreamingTV` LowCardinality(Nullable(String)),
+    `StreamingMovies` LowCardinality(Nullable(String)),
+    `Contract` LowCardinality(Nullable(String)),
+    `PaperlessBilling` LowCardinality(Nullable(String)),
+    `PaymentMethod` LowCardinality(Nullable(String)),
+    `MonthlyCharges` Nullable(Float64),
+    `TotalCharges` Nullable(Float64),
+    score_recency UInt256 MATERIALIZED bitOr(bitOr(
+        bitShiftLeft(toUInt256(source_offset), 128),
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
+        toUInt256(model_version)) CODEC(ZSTD(1)),
+    not_at_risk UInt8 MATERIALIZED risk != 'HIGH'
+)
+ENGINE = ReplacingMergeTree(score_recency, not_at_risk)
+ORDER BY customer_id
+SETTINGS allow_experimental_replacing_merge_with_cleanup = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_current_feed TO churn_scores_current AS
+SELECT * FROM churn_scores;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_at_risk_feed TO churn_scores_at_risk AS
+SELECT * FROM churn_scores WHERE risk = 'HIGH';
+
+INSERT INTO schema_migrations (version, applied_at) SELECT 2, now64(3);
 
 CREATE OR REPLACE VIEW churn_scores_latest AS
 SELECT *
-FROM churn_scores
-ORDER BY customer_id, source_offset DESC, scored_at DESC, model_version DESC
-LIMIT 1 BY customer_id;
+FROM churn_scores_current FINAL;
 
 CREATE OR REPLACE VIEW customers_at_risk AS
 SELECT
@@ -144,22 +241,9 @@ SELECT
     `PaymentMethod`,
     `MonthlyCharges`,
     `TotalCharges`
-FROM churn_scores
-WHERE risk = 'HIGH' AND (customer_id, source_offset, scored_at, model_version) IN
-(
-    SELECT customer_id, latest.1, latest.2, latest.3
-    FROM
-    (
-        SELECT
-            customer_id,
-            argMax((source_offset, scored_at, model_version, risk), (source_offset, scored_at, model_version)) AS latest
-        FROM churn_scores
-        GROUP BY customer_id
-    )
-    WHERE latest.4 = 'HIGH'
-)
-ORDER BY churn_probability DESC, customer_id
-LIMIT 1 BY customer_id;
+FROM churn_scores_at_risk FINAL
+WHERE risk = 'HIGH'
+ORDER BY churn_probability DESC, customer_id;
 
 CREATE OR REPLACE VIEW model_accuracy_daily AS
 SELECT

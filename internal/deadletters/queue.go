@@ -96,6 +96,7 @@ func (s source) String() string { return fmt.Sprintf("%s/%d:%d", s.topic, s.part
 // Filter says which letters are wanted. Its zero value wants all.
 type Filter struct {
 	// Reason, Topic and FailedBy must be equal to the letter's; "" is any.
+	// A role is also that of each of its parts: "sink" of "sink clickhouse".
 	Reason, Topic, FailedBy string
 	// Key must be equal to the record's key; nil is any.
 	Key []byte
@@ -107,7 +108,7 @@ type Filter struct {
 func (f *Filter) match(l *Letter) bool {
 	return (f.Reason == "" || f.Reason == string(l.Reason)) &&
 		(f.Topic == "" || f.Topic == l.Topic) &&
-		(f.FailedBy == "" || f.FailedBy == l.FailedBy) &&
+		(f.FailedBy == "" || f.FailedBy == l.FailedBy || strings.HasPrefix(l.FailedBy, f.FailedBy+" ")) &&
 		(f.Key == nil || l.Key != nil && string(f.Key) == string(l.Key)) &&
 		(f.Since.IsZero() || l.FailedAt >= f.Since.UnixMilli()) &&
 		(f.Until.IsZero() || l.FailedAt < f.Until.UnixMilli())
