@@ -105,6 +105,8 @@ func launch(dir string) (*server, error) {
 func (s *server) start() error {
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	s.cmd.Stderr = os.Stderr
+	// A launcher may have the server as a child: signals are for both.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
@@ -125,13 +127,13 @@ func (s *server) start() error {
 
 // kill ends the server as a power failure does.
 func (s *server) kill() {
-	s.cmd.Process.Kill()
+	syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	s.cmd.Wait()
 }
 
 func (s *server) signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
-	if err := s.cmd.Process.Signal(sig); err != nil {
+	if err := syscall.Kill(-s.cmd.Process.Pid, sig); err != nil {
 		t.Fatal(err)
 	}
 }
