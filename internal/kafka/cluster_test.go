@@ -502,3 +502,28 @@ func TestRetry(t *testing.T) {
 		t.Error("no error became one")
 	}
 }
+
+// TestBrokerThatLagsBehind asks two brokers of which one does not know the
+// topic: in whatever order they are asked, the other is believed.
+func TestBrokerThatLagsBehind(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 3)
+	behind, err := embedded.StartBroker(embedded.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer behind.Close()
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{behind.Addr(), e.broker.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	for range 30 {
+		if n, err := cluster.Partitions(ctx, topic); n != 3 || err != nil {
+			t.Fatalf("%d partitions, %v", n, err)
+		}
+	}
+	if _, err := cluster.Partitions(ctx, "churn.typo"); !errors.Is(err, kafka.ErrUnknownTopic) {
+		t.Errorf("a topic that neither knows: %v", err)
+	}
+}

@@ -229,9 +229,12 @@ func (c *conn) authenticate(ctx context.Context, mechanism sasl.Mechanism) error
 	return nil
 }
 
-// metadata asks the brokers in random order for the topics' metadata.
+// metadata asks the brokers in random order for the topics' metadata. That a
+// topic does not exist is believed only when no broker knows it: one that has
+// just started, or lags behind, does not know yet what the others have created.
 func (c *Cluster) metadata(ctx context.Context, topics ...string) (*metadata.Response, error) {
 	var err error
+	var doubtful *metadata.Response
 	for _, i := range rand.Perm(len(c.cfg.Brokers)) {
 		var res *metadata.Response
 		err = c.conns.do(ctx, c.cfg.Brokers[i], c.cfg.RequestTimeout, func(conn *conn) error {
@@ -242,13 +245,29 @@ func (c *Cluster) metadata(ctx context.Context, topics ...string) (*metadata.Res
 			return err
 		})
 		if err == nil {
-			return res, nil
+			if knowsAll(res) {
+				return res, nil
+			}
+			doubtful = res
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
+	if doubtful != nil {
+		return doubtful, nil
+	}
 	return nil, fmt.Errorf("asking for metadata: %w", err)
+}
+
+// knowsAll tells whether all topics asked for exist.
+func knowsAll(res *metadata.Response) bool {
+	for _, t := range res.Topics {
+		if t.ErrorCode == int16(kafkago.UnknownTopicOrPartition) {
+			return false
+		}
+	}
+	return true
 }
 
 // listOffsets asks a partition's leader once for its first and end offsets.
