@@ -39,6 +39,9 @@ type connection struct {
 	RegistryTLSCert      string `name:"registry-tls-cert" help:"PEM file with the client certificate for it." type:"existingfile" placeholder:"FILE" group:"connection"`
 	RegistryTLSKey       string `name:"registry-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"connection"`
 
+	KafkaTimeout    time.Duration `help:"Longest that one attempt at one request to Kafka may take; it is tried again." default:"10s" group:"connection"`
+	RegistryTimeout time.Duration `help:"The same of the schema registry." default:"10s" group:"connection"`
+
 	Schema       string `help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE" group:"connection"`
 	CreateTopics bool   `help:"Create the topics that do not exist." default:"true" negatable:"" group:"connection"`
 	Partitions   int    `help:"Partitions of topics that are created." default:"6" group:"connection"`
@@ -63,7 +66,7 @@ func (c *connection) set() (*schemas.Set, error) {
 }
 
 func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
-	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream", Logger: log}
+	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream", RequestTimeout: c.KafkaTimeout, Logger: log}
 	for _, broker := range c.Brokers {
 		if err := refuseUserinfo("--brokers", broker, "--sasl-user, and CHURN_SASL_PASSWORD or --sasl-password-file"); err != nil {
 			return cfg, err
@@ -97,7 +100,7 @@ func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
 
 // registry returns a client of the schema registry.
 func (c *connection) registry(log *slog.Logger) (*schemas.RegistryClient, error) {
-	cfg := schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser}
+	cfg := schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser, Timeout: c.RegistryTimeout}
 	const credentials = "--registry-user, and CHURN_REGISTRY_PASSWORD or --registry-password-file"
 	if err := refuseUserinfo("--registry", c.Registry, credentials); err != nil {
 		return nil, err

@@ -42,25 +42,34 @@ type (
 	trainFlags struct {
 		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
 		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
+		JoinGrace    time.Duration `help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" group:"train"`
 		MaxExamples  int           `help:"Labelled examples to keep, the newest." default:"1000000" group:"train"`
 		Knots        int           `help:"Fit numbers piecewise linearly, with this many knots at quantiles of the training values; 0 fits straight lines." default:"0" group:"train"`
 	}
 	monitorFlags struct {
 		LeadTime time.Duration `help:"How long before an outcome the score must have been in force to count." default:"0s" group:"monitor"`
 		Window   int           `help:"Latest outcomes per model that accuracy and the other figures are computed over." default:"5000" group:"monitor"`
+
+		DriftWindow  int           `help:"Latest scores that drift is measured on." default:"5000" group:"monitor"`
+		ScoreHistory int           `help:"Latest scores kept for each customer; with a long --lead-time they must cover it." default:"8" group:"monitor"`
+		OutcomeGrace time.Duration `help:"How long an outcome waits for a score." default:"1m" group:"monitor"`
 	}
 	sinkFlags struct {
-		SQLite                 string `name:"sqlite" help:"SQLite file to write to." placeholder:"FILE" group:"sink"`
-		ClickHouse             string `name:"clickhouse" help:"ClickHouse servers to write to; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
-		ClickHouseProtocol     string `name:"clickhouse-protocol" help:"Speak to it by native (usually port 9000) or http (8123)." enum:"native,http" default:"native" group:"sink"`
-		ClickHouseRetention    int    `name:"clickhouse-retention-days" help:"Days to keep scores in ClickHouse; 0 leaves that to the table." default:"0" group:"sink"`
-		ClickHouseDatabase     string `name:"clickhouse-database" help:"Its database." default:"default" group:"sink"`
-		ClickHouseUser         string `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default" group:"sink"`
-		ClickHousePasswordFile string `name:"clickhouse-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"sink"`
-		ClickHouseTLS          bool   `name:"clickhouse-tls" help:"Speak TLS to ClickHouse." group:"sink"`
-		ClickHouseTLSCA        string `name:"clickhouse-tls-ca" help:"PEM file with the authorities to trust instead of the system's." type:"existingfile" placeholder:"FILE" group:"sink"`
-		ClickHouseTLSCert      string `name:"clickhouse-tls-cert" help:"PEM file with the client certificate." type:"existingfile" placeholder:"FILE" group:"sink"`
-		ClickHouseTLSKey       string `name:"clickhouse-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"sink"`
+		MaxRows                int           `name:"sink-rows" help:"Rows of a partition that are written at once." default:"10000" group:"sink"`
+		MaxDelay               time.Duration `name:"sink-delay" help:"How long a row waits for more." default:"1s" group:"sink"`
+		SessionTimeout         time.Duration `name:"sink-session-timeout" help:"After how long without a sign of life a sink's partitions go to others." default:"15s" group:"sink"`
+		ClickHouseTimeout      time.Duration `name:"clickhouse-timeout" help:"Longest that connecting or one write may take; it is tried again." default:"1m" group:"sink"`
+		SQLite                 string        `name:"sqlite" help:"SQLite file to write to." placeholder:"FILE" group:"sink"`
+		ClickHouse             string        `name:"clickhouse" help:"ClickHouse servers to write to; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
+		ClickHouseProtocol     string        `name:"clickhouse-protocol" help:"Speak to it by native (usually port 9000) or http (8123)." enum:"native,http" default:"native" group:"sink"`
+		ClickHouseRetention    int           `name:"clickhouse-retention-days" help:"Days to keep scores in ClickHouse; 0 leaves that to the table." default:"0" group:"sink"`
+		ClickHouseDatabase     string        `name:"clickhouse-database" help:"Its database." default:"default" group:"sink"`
+		ClickHouseUser         string        `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default" group:"sink"`
+		ClickHousePasswordFile string        `name:"clickhouse-password-file" help:"File that holds the password." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLS          bool          `name:"clickhouse-tls" help:"Speak TLS to ClickHouse." group:"sink"`
+		ClickHouseTLSCA        string        `name:"clickhouse-tls-ca" help:"PEM file with the authorities to trust instead of the system's." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLSCert      string        `name:"clickhouse-tls-cert" help:"PEM file with the client certificate." type:"existingfile" placeholder:"FILE" group:"sink"`
+		ClickHouseTLSKey       string        `name:"clickhouse-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" group:"sink"`
 	}
 )
 
@@ -96,7 +105,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 	t, err := trainer.New(trainer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
-		Train:  trainer.TrainConfig{Knots: f.Knots},
+		Grace: f.JoinGrace, Train: trainer.TrainConfig{Knots: f.Knots},
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
@@ -120,7 +129,8 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
 	m, err := monitor.New(monitor.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		LeadTime: f.LeadTime, Window: f.Window, Ready: p.ready.Set,
+		LeadTime: f.LeadTime, Window: f.Window, DriftWindow: f.DriftWindow, History: f.ScoreHistory, Grace: f.OutcomeGrace,
+		Ready:  p.ready.Set,
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
@@ -144,6 +154,7 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 		stores = append(stores, store)
 		s, err := sink.New(sink.Config{
 			Cluster: p.cluster, Codec: p.codec, Store: store, Ready: p.ready.Set,
+			MaxRows: f.MaxRows, MaxDelay: f.MaxDelay, SessionTimeout: f.SessionTimeout,
 			Logger: p.log, Registerer: p.metrics,
 		})
 		if err != nil {
@@ -186,7 +197,10 @@ func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err
 	if err := refuseUserinfo("--clickhouse", f.ClickHouse, credentials); err != nil {
 		return cfg, err
 	}
-	cfg = sink.ClickHouseConfig{Addr: f.ClickHouse, Database: f.ClickHouseDatabase, Username: f.ClickHouseUser}
+	cfg = sink.ClickHouseConfig{
+		Addr: f.ClickHouse, Protocol: f.ClickHouseProtocol, Database: f.ClickHouseDatabase, Username: f.ClickHouseUser,
+		Timeout: f.ClickHouseTimeout, RetentionDays: f.ClickHouseRetention,
+	}
 	if cfg.Password, err = secret("CHURN_CLICKHOUSE_PASSWORD", f.ClickHousePasswordFile); err != nil {
 		return cfg, fmt.Errorf("--clickhouse-password-file: %w", err)
 	}

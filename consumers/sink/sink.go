@@ -32,6 +32,9 @@ type Config struct {
 	MaxRows int
 	// MaxDelay is how long a row waits for more; 0 is one second.
 	MaxDelay time.Duration
+	// SessionTimeout is after how long without a sign of life the group gives
+	// a sink's partitions to others; 0 is the group's default.
+	SessionTimeout time.Duration
 	// Ready, if set, is told whether the store takes rows and otherwise why
 	// not, under the name "sink " and the store's.
 	Ready func(name string, ready bool, why string)
@@ -128,8 +131,9 @@ func (s *Sink) run(ctx context.Context) error {
 		return err
 	}
 	return s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
-		Group:  s.cfg.Group,
-		Topics: []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels},
+		Group:          s.cfg.Group,
+		Topics:         []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels},
+		SessionTimeout: s.cfg.SessionTimeout,
 	}, s.work)
 }
 

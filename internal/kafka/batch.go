@@ -357,8 +357,13 @@ type encoder struct {
 	scratch []byte
 }
 
+// abandon leaves the memory of the last batch to whoever may still read it. A
+// request that failed may be on its way all the same: kafka-go's transport goes
+// on writing it when its caller has given up.
+func (e *encoder) abandon() { e.frame = nil }
+
 // encode returns records as one batch, preceded by its size in 4 bytes as in
-// a produce request. It is valid until the next call.
+// a produce request. It is valid until the next call, or for good after abandon.
 func (e *encoder) encode(records []Record, compression Compression, producer producerState, now time.Time) ([]byte, error) {
 	const prefix = 4
 	e.frame = append(e.frame[:0], make([]byte, prefix+atRecords)...)

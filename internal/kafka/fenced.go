@@ -140,9 +140,16 @@ func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffs
 
 // send sends the same bytes until they are acknowledged or refused.
 func (p *FencedProducer) send(ctx context.Context, frame []byte) (base int64, err error) {
+	answered := true
+	defer func() {
+		if !answered {
+			p.encoder.abandon()
+		}
+	}()
 	err = p.c.retry(ctx, "append", p.what, func(ctx context.Context) error {
 		var err error
 		base, err = p.c.produceRaw(ctx, p.cfg.Topic, p.cfg.Partition, frame)
+		answered = answered && err == nil
 		switch {
 		case errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.ProducerFenced):
 			return Permanent(fmt.Errorf("%w: %w", ErrFenced, err))

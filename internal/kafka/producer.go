@@ -120,10 +120,15 @@ func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, r
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
+		answered := true
 		err = p.c.retry(ctx, "produce", what, func(ctx context.Context) error {
 			_, err := p.c.produceRaw(ctx, topic, partition, frame)
+			answered = answered && err == nil
 			return err
 		})
+		if !answered {
+			encoder.abandon()
+		}
 		if errors.Is(err, ErrTooLarge) && n > 1 {
 			limit = len(frame) / 2 // the topic's limit is below ours
 			continue

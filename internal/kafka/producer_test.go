@@ -2,8 +2,10 @@ package kafka_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -222,4 +224,41 @@ func BenchmarkProduceAndFetch(b *testing.B) {
 	}
 	b.ReportMetric(float64(end)/produced.Seconds()/1e6, "M-produced/s")
 	b.ReportMetric(float64(end)*float64(b.N)/b.Elapsed().Seconds()/1e6, "M-fetched/s")
+}
+
+// TestGivenUpWritesKeepTheirBytes gives up on writes at random moments and goes
+// on with the same producer. What was given up may still be written, but never
+// with the bytes of what came after.
+func TestGivenUpWritesKeepTheirBytes(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 1)
+	p := e.cluster.NewProducer(kafka.ProducerConfig{})
+	value := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 60_000) }
+	for i := range 150 {
+		short, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(1500))*time.Microsecond)
+		err := p.Produce(short, topic, kafka.Record{Key: []byte{byte(i)}, Value: value(i)})
+		cancel()
+		if err != nil && short.Err() == nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Produce(ctx, topic, kafka.Record{Key: []byte{200}, Value: value(200)}); err != nil {
+		t.Fatal(err)
+	}
+	f := e.cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Partition: 0})
+	for n := 0; ; {
+		records, err := f.Fetch(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range records {
+			if n++; !bytes.Equal(r.Value, value(int(r.Key[0]))) {
+				t.Fatalf("the record with key %d has another's bytes", r.Key[0])
+			}
+			if r.Key[0] == 200 {
+				t.Logf("%d of 151 writes arrived", n)
+				return
+			}
+		}
+	}
 }
