@@ -193,14 +193,20 @@ func (p *Process) Freeze() { p.t.Helper(); p.signal(syscall.SIGSTOP) }
 // Thaw lets a frozen program go on.
 func (p *Process) Thaw() { p.t.Helper(); p.signal(syscall.SIGCONT) }
 
+var givenPorts sync.Map
+
 // FreePorts returns ports on loopback that nobody listens on. They lie below
 // those that systems give to outgoing connections, so that a service finds its
-// port free again after it was killed.
+// port free again after it was killed. No port is given twice: who has it may
+// not listen on it yet, or not at this moment.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range 1000 {
 		port := 20000 + rand.IntN(12000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
