@@ -225,14 +225,12 @@ func learnLevels(set *schemas.Set, data []byte, x scoring.Vector) error {
 }
 
 func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x scoring.Vector) explained {
-	n := set.Spec().Len()
-	lime, shap := p.LIME(make([]float64, n), x, w), p.SHAP(make([]float64, n), x, w)
-	odds := p.Contributions(make([]float64, n), x)
-	unknown := make([]bool, n)
-	for _, f := range p.Missing(nil, x) {
+	all := p.Explain(x, w)
+	unknown := make([]bool, len(x))
+	for _, f := range all.Missing {
 		unknown[f] = !scoring.IsMissing(x[f])
 	}
-	e := explained{Probability: p.Probability(x), ExpectedProbability: p.ExpectedProbability(), Risk: schemas.RiskLow.String()}
+	e := explained{Probability: all.Probability, ExpectedProbability: p.ExpectedProbability(), Risk: schemas.RiskLow.String()}
 	switch t := p.Model().RiskThresholds(); {
 	case e.Probability >= t.High:
 		e.Risk = schemas.RiskHigh.String()
@@ -240,11 +238,11 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 		e.Risk = schemas.RiskMedium.String()
 	}
 	values := set.AttributesToMap(x)
-	for _, f := range scoring.TopByMagnitude(nil, lime, -1) {
+	for _, f := range scoring.TopByMagnitude(nil, all.LIME, -1) {
 		feature := set.Spec().Feature(f)
 		e.Features = append(e.Features, explainedFeature{
 			Feature: feature.Name, Value: values[feature.Name], Missing: scoring.IsMissing(x[f]), Unknown: unknown[f],
-			LIME: lime[f], SHAP: shap[f], LogOdds: odds[f], label: feature.Label, text: set.Text(f, x[f]),
+			LIME: all.LIME[f], SHAP: all.SHAP[f], LogOdds: all.LogOdds[f], label: feature.Label, text: set.Text(f, x[f]),
 		})
 	}
 	return e
