@@ -4,11 +4,14 @@ package integration
 
 import (
 	"bufio"
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,7 +92,12 @@ func (p *Platform) Codec(set *schemas.Set) *schemas.Codec {
 // Role is a running churnstream process.
 type Role struct {
 	*Process
-	http string
+	http   string
+	client *http.Client // nil is the default one
+}
+
+func (r *Role) get(path string) (*http.Response, error) {
+	return cmp.Or(r.client, http.DefaultClient).Get(r.http + path)
 }
 
 // flags returns how a churnstream process finds the platform.
@@ -103,8 +111,51 @@ func (p *Platform) StartRole(args ...string) *Role {
 	p.t.Helper()
 	p.n++
 	addr := fmt.Sprintf("127.0.0.1:%d", FreePorts(p.t, 1)[0])
-	all := append(append(append([]string{}, args...), p.flags()...), "--http", addr)
-	return &Role{StartProcess(p.t, fmt.Sprintf("churnstream %s (%d)", args[0], p.n), nil, Program(p.t), all...), "http://" + addr}
+	all := append(slices.Clone(args), p.flags()...)
+	return newRole(p.t, fmt.Sprintf("churnstream %s (%d)", args[0], p.n), nil, addr, all...)
+}
+
+// newRole starts churnstream with arguments that have its HTTP side listen at
+// an address.
+func newRole(t testing.TB, name string, env []string, addr string, args ...string) *Role {
+	t.Helper()
+	return &Role{Process: StartProcess(t, name, env, Program(t), append(args, "--http", addr)...), http: "http://" + addr}
+}
+
+// Unready waits until the role says on /readyz that a part of it cannot work,
+// "" for any, with some words in the reason, and returns the reason.
+func (r *Role) Unready(limit time.Duration, part, words string) string {
+	r.t.Helper()
+	var why string
+	Eventually(r.t, limit, r.name+" not ready", func() error {
+		res, err := r.get("/readyz")
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		var answer struct {
+			Checks map[string]struct {
+				Ready bool
+				Why   string
+			}
+		}
+		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
+			return err
+		}
+		var reasons []string
+		for name, c := range answer.Checks {
+			if !c.Ready && (part == "" || name == part) && strings.Contains(c.Why, words) {
+				reasons = append(reasons, name+": "+c.Why)
+			}
+		}
+		if len(reasons) == 0 || res.StatusCode == http.StatusOK {
+			return fmt.Errorf("it answers %s: %v", res.Status, answer.Checks)
+		}
+		slices.Sort(reasons)
+		why = strings.Join(reasons, "; ")
+		return nil
+	})
+	return why
 }
 
 // WaitReady waits until the role says on /readyz that it can work.
@@ -114,7 +165,7 @@ func (r *Role) WaitReady(limit time.Duration) time.Duration {
 		if !r.Running() {
 			r.t.Fatalf("%s ended", r.name)
 		}
-		res, err := http.Get(r.http + "/readyz")
+		res, err := r.get("/readyz")
 		if err != nil {
 			return err
 		}
@@ -128,7 +179,7 @@ func (r *Role) WaitReady(limit time.Duration) time.Duration {
 
 // Metric returns the sum of a metric's series, 0 if there is none.
 func (r *Role) Metric(name string) (float64, error) {
-	res, err := http.Get(r.http + "/metrics")
+	res, err := r.get("/metrics")
 	if err != nil {
 		return 0, err
 	}

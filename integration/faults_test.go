@@ -4,13 +4,11 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -467,41 +465,6 @@ func (f *faults) inSync() {
 	})
 }
 
-// unready waits until a role says that it cannot work, and returns why.
-func (f *faults) unready(r *Role) string {
-	f.t.Helper()
-	var why string
-	Eventually(f.t, recovery, r.name+" not ready", func() error {
-		res, err := http.Get(r.http + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		if res.StatusCode == http.StatusOK {
-			return errors.New("it is")
-		}
-		var answer struct {
-			Checks map[string]struct {
-				Ready bool
-				Why   string
-			}
-		}
-		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
-			return err
-		}
-		var reasons []string
-		for name, c := range answer.Checks {
-			if !c.Ready {
-				reasons = append(reasons, name+": "+c.Why)
-			}
-		}
-		slices.Sort(reasons)
-		why = strings.Join(reasons, "; ")
-		return nil
-	})
-	return why
-}
-
 // healthy waits until everything is as it was before a fault.
 func (f *faults) healthy() {
 	f.t.Helper()
@@ -574,7 +537,7 @@ func (f *faults) killBroker() {
 func (f *faults) killClickHouse() {
 	f.store.Kill9()
 	f.scored(f.more(ahead)) // without it
-	f.unready(f.sink)
+	f.sink.Unready(recovery, "", "")
 	f.store.Start()
 	begin := time.Now()
 	f.settled("ClickHouse killed with -9, from when it was back", begin)
@@ -614,9 +577,9 @@ func (f *faults) registryDown() {
 	begin := time.Now()
 	victim.Kill9()
 	victim.Start()
-	why := f.unready(victim)
+	why := victim.Unready(recovery, "", "")
 	f.settled("registry down and a scorer restarted, two others take over", begin)
-	if again := f.unready(victim); !strings.Contains(again, "registry") {
+	if again := victim.Unready(recovery, "", ""); !strings.Contains(again, "registry") {
 		f.t.Errorf("without a registry the restarted scorer says %q", again)
 	} else {
 		why = again
@@ -632,10 +595,26 @@ func (f *faults) registryDown() {
 func (f *faults) refuseInserts() {
 	f.alter("MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1")
 	f.scored(f.more(ahead)) // without it
-	why := f.unready(f.sink)
+	why := f.sink.Unready(recovery, "", "")
 	f.alter("RESET SETTING parts_to_delay_insert, parts_to_throw_insert")
 	begin := time.Now()
 	f.settled("ClickHouse refuses inserts, from when it takes them", begin)
+	f.note("meanwhile the sink said %q", why)
+}
+
+// readOnly has ClickHouse come back in a state in which its user may only read,
+// and then in one in which it may write again.
+func (f *faults) readOnly() {
+	f.store.Stop()
+	f.store.allow(true)
+	f.store.Start()
+	f.scored(f.more(ahead)) // without it
+	why := f.sink.Unready(recovery, "", "readonly")
+	f.store.Stop()
+	f.store.allow(false)
+	f.store.Start()
+	begin := time.Now()
+	f.settled("ClickHouse read-only, from when it could be written to", begin)
 	f.note("meanwhile the sink said %q", why)
 }
 
@@ -655,7 +634,7 @@ func (f *faults) clickHouseDiskFull() {
 	}
 	d.fill(f.t)
 	f.scored(f.more(ahead)) // without it
-	why := f.unready(f.sink)
+	why := f.sink.Unready(recovery, "", "")
 	d.free(f.t)
 	begin := time.Now()
 	f.settled("ClickHouse's disk full, from when it had room again", begin)
@@ -964,7 +943,7 @@ func startFaults(t *testing.T, seed uint64) *faults {
 	}
 	f := &faults{t: t, rng: rand.New(rand.NewPCG(seed, 2)), tight: -1, disks: make([]*disk, 2)}
 	f.kafka = StartKafka(t, KafkaConfig{Brokers: 3})
-	f.store = StartClickHouse(t)
+	f.store = StartClickHouse(t, ClickHouseConfig{User: "writer", Password: "of the writer"})
 
 	// Disks that can be filled, while there is nothing on them yet.
 	tight := f.rng.IntN(3)
@@ -974,9 +953,8 @@ func startFaults(t *testing.T, seed uint64) *faults {
 	}
 	f.tight = tight
 	f.kafka.Start(tight)
-	data := f.store.process.args[slices.Index(f.store.process.args, "--data")+1]
 	f.store.Stop()
-	if f.disks[1], err = mountDisk(t, data, "384m"); err != nil {
+	if f.disks[1], err = mountDisk(t, f.store.data, "384m"); err != nil {
 		t.Logf("no full disk of ClickHouse: %v", err)
 	}
 	f.store.Start()
@@ -985,9 +963,9 @@ func startFaults(t *testing.T, seed uint64) *faults {
 	f.cluster, _ = f.kafka.Connect()
 	follower, _ := f.kafka.Connect()
 	loading, _ := f.kafka.Connect()
-	transport := &kafkago.Transport{MetadataTTL: 200 * time.Millisecond}
-	f.client = &kafkago.Client{Addr: kafkago.TCP(f.kafka.Addrs()...), Timeout: 5 * time.Second, Transport: transport}
-	t.Cleanup(transport.CloseIdleConnections)
+	var closeClient func()
+	f.client, closeClient = f.kafka.client(5 * time.Second)
+	t.Cleanup(closeClient)
 	f.rows = f.store.Connect()
 
 	dir := t.TempDir()
@@ -1008,13 +986,13 @@ func startFaults(t *testing.T, seed uint64) *faults {
 	role := func(args ...string) *Role {
 		n++
 		listen := fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0])
-		all := append(args, "--brokers", f.kafka.Brokers(), "--registry", "http://"+at, "--schema", schema, "--replication", "3", "--http", listen)
-		return &Role{StartProcess(t, fmt.Sprintf("churnstream %s (%d)", args[0], n), nil, Program(t), all...), "http://" + listen}
+		all := append(args, "--brokers", f.kafka.Brokers(), "--registry", "http://"+at, "--schema", schema, "--replication", "3")
+		return newRole(t, fmt.Sprintf("churnstream %s (%d)", args[0], n), []string{"CHURN_CLICKHOUSE_PASSWORD=" + f.store.cfg.Password}, listen, all...)
 	}
 	for i := range 3 {
 		f.scorers = append(f.scorers, role("score", "--session-timeout", "6s", "--snapshot-interval", "3s", "--state-dir", filepath.Join(dir, fmt.Sprint("state-", i))))
 	}
-	f.sink = role("sink", "--clickhouse", f.store.Addr())
+	f.sink = role("sink", "--clickhouse", f.store.Addr(), "--clickhouse-user", f.store.cfg.User)
 
 	version := schemas.ModelVersion{
 		Version: 1, CreatedAt: time.Now().UnixMilli(), Stage: schemas.StageChampion, Reason: "handmade",
@@ -1054,6 +1032,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 		{"kill ClickHouse", f.killClickHouse},
 		{"restless scorers", f.restless},
 		{"registry down", f.registryDown},
+		{"ClickHouse read-only", f.readOnly},
 		{"ClickHouse refuses inserts", f.refuseInserts},
 		{"ClickHouse's disk full", f.clickHouseDiskFull},
 		{"broker's disk full", f.brokerDiskFull},

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
 
+	"churnstream/internal/certificates"
 	"churnstream/internal/kafka"
 )
 
@@ -33,12 +36,98 @@ type KafkaConfig struct {
 	Settings map[string]string
 	// Proxied makes clients reach the brokers through a Proxy each.
 	Proxied bool
+	// Demands are what clients must show to be let in. Nil lets in everybody.
+	Demands *Demands
+}
+
+// Demands has brokers let in only clients that speak TLS, have a certificate,
+// log in, and that with what access lists allow them.
+type Demands struct {
+	Authority *certificates.Authority
+	// Logins are who may log in. The first may do everything, the others
+	// nothing until an access list says so.
+	Logins []Login
+}
+
+// Login is a user and how it logs in: by plain, scram-sha-256 or scram-sha-512.
+type Login struct{ Mechanism, User, Password string }
+
+// settings returns what makes a broker demand all that, and the arguments that
+// make its storage know the users.
+func (d *Demands) settings(t testing.TB, dir string) (settings map[string]string, format []string) {
+	t.Helper()
+	if d == nil {
+		return nil, nil
+	}
+	pair, err := d.Authority.Server("broker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var store []byte
+	for _, file := range []string{pair.Key, pair.Cert} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store = append(store, data...)
+	}
+	keystore := filepath.Join(dir, "keystore.pem")
+	if err := os.WriteFile(keystore, store, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plain := "org.apache.kafka.common.security.plain.PlainLoginModule required"
+	for _, l := range d.Logins {
+		if l.Mechanism == "plain" {
+			plain += fmt.Sprintf(" user_%s=%q", l.User, l.Password)
+		} else {
+			format = append(format, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", strings.ToUpper(l.Mechanism), l.User, l.Password))
+		}
+	}
+	const scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+	return map[string]string{
+		"listener.security.protocol.map":                       "CLIENTS:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"ssl.keystore.type":                                    "PEM",
+		"ssl.keystore.location":                                keystore,
+		"ssl.truststore.type":                                  "PEM",
+		"ssl.truststore.location":                              d.Authority.File,
+		"listener.name.clients.ssl.client.auth":                "required",
+		"listener.name.clients.sasl.enabled.mechanisms":        "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+		"listener.name.clients.plain.sasl.jaas.config":         plain + ";",
+		"listener.name.clients.scram-sha-256.sasl.jaas.config": scram,
+		"listener.name.clients.scram-sha-512.sasl.jaas.config": scram,
+		"authorizer.class.name":                                "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+		"super.users":                                          "User:ANONYMOUS;User:" + d.Logins[0].User, // anonymous are the brokers among themselves
+	}, format
+}
+
+// client returns how the first login reaches the brokers.
+func (d *Demands) client(t testing.TB) (*tls.Config, sasl.Mechanism) {
+	t.Helper()
+	if d == nil {
+		return nil, nil
+	}
+	pair, err := d.Authority.Client("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := d.Logins[0]
+	mechanism, err := kafka.SASL(first.Mechanism, first.User, first.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{RootCAs: d.Authority.Pool(), Certificates: []tls.Certificate{cert}}, mechanism
 }
 
 // Kafka is a running cluster of Apache Kafka.
 type Kafka struct {
 	t       testing.TB
 	brokers []*broker
+	tls     *tls.Config
+	sasl    sasl.Mechanism
 }
 
 type broker struct {
@@ -62,6 +151,7 @@ func StartKafka(t testing.TB, cfg KafkaConfig) *Kafka {
 		voters = append(voters, fmt.Sprintf("%d@%s", i+1, addr(i, controller)))
 	}
 	k := &Kafka{t: t}
+	k.tls, k.sasl = cfg.Demands.client(t)
 	dir := t.TempDir()
 	var formats sync.WaitGroup
 	failures := make([]error, n)
@@ -94,22 +184,24 @@ func StartKafka(t testing.TB, cfg KafkaConfig) *Kafka {
 			"broker.session.timeout.ms":    "3000",
 			"broker.heartbeat.interval.ms": "500",
 		}
+		if err := os.MkdirAll(b.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		demanded, users := cfg.Demands.settings(t, b.dir)
+		maps.Copy(settings, demanded)
 		maps.Copy(settings, cfg.Settings)
 		var properties strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(settings)) {
 			fmt.Fprintf(&properties, "%s=%s\n", name, settings[name])
 		}
 		file := filepath.Join(b.dir, "server.properties")
-		if err := os.MkdirAll(b.dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.WriteFile(file, []byte(properties.String()), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		k.brokers = append(k.brokers, b)
 		formats.Go(func() {
-			_, failures[i] = output(t.Context(), nil, "java", "-XX:TieredStopAtLevel=1", "-cp", libs,
-				"kafka.tools.StorageTool", "format", "-t", "churnstreamIntegration", "-c", file)
+			_, failures[i] = output(t.Context(), nil, "java", append([]string{"-XX:TieredStopAtLevel=1", "-cp", libs,
+				"kafka.tools.StorageTool", "format", "-t", "churnstreamIntegration", "-c", file}, users...)...)
 		})
 	}
 	formats.Wait()
@@ -150,8 +242,8 @@ func (k *Kafka) await(i, from int) {
 // WaitBrokers waits until n brokers take part in the cluster.
 func (k *Kafka) WaitBrokers(n int) time.Duration {
 	k.t.Helper()
-	client := &kafkago.Client{Addr: kafkago.TCP(k.Addrs()...), Timeout: time.Second, Transport: &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}}
-	defer client.Transport.(*kafkago.Transport).CloseIdleConnections()
+	client, done := k.client(time.Second)
+	defer done()
 	return Eventually(k.t, brokerStart, fmt.Sprintf("a cluster of %d brokers", n), func() error {
 		ctx, cancel := context.WithTimeout(k.t.Context(), 2*time.Second)
 		defer cancel()
@@ -164,6 +256,12 @@ func (k *Kafka) WaitBrokers(n int) time.Duration {
 		}
 		return nil
 	})
+}
+
+// client returns a client of kafka-go, and what closes its connections.
+func (k *Kafka) client(timeout time.Duration) (*kafkago.Client, func()) {
+	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond, TLS: k.tls, SASL: k.sasl}
+	return &kafkago.Client{Addr: kafkago.TCP(k.Addrs()...), Timeout: timeout, Transport: transport}, transport.CloseIdleConnections
 }
 
 // Addrs returns the addresses of all brokers, running or not.
@@ -237,7 +335,7 @@ func (k *Kafka) Leader(topic string, partition int) int {
 func (k *Kafka) Connect() (*kafka.Cluster, *prometheus.Registry) {
 	k.t.Helper()
 	metrics := prometheus.NewRegistry()
-	c, err := kafka.Connect(kafka.Config{Brokers: k.Addrs(), Registerer: metrics})
+	c, err := kafka.Connect(kafka.Config{Brokers: k.Addrs(), TLS: k.tls, SASL: k.sasl, Registerer: metrics})
 	if err != nil {
 		k.t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 // a broker on the way.
 func TestFullPass(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{Brokers: 3})
-	store := StartClickHouse(t)
+	store := StartClickHouse(t, ClickHouseConfig{})
 	c, _ := p.Connect()
 	codec := p.Codec(schemas.Telco())
 	rows := store.Connect()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,6 +146,8 @@ type platform struct {
 	ready   *ops.Readiness
 	models  *models.Feed
 	guard   *ops.Guard
+	// waiting is true until Kafka has answered for the first time.
+	waiting atomic.Bool
 	// retrain answers requests for a training, once there is a trainer.
 	retrain http.Handler
 }
@@ -168,6 +171,12 @@ func (c *connection) open(log *slog.Logger) (*platform, error) {
 		return nil, err
 	}
 	kafkaConfig.Registerer = p.metrics
+	awaited := "waiting for Kafka at " + strings.Join(c.Brokers, ",")
+	kafkaConfig.OnFailure = func(err error) {
+		if p.waiting.Load() {
+			p.ready.Set("kafka", false, awaited+": "+err.Error())
+		}
+	}
 	if p.cluster, err = kafka.Connect(kafkaConfig); err != nil {
 		return nil, fmt.Errorf("--brokers %s: %w", strings.Join(c.Brokers, ","), err)
 	}
@@ -184,6 +193,7 @@ func (c *connection) open(log *slog.Logger) (*platform, error) {
 // and registers the schemas.
 func (p *platform) prepare(ctx context.Context, c *connection) error {
 	p.ready.Set("kafka", false, "waiting for Kafka at "+strings.Join(c.Brokers, ","))
+	p.waiting.Store(true)
 	if c.CreateTopics {
 		if err := p.cluster.EnsureTopics(ctx, topics(c.Partitions, c.Replication)...); err != nil {
 			return fmt.Errorf("creating topics: %w", err)
@@ -191,9 +201,17 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 	} else if _, err := p.cluster.Partitions(ctx, schemas.TopicScores); err != nil {
 		return fmt.Errorf("looking for the topics: %w", err)
 	}
+	p.waiting.Store(false)
 	p.ready.Set("kafka", true, "")
-	p.ready.Set("registry", false, "waiting for the schema registry at "+c.Registry)
-	if err := kafka.Retry(ctx, p.log, "registering the schemas", p.codec.Register); err != nil {
+	awaited := "waiting for the schema registry at " + c.Registry
+	p.ready.Set("registry", false, awaited)
+	if err := kafka.Retry(ctx, p.log, "registering the schemas", func(ctx context.Context) error {
+		err := p.codec.Register(ctx)
+		if err != nil {
+			p.ready.Set("registry", false, awaited+": "+err.Error())
+		}
+		return err
+	}); err != nil {
 		return fmt.Errorf("registering the schemas: %w", err)
 	}
 	p.ready.Set("registry", true, "")
@@ -210,7 +228,7 @@ func (p *platform) reach(ctx context.Context, c *connection, topic string) error
 	defer cancel()
 	_, err := p.cluster.Partitions(limited, topic)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("no answer from Kafka at %s for %v: is it up, and --brokers right?", strings.Join(c.Brokers, ","), patience)
+		return fmt.Errorf("no answer from Kafka at %s for %v: is it up, and are --brokers and the login right? %w", strings.Join(c.Brokers, ","), patience, err)
 	}
 	if err != nil {
 		return fmt.Errorf("looking for %s: %w", topic, err)

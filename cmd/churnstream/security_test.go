@@ -3,22 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"churnstream/internal/certificates"
 	"churnstream/internal/embedded"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
@@ -118,10 +108,10 @@ func TestSecurityUsage(t *testing.T) {
 		env  [2]string
 		want string
 	}{
-		"certificate without key":     {[]string{"score", "--tls-cert", ca.clientCert}, [2]string{}, "--tls-cert and --tls-key belong together"},
-		"key without certificate":     {[]string{"score", "--tls-key", ca.clientKey}, [2]string{}, "--tls-cert and --tls-key belong together"},
-		"no certificate in the file":  {[]string{"score", "--tls-ca", ca.clientKey}, [2]string{}, "no certificate in PEM form"},
-		"files for a plain registry":  {[]string{"score", "--registry-tls-ca", ca.file}, [2]string{}, "need an https URL"},
+		"certificate without key":     {[]string{"score", "--tls-cert", ca.client.Cert}, [2]string{}, "--tls-cert and --tls-key belong together"},
+		"key without certificate":     {[]string{"score", "--tls-key", ca.client.Key}, [2]string{}, "--tls-cert and --tls-key belong together"},
+		"no certificate in the file":  {[]string{"score", "--tls-ca", ca.client.Key}, [2]string{}, "no certificate in PEM form"},
+		"files for a plain registry":  {[]string{"score", "--registry-tls-ca", ca.File}, [2]string{}, "need an https URL"},
 		"registry password, no user":  {[]string{"score"}, [2]string{"CHURN_REGISTRY_PASSWORD", registryPassword}, "no --registry-user"},
 		"registry user in the URL":    {[]string{"score", "--registry", "http://me:" + registryPassword + "@localhost:8081"}, [2]string{}, "CHURN_REGISTRY_PASSWORD"},
 		"registry user, second URL":   {[]string{"score", "--registry", "http://localhost:8081,http://me:" + registryPassword + "@localhost:8082"}, [2]string{}, "CHURN_REGISTRY_PASSWORD"},
@@ -129,11 +119,11 @@ func TestSecurityUsage(t *testing.T) {
 		"user in ClickHouse":          {[]string{"sink", "--clickhouse", "me:" + clickHousePassword + "@localhost:9000"}, [2]string{}, "CHURN_CLICKHOUSE_PASSWORD"},
 		"ClickHouse as a URL":         {[]string{"sink", "--clickhouse", "clickhouse://me:" + clickHousePassword + "@localhost:9000/db"}, [2]string{}, "CHURN_CLICKHOUSE_PASSWORD"},
 		"empty token file":            {[]string{"serve", "--http-token-file", "/dev/null"}, [2]string{}, "--http-token-file"},
-		"HTTPS without key":           {[]string{"serve", "--http", "127.0.0.1:0", "--http-tls-cert", ca.serverCert}, [2]string{}, "belong together"},
-		"HTTPS with another's key":    {[]string{"serve", "--http", "127.0.0.1:0", "--http-tls-cert", ca.serverCert, "--http-tls-key", ca.clientKey}, [2]string{}, "certificate"},
+		"HTTPS without key":           {[]string{"serve", "--http", "127.0.0.1:0", "--http-tls-cert", ca.server.Cert}, [2]string{}, "belong together"},
+		"HTTPS with another's key":    {[]string{"serve", "--http", "127.0.0.1:0", "--http-tls-cert", ca.server.Cert, "--http-tls-key", ca.client.Key}, [2]string{}, "certificate"},
 		"no password for SASL":        {[]string{"score", "--sasl", "scram-sha-512", "--sasl-user", "me"}, [2]string{}, "CHURN_SASL_PASSWORD"},
 		"no user for SASL":            {[]string{"score", "--sasl", "plain"}, [2]string{"CHURN_SASL_PASSWORD", saslPassword}, "--sasl-user"},
-		"ClickHouse key without cert": {[]string{"sink", "--clickhouse", "localhost:9440", "--clickhouse-tls-key", ca.clientKey}, [2]string{}, "belong together"},
+		"ClickHouse key without cert": {[]string{"sink", "--clickhouse", "localhost:9440", "--clickhouse-tls-key", ca.client.Key}, [2]string{}, "belong together"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.env[0] != "" {
@@ -153,93 +143,48 @@ func TestSecurityUsage(t *testing.T) {
 
 // authority issues certificates for this test, and has them in files.
 type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-
-	file                                         string
-	serverCert, serverKey, clientCert, clientKey string
+	*certificates.Authority
+	t              *testing.T
+	server, client certificates.Pair
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	issuer, err := certificates.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &authority{t: t, key: key, pool: x509.NewCertPool()}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority of the test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
+	a := &authority{Authority: issuer, t: t}
+	if a.server, err = a.Server("server"); err != nil {
 		t.Fatal(err)
 	}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
+	if a.client, err = a.Client("client"); err != nil {
 		t.Fatal(err)
 	}
-	a.pool.AddCert(a.cert)
-	a.file = a.write("ca.pem", "CERTIFICATE", der)
-	a.serverCert, a.serverKey = a.issue("server", x509.ExtKeyUsageServerAuth)
-	a.clientCert, a.clientKey = a.issue("client", x509.ExtKeyUsageClientAuth)
 	return a
-}
-
-func (a *authority) write(name, kind string, der []byte) string {
-	path := filepath.Join(a.t.TempDir(), name)
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-	return path
-}
-
-func (a *authority) issue(name string, usage x509.ExtKeyUsage) (certFile, keyFile string) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{usage},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	private, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return a.write(name+".pem", "CERTIFICATE", der), a.write(name+"-key.pem", "EC PRIVATE KEY", private)
 }
 
 // demanding is the configuration of a server that wants clients to have a
 // certificate of this authority.
 func (a *authority) demanding() *tls.Config {
 	a.t.Helper()
-	pair, err := tls.LoadX509KeyPair(a.serverCert, a.serverKey)
+	cfg, err := a.Demanding(a.server)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.pool}
+	return cfg
 }
 
 // fortress is a broker and a registry that let in nobody without certificate
 // and password.
 type fortress struct {
-	ca               *authority
-	brokers, url     string
-	registryRefusals chan struct{}
+	ca           *authority
+	brokers, url string
 }
 
 func newFortress(t *testing.T) *fortress {
 	t.Helper()
-	f := &fortress{ca: newAuthority(t), registryRefusals: make(chan struct{}, 1)}
+	f := &fortress{ca: newAuthority(t)}
 	broker, err := embedded.StartBroker(embedded.BrokerConfig{Options: []kfake.Opt{
 		kfake.TLS(f.ca.demanding()), kfake.EnableSASL(),
 		kfake.Superuser("PLAIN", "plain", saslPassword),
@@ -252,32 +197,12 @@ func newFortress(t *testing.T) *fortress {
 	t.Cleanup(broker.Close)
 	f.brokers = broker.Addr()
 
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	registry, err := embedded.StartRegistry(embedded.RegistryConfig{Username: "reader", Password: registryPassword, TLS: f.ca.demanding()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(registry.Close)
-	behind, err := url.Parse(registry.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := httputil.NewSingleHostReverseProxy(behind)
-	gate := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "reader" || password != registryPassword {
-			select {
-			case f.registryRefusals <- struct{}{}:
-			default:
-			}
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	gate.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	gate.TLS = f.ca.demanding()
-	gate.StartTLS()
-	t.Cleanup(gate.Close)
-	f.url = gate.URL
+	f.url = registry.URL()
 	return f
 }
 
@@ -285,9 +210,9 @@ func newFortress(t *testing.T) *fortress {
 func (f *fortress) connection(mechanism string) *connection {
 	return &connection{
 		Brokers: []string{f.brokers}, Registry: f.url,
-		TLSCA: f.ca.file, TLSCert: f.ca.clientCert, TLSKey: f.ca.clientKey,
+		TLSCA: f.ca.File, TLSCert: f.ca.client.Cert, TLSKey: f.ca.client.Key,
 		SASL: mechanism, SASLUser: mechanism,
-		RegistryUser: "reader", RegistryTLSCA: f.ca.file, RegistryTLSCert: f.ca.clientCert, RegistryTLSKey: f.ca.clientKey,
+		RegistryUser: "reader", RegistryTLSCA: f.ca.File, RegistryTLSCert: f.ca.client.Cert, RegistryTLSKey: f.ca.client.Key,
 	}
 }
 
@@ -295,10 +220,10 @@ func (f *fortress) connection(mechanism string) *connection {
 func (f *fortress) flags(mechanism string) []string {
 	return []string{
 		"--brokers", f.brokers, "--registry", f.url, "--http", "127.0.0.1:0", "--no-create-topics", "--log-level", "debug",
-		"--tls-ca", f.ca.file, "--tls-cert", f.ca.clientCert, "--tls-key", f.ca.clientKey,
+		"--tls-ca", f.ca.File, "--tls-cert", f.ca.client.Cert, "--tls-key", f.ca.client.Key,
 		"--sasl", mechanism, "--sasl-user", mechanism,
-		"--registry-user", "reader", "--registry-tls-ca", f.ca.file,
-		"--registry-tls-cert", f.ca.clientCert, "--registry-tls-key", f.ca.clientKey,
+		"--registry-user", "reader", "--registry-tls-ca", f.ca.File,
+		"--registry-tls-cert", f.ca.client.Cert, "--registry-tls-key", f.ca.client.Key,
 	}
 }
 
@@ -368,10 +293,10 @@ func TestSecuredServers(t *testing.T) {
 		if err := os.WriteFile(token, []byte(httpToken+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := launch(t, append([]string{"serve", "--http-token-file", token, "--http-tls-cert", f.ca.serverCert, "--http-tls-key", f.ca.serverKey},
+		p := launch(t, append([]string{"serve", "--http-token-file", token, "--http-tls-cert", f.ca.server.Cert, "--http-tls-key", f.ca.server.Key},
 			f.flags("plain")...)...)
 		address := p.find(`listening url=(https://[^/]+)/`)[1]
-		https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.pool}}}
+		https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool()}}}
 		defer https.CloseIdleConnections()
 		ask := func(method, path, token string) (int, string) {
 			r, err := http.NewRequest(method, address+path, nil)
@@ -416,8 +341,8 @@ func TestSecuredServers(t *testing.T) {
 	})
 
 	t.Run("ClickHouse", func(t *testing.T) {
-		// No server that demands it can be had here; this listener demands
-		// TLS with a client certificate and looks at what a client says first.
+		// This listener demands TLS with a client certificate and looks at
+		// what a client says first. The integration tests have the server.
 		listener, err := tls.Listen("tcp", "127.0.0.1:0", f.ca.demanding())
 		if err != nil {
 			t.Fatal(err)
@@ -443,7 +368,7 @@ func TestSecuredServers(t *testing.T) {
 		}()
 		t.Setenv("CHURN_CLICKHOUSE_PASSWORD", clickHousePassword)
 		p := launch(t, append([]string{"sink", "--clickhouse", listener.Addr().String(), "--clickhouse-user", "writer",
-			"--clickhouse-tls-ca", f.ca.file, "--clickhouse-tls-cert", f.ca.clientCert, "--clickhouse-tls-key", f.ca.clientKey},
+			"--clickhouse-tls-ca", f.ca.File, "--clickhouse-tls-cert", f.ca.client.Cert, "--clickhouse-tls-key", f.ca.client.Key},
 			f.flags("plain")...)...)
 		select {
 		case said := <-hello:
@@ -574,7 +499,7 @@ func TestWarnsOfClearPasswords(t *testing.T) {
 		"second registry elsewhere": {connection: connection{Registry: "http://localhost:8081, http://registry.example"}, warned: "--registry"},
 		"registry over TLS":         {connection: connection{Registry: "https://registry.example"}},
 		"ClickHouse elsewhere":      {sink: sinkFlags{ClickHouse: "localhost:9000, clickhouse.example:9000"}, warned: "--clickhouse"},
-		"ClickHouse over TLS":       {sink: sinkFlags{ClickHouse: "clickhouse.example:9440", ClickHouseTLSCA: ca.file}},
+		"ClickHouse over TLS":       {sink: sinkFlags{ClickHouse: "clickhouse.example:9440", ClickHouseTLSCA: ca.File}},
 		"ClickHouse here":           {sink: sinkFlags{ClickHouse: "127.0.0.1:9000"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +38,11 @@ type RegistryConfig struct {
 	// Dir keeps the schemas, in registry.json. It is made if missing.
 	// Default "": they are in memory.
 	Dir string
+	// Username and Password must be given by clients, as HTTP basic
+	// authentication. Default "": everybody is let in.
+	Username, Password string
+	// TLS makes it serve HTTPS. Default nil: HTTP.
+	TLS *tls.Config
 	// Logger receives failures to write the file. Default none.
 	Logger *slog.Logger
 }
@@ -87,20 +94,42 @@ func StartRegistry(cfg RegistryConfig) (*Registry, error) {
 		return nil, fmt.Errorf("starting embedded registry: %w", err)
 	}
 	r.url = "http://" + ln.Addr().String()
+	if cfg.TLS != nil {
+		ln = tls.NewListener(ln, cfg.TLS)
+		r.url = "https://" + ln.Addr().String()
+	}
 
 	mux := http.NewServeMux()
 	mux.Handle("/", r.fake.Handler())
 	mux.HandleFunc("POST /subjects/{subject}/versions", r.register)
 	r.server = &http.Server{
-		Handler:           http.MaxBytesHandler(refuseRest(mux), maxSchemaBytes),
+		Handler:           http.MaxBytesHandler(demandLogin(cfg.Username, cfg.Password, refuseRest(mux)), maxSchemaBytes),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
 	}
 	go r.serve(ln)
 	return r, nil
+}
+
+// demandLogin lets in who gives the user and password, or everybody if there
+// is no user.
+func demandLogin(username, password string, next http.Handler) http.Handler {
+	if username == "" {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, pass, _ := r.BasicAuth()
+		if subtle.ConstantTimeCompare([]byte(user), []byte(username))&subtle.ConstantTimeCompare([]byte(pass), []byte(password)) != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="schema registry"`)
+			refuse(w, http.StatusUnauthorized, 40101, "user or password is wrong")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (r *Registry) serve(ln net.Listener) {

@@ -43,6 +43,9 @@ type Config struct {
 	// RequestTimeout bounds one attempt at one request, beyond the time the
 	// broker is asked to wait. Default 10 s.
 	RequestTimeout time.Duration
+	// OnFailure is called with the error of every attempt that is going to be
+	// tried again, by several goroutines at the same time. Default none.
+	OnFailure func(error)
 	// Logger receives what an operator should know. Default none.
 	Logger *slog.Logger
 	// Registerer receives the metrics. Clusters of one process may share
@@ -131,8 +134,13 @@ func (c *Cluster) Close() {
 // brokers that will not pass counted as permanent.
 func (c *Cluster) retry(ctx context.Context, operation, what string, fn func(context.Context) error) error {
 	return retry(ctx, c.log, what, retryHooks{
-		failing:  c.metrics.retrying.Inc,
-		failed:   c.metrics.retries.WithLabelValues(operation).Inc,
+		failing: c.metrics.retrying.Inc,
+		failed: func(err error) {
+			c.metrics.retries.WithLabelValues(operation).Inc()
+			if c.cfg.OnFailure != nil {
+				c.cfg.OnFailure(err)
+			}
+		},
 		finished: c.metrics.retrying.Dec,
 	}, func(ctx context.Context) error {
 		err := fn(ctx)

@@ -45,9 +45,9 @@ func (e *permanentError) Unwrap() error { return e.err }
 
 // retryHooks let a Cluster show its retries in its metrics.
 type retryHooks struct {
-	failing  func() // once, at the first failure
-	failed   func() // at every failure that is going to be retried
-	finished func() // once, at the end, if failing was called
+	failing  func()      // once, at the first failure
+	failed   func(error) // at every failure that is going to be retried
+	finished func()      // once, at the end, if failing was called
 }
 
 func retry(ctx context.Context, log *slog.Logger, what string, hooks retryHooks, fn func(context.Context) error) error {
@@ -97,7 +97,7 @@ func retry(ctx context.Context, log *slog.Logger, what string, hooks retryHooks,
 		}
 		failures++
 		if hooks.failed != nil {
-			hooks.failed()
+			hooks.failed(err)
 		}
 		if now.Sub(logged) >= logInterval {
 			logged = now
@@ -135,8 +135,10 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // passing reports whether trying again may cure err. Everything that is not a
 // broker's answer (networks, routing by metadata that is still to come) may
-// pass; of the answers, those that Kafka calls retriable and a few that
-// kafka-go does not count among them.
+// pass; of the answers, those that Kafka calls retriable, a few that kafka-go
+// does not count among them, and those about passwords and rights: a broker
+// that has just started may not know them yet, and people change them while
+// processes run.
 func passing(err error) bool {
 	var code kafkago.Error
 	if !errors.As(err, &code) {
@@ -144,7 +146,9 @@ func passing(err error) bool {
 	}
 	switch code {
 	case kafkago.Unknown, kafkago.BrokerNotAvailable, kafkago.ReplicaNotAvailable,
-		kafkago.ConcurrentTransactions:
+		kafkago.ConcurrentTransactions,
+		kafkago.SASLAuthenticationFailed, kafkago.TopicAuthorizationFailed, kafkago.GroupAuthorizationFailed,
+		kafkago.ClusterAuthorizationFailed, kafkago.TransactionalIDAuthorizationFailed:
 		return true
 	}
 	return code.Temporary()

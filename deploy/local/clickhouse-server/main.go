@@ -1,9 +1,10 @@
 // Command clickhouse-server runs a ClickHouse server on loopback from the
 // engine's shared library, libchdb.so, where the server itself cannot be
 // installed. It needs no C compiler. It has one user, default, without a
-// password.
+// password, unless a configuration file names a users_config with others. TLS
+// is beyond it.
 //
-//	clickhouse-server --library libchdb.so --data DIR --tcp 9000 --http 8123
+//	clickhouse-server --library libchdb.so --data DIR --tcp 9000 --http 8123 [--config config.xml]
 //
 // It stops on SIGTERM or SIGINT. Data that was acknowledged survives SIGKILL.
 //
@@ -38,6 +39,7 @@ func main() {
 	data := flag.String("data", "", "directory of the data, made if missing")
 	tcp := flag.Int("tcp", 9000, "port of the native protocol")
 	http := flag.Int("http", 8123, "port of the HTTP interface")
+	config := flag.String("config", "", "the engine's configuration file, if any")
 	engine := flag.Bool("engine", false, "be the engine's process; for the program itself")
 	flag.Parse()
 	if *data == "" || flag.NArg() > 0 {
@@ -46,7 +48,7 @@ func main() {
 	}
 	var err error
 	if *engine {
-		err = run(*library, *data, *tcp, *http)
+		err = run(*library, *data, *config, *tcp, *http)
 	} else {
 		err = supervise(append(os.Args[1:], "--engine"))
 	}
@@ -97,7 +99,7 @@ func supervise(args []string) error {
 	}
 }
 
-func run(library, data string, tcp, http int) error {
+func run(library, data, config string, tcp, http int) error {
 	// The engine's thread is the one that calls it.
 	runtime.LockOSThread()
 	if err := os.MkdirAll(data, 0o700); err != nil {
@@ -122,9 +124,13 @@ func run(library, data string, tcp, http int) error {
 
 	var query func(argc int32, argv **byte) uintptr
 	purego.RegisterLibFunc(&query, handle, "chdb_query_cmdline")
-	argv := arguments("clickhouse", "--path="+data, "--listen_host=127.0.0.1",
-		"--tcp_port="+strconv.Itoa(tcp), "--http_port="+strconv.Itoa(http),
-		"--multiquery", "--query="+serve)
+	args := []string{"clickhouse", "--path=" + data, "--listen_host=127.0.0.1",
+		"--tcp_port=" + strconv.Itoa(tcp), "--http_port=" + strconv.Itoa(http),
+		"--multiquery", "--query=" + serve}
+	if config != "" {
+		args = append(args, "--config-file="+config)
+	}
+	argv := arguments(args...)
 	query(int32(len(argv)-1), &argv[0])
 	runtime.KeepAlive(argv)
 	return nil
