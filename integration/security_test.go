@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -294,7 +295,7 @@ func TestSecuredPlatform(t *testing.T) {
 		Eventually(t, time.Minute, "a row of one more event", stored(allRows, len(scores)+1))
 	})
 
-	t.Run("erasure", func(t *testing.T) { s.erase(roles, api, scores[0].Customer, stored) })
+	t.Run("erasure", func(t *testing.T) { s.erase(roles, api, c, scores[0].Customer, stored) })
 
 	t.Run("refused", func(t *testing.T) { s.refusals(native, overHTTP, toStore) })
 
@@ -306,9 +307,9 @@ func TestSecuredPlatform(t *testing.T) {
 	}
 }
 
-// erase has a customer erased by REST, and looks wherever there was something
-// of it.
-func (s *stronghold) erase(roles map[string]*Role, api *http.Client, customer string, stored func(query string, want int) func() error) {
+// erase has a customer erased by REST, looks wherever there was something of
+// it, and looks again after every role was killed and started anew.
+func (s *stronghold) erase(roles map[string]*Role, api *http.Client, c *kafka.Cluster, customer string, stored func(query string, want int) func() error) {
 	t := s.t
 	ask := func(method, token string) int {
 		t.Helper()
@@ -326,28 +327,74 @@ func (s *stronghold) erase(roles map[string]*Role, api *http.Client, customer st
 		defer res.Body.Close()
 		return res.StatusCode
 	}
+	metric := func(role, name string) float64 {
+		t.Helper()
+		v, err := roles[role].Metric(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
 	if got := ask("GET", ""); got != http.StatusOK {
 		t.Fatalf("before the erasure the customer is answered with %d", got)
 	}
-	tables := []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes", "churn_scores_latest", "customers_at_risk"}
 	const of = "SELECT count() FROM %s WHERE customer_id = '%s'"
 	Eventually(t, time.Minute, "rows of the customer", stored(fmt.Sprintf(of, "churn_scores FINAL", customer), 1))
+	Eventually(t, time.Minute, "an outcome of the customer", stored(fmt.Sprintf(of, "churn_outcomes FINAL", customer), 1))
+	const customers, examples = "churn_scorer_customers", "churn_trainer_examples"
+	known, learnt := metric("score", customers), metric("train", examples)
 	for token, want := range map[string]int{"": 401, "wrong": 401, password("token"): 202} {
 		if got := ask("DELETE", token); got != want {
 			t.Errorf("DELETE with token %q: %d, want %d", token, got, want)
 		}
 	}
+	gone := func() {
+		t.Helper()
+		Eventually(t, time.Minute, "the customer gone from the REST endpoint", func() error {
+			if got := ask("GET", ""); got != http.StatusNotFound {
+				return fmt.Errorf("it answers %d", got)
+			}
+			return nil
+		})
+		for _, table := range []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes", "churn_scores_latest", "customers_at_risk"} {
+			Eventually(t, time.Minute, "the customer gone from "+table, stored(fmt.Sprintf(of, table, customer), 0))
+		}
+		for _, m := range []struct {
+			role, name string
+			want       float64
+		}{{"score", customers, known - 1}, {"train", examples, learnt - 1}} {
+			Eventually(t, time.Minute, "the customer gone from "+m.name, func() error {
+				if got, err := roles[m.role].Metric(m.name); err != nil || got != m.want {
+					return fmt.Errorf("%v, %v; want %v", got, err, m.want)
+				}
+				return nil
+			})
+		}
+	}
 	begin := time.Now()
-	Eventually(t, time.Minute, "the customer gone from the REST endpoint", func() error {
-		if got := ask("GET", ""); got != http.StatusNotFound {
-			return fmt.Errorf("it answers %d", got)
+	gone()
+	t.Logf("a customer erased from scorer, trainer, REST and ClickHouse %v after the request", time.Since(begin).Round(10*time.Millisecond))
+	var last kafka.Record
+	each(t, c, schemas.TopicScores, func(_ context.Context, r kafka.Record) error {
+		if string(r.Key) == customer {
+			last = r
 		}
 		return nil
 	})
-	for _, table := range tables {
-		Eventually(t, time.Minute, "the customer gone from "+table, stored(fmt.Sprintf(of, table, customer), 0))
+	if last.Key = []byte(customer); last.Offset == 0 || last.Value != nil {
+		t.Errorf("the customer's last record in %s is no tombstone: offset %d, %d bytes", schemas.TopicScores, last.Offset, len(last.Value))
 	}
-	t.Logf("a customer erased from REST and ClickHouse %v after the request", time.Since(begin).Round(10*time.Millisecond))
+
+	for _, r := range roles {
+		r.Kill9()
+	}
+	for _, r := range roles {
+		r.Start()
+	}
+	for _, r := range roles {
+		r.WaitReady(time.Minute)
+	}
+	gone()
 }
 
 // refusals tries what must not be let in: the role says so, goes on trying, and
