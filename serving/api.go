@@ -18,13 +18,9 @@ import (
 )
 
 const (
-	maxExplainBytes = 64 << 10
-	maxScoreBytes   = 1 << 20
-	maxBatch        = 1000
 	// maxText bounds a search text: no id is longer.
 	maxText      = schemas.MaxIDBytes
 	defaultLimit = 50
-	maxLimit     = 500
 
 	whatIfNote = "This is what the model would predict, not what would happen: " +
 		"the model has learnt which customers leave, not what makes them stay."
@@ -131,7 +127,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, noModel())
 		return
 	}
-	body, err := readJSON(w, r, maxExplainBytes)
+	body, err := readJSON(w, r, s.limits.BodyBytes)
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -180,7 +176,7 @@ func (s *Server) score(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) readBatch(w http.ResponseWriter, r *http.Request) ([]scoring.Vector, error) {
-	body, err := readJSON(w, r, maxScoreBytes)
+	body, err := readJSON(w, r, s.limits.BatchBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -192,8 +188,8 @@ func (s *Server) readBatch(w http.ResponseWriter, r *http.Request) ([]scoring.Ve
 	if err := json.Unmarshal(orNull(fields["customers"]), &list); err != nil || list == nil {
 		return nil, badField("customers", "A list of customers is wanted here, each an object of attributes.")
 	}
-	if len(list) > maxBatch {
-		return nil, badField("customers", "%d customers are too many: at most %d at a time.", len(list), maxBatch)
+	if len(list) > s.limits.Batch {
+		return nil, badField("customers", "%d customers are too many: at most %d at a time.", len(list), s.limits.Batch)
 	}
 	batch := make([]scoring.Vector, len(list))
 	for i, attributes := range list {
@@ -217,7 +213,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, noModel())
 		return
 	}
-	body, err := readJSON(w, r, maxExplainBytes)
+	body, err := readJSON(w, r, s.limits.BodyBytes)
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -393,7 +389,7 @@ func (s *Server) customerJSON(c *Customer) customerJSON {
 func millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
 func (s *Server) listCustomers(w http.ResponseWriter, r *http.Request) {
-	q, err := readQuery(r.URL.RawQuery, true)
+	q, err := readQuery(r.URL.RawQuery, true, s.limits.Page)
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -417,9 +413,9 @@ func (s *Server) listCustomers(w http.ResponseWriter, r *http.Request) {
 
 // readQuery reads what customers to list. Strictly, a parameter that is
 // unknown or wrong is an error; else it is as if it were not there, as suits a
-// page whose address somebody edits.
-func readQuery(raw string, strict bool) (Query, error) {
-	q := Query{Risk: AnyRisk, Limit: defaultLimit}
+// page whose address somebody edits. A page has limit customers at most.
+func readQuery(raw string, strict bool, limit int) (Query, error) {
+	q := Query{Risk: AnyRisk, Limit: min(defaultLimit, limit)}
 	values, err := url.ParseQuery(raw)
 	if err != nil && strict {
 		return q, badField("", "The query of the address is not well formed.")
@@ -432,7 +428,7 @@ func readQuery(raw string, strict bool) (Query, error) {
 			}
 		}
 	}) {
-		if err := q.set(name, values[name][0]); err != nil && strict {
+		if err := q.set(name, values[name][0], limit); err != nil && strict {
 			return q, err
 		}
 		if strict && len(values[name]) > 1 {
@@ -448,7 +444,7 @@ func readQuery(raw string, strict bool) (Query, error) {
 	return q, nil
 }
 
-func (q *Query) set(name, value string) error {
+func (q *Query) set(name, value string, limit int) error {
 	switch name {
 	case "risk":
 		for risk := schemas.RiskLow; risk <= schemas.RiskHigh; risk++ {
@@ -476,8 +472,8 @@ func (q *Query) set(name, value string) error {
 		q.Text = strings.TrimSpace(value)
 	case "limit":
 		n, err := strconv.Atoi(value)
-		if err != nil || n < 1 || n > maxLimit {
-			return badField(name, "The limit is a number from 1 to %d, not %q.", maxLimit, value)
+		if err != nil || n < 1 || n > limit {
+			return badField(name, "The limit is a number from 1 to %d, not %q.", limit, value)
 		}
 		q.Limit = n
 	case "offset":
@@ -597,8 +593,9 @@ func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(s.openapi)
 }
 
-// openAPIDocument fills the attributes of spec into the description.
-func openAPIDocument(spec *scoring.Spec) ([]byte, error) {
+// openAPIDocument fills the attributes of spec and the limits into the
+// description.
+func openAPIDocument(spec *scoring.Spec, limits Limits) ([]byte, error) {
 	var properties object
 	for i := range spec.Len() {
 		f := spec.Feature(i)
@@ -619,7 +616,19 @@ func openAPIDocument(spec *scoring.Spec) ([]byte, error) {
 	if bytes.Count(openAPITemplate, []byte(placeholder)) != 1 {
 		return nil, errors.New("openapi.json has no place for the attributes")
 	}
-	return bytes.Replace(openAPITemplate, []byte(placeholder), filled, 1), nil
+	document := bytes.Replace(openAPITemplate, []byte(placeholder), filled, 1)
+	for name, limit := range map[string]int64{
+		"@bodyBytes": limits.BodyBytes, "@batchBytes": limits.BatchBytes, "@batchSize": int64(limits.Batch),
+		"@pageSize": int64(limits.Page), "@pageDefault": int64(min(defaultLimit, limits.Page)), "@listDepth": maxDepth,
+	} {
+		number := strconv.FormatInt(limit, 10)
+		document = bytes.ReplaceAll(document, []byte(`"`+name+`"`), []byte(number))
+		document = bytes.ReplaceAll(document, []byte(name), []byte(number))
+	}
+	if !json.Valid(document) {
+		return nil, errors.New("openapi.json is not valid once it is filled in")
+	}
+	return document, nil
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {

@@ -5,17 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
 	"churnstream/internal/ops"
 	"churnstream/schemas"
 )
-
-// publishTimeout bounds how long a request that changes something waits for
-// Kafka and the registry.
-const publishTimeout = 10 * time.Second
 
 // Producer writes records and returns when they are acknowledged.
 // kafka.Producer is one.
@@ -43,7 +38,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, refusal *ops.Ref
 
 // published calls publish with a bounded time, and answers for it if it fails.
 func (s *Server) published(w http.ResponseWriter, r *http.Request, what string, publish func(context.Context) error) bool {
-	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), s.limits.PublishTimeout)
 	defer cancel()
 	err := publish(ctx)
 	if err == nil {

@@ -228,7 +228,7 @@ func TestUnpublishedChange(t *testing.T) {
 func TestBodiesAreBounded(t *testing.T) {
 	st := newStage(t)
 	st.models.add(st.version(1, schemas.StageChampion))
-	for range maxBodies {
+	for range cap(st.bodies) {
 		st.bodies <- struct{}{}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -243,7 +243,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	if w := st.do("POST", "/v1/explain", "{}"); w.Code != http.StatusOK {
 		t.Errorf("with room: status %d", w.Code)
 	}
-	if len(st.bodies) != maxBodies-1 {
+	if len(st.bodies) != cap(st.bodies)-1 {
 		t.Errorf("%d are counted", len(st.bodies))
 	}
 }

@@ -85,17 +85,11 @@ func (s *Server) answerWith(w http.ResponseWriter, r *http.Request, status int, 
 	_, _ = w.Write(append(body, '\n'))
 }
 
-const (
-	// maxBodies bounds the requests whose bodies are in memory at a time, of a
-	// megabyte each at most; bodyWait is how long more than these wait.
-	maxBodies = 64
-	bodyWait  = 5 * time.Second
-)
-
-// bounded lets maxBodies requests through at a time.
+// bounded lets as many requests through at a time as may have their bodies in
+// memory.
 func (s *Server) bounded(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		timer := time.NewTimer(bodyWait)
+		timer := time.NewTimer(s.limits.BodyWait)
 		defer timer.Stop()
 		select {
 		case s.bodies <- struct{}{}:

@@ -58,6 +58,8 @@ type Config struct {
 	// Ready, if set, is told whether all customers are known, and until then
 	// how many are.
 	Ready func(name string, ready bool, why string)
+	// Limits bounds the requests.
+	Limits Limits
 	// Logger receives what an operator should know. Default none.
 	Logger *slog.Logger
 	// Registerer receives the metrics. Default none.
@@ -80,6 +82,7 @@ type Server struct {
 	handler   http.Handler
 	openapi   []byte
 	pages     *pages
+	limits    Limits
 
 	progressMu  sync.Mutex
 	undecodable atomic.Uint64
@@ -91,8 +94,6 @@ type Server struct {
 	now     func() time.Time
 	// tick is the shortest time between two notices to a browser.
 	tick time.Duration
-	// streamWrite is streamWrite, but in tests.
-	streamWrite time.Duration
 }
 
 type serverMetrics struct {
@@ -123,28 +124,29 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	limits := cfg.Limits.orDefaults()
 	s := &Server{
-		tailer:      cfg.Cluster,
-		codec:       cfg.Codec,
-		set:         cfg.Codec.Set(),
-		models:      cfg.Models,
-		producer:    cfg.Producer,
-		guard:       cfg.Guard,
-		trainer:     cfg.Retrain,
-		ready:       cfg.Ready,
-		log:         cfg.Logger,
-		customers:   NewReadModel(),
-		stopped:     make(chan struct{}),
-		bodies:      make(chan struct{}, maxBodies),
-		now:         time.Now,
-		tick:        time.Second,
-		streamWrite: streamWrite,
+		limits:    limits,
+		tailer:    cfg.Cluster,
+		codec:     cfg.Codec,
+		set:       cfg.Codec.Set(),
+		models:    cfg.Models,
+		producer:  cfg.Producer,
+		guard:     cfg.Guard,
+		trainer:   cfg.Retrain,
+		ready:     cfg.Ready,
+		log:       cfg.Logger,
+		customers: NewReadModel(),
+		stopped:   make(chan struct{}),
+		bodies:    make(chan struct{}, limits.Bodies),
+		now:       time.Now,
+		tick:      time.Second,
 	}
 	var err error
 	if s.metrics, err = newServerMetrics(cfg.Registerer, s.customers); err != nil {
 		return nil, fmt.Errorf("registering the metrics of serving: %w", err)
 	}
-	if s.openapi, err = openAPIDocument(s.set.Spec()); err != nil {
+	if s.openapi, err = openAPIDocument(s.set.Spec(), limits); err != nil {
 		return nil, err
 	}
 	if s.pages, err = parsePages(s); err != nil {

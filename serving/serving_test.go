@@ -466,7 +466,7 @@ func TestEvents(t *testing.T) {
 // In HTTP/2 the deadline of one notice must not end the stream before the next.
 func TestEventsOverHTTP2(t *testing.T) {
 	st := newStage(t)
-	st.tick, st.streamWrite = 60*time.Millisecond, 20*time.Millisecond
+	st.tick, st.limits.StreamWrite = 60*time.Millisecond, 20*time.Millisecond
 	srv := httptest.NewUnstartedServer(st.Handler())
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
@@ -502,11 +502,11 @@ func TestEventsOverHTTP2(t *testing.T) {
 
 func TestEventsAreBounded(t *testing.T) {
 	st := newStage(t)
-	st.streams.Store(maxStreams)
+	st.streams.Store(int64(st.limits.Streams))
 	if w := st.do("GET", "/events", ""); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
 		t.Errorf("status %d, %v", w.Code, w.Header())
 	}
-	if n := st.streams.Load(); n != maxStreams {
+	if n := st.streams.Load(); n != int64(st.limits.Streams) {
 		t.Errorf("%d streams are counted", n)
 	}
 }

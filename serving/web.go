@@ -33,13 +33,9 @@ const (
 	pageSize = 25
 	// chips is how many reasons a row of the list shows.
 	chips = 3
-	// maxStreams bounds the event streams open at a time.
-	maxStreams = 1000
 	// streamSilence is how long a stream may say nothing before it shows that
 	// it is alive, so that nothing on the way closes it.
 	streamSilence = 15 * time.Second
-	// streamWrite is how long a browser may take to receive a notice.
-	streamWrite = 10 * time.Second
 )
 
 // pages are the parsed templates and the static files.
@@ -168,7 +164,7 @@ type reasonView struct {
 func (s *Server) customersView(r *http.Request) *customersView {
 	values := r.URL.Query()
 	values.Del("limit")
-	q, _ := readQuery(values.Encode(), false)
+	q, _ := readQuery(values.Encode(), false, s.limits.Page)
 	q.Limit = pageSize
 	v := &customersView{frame: frame{Title: "Customers at risk", Section: "customers", Live: true}}
 	v.Summary = s.summary()
@@ -625,7 +621,7 @@ func (s *Server) importance(m *scoring.Model) []importanceView {
 // once a tick. What changed, the page asks for.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	defer s.streams.Add(-1)
-	if s.streams.Add(1) > maxStreams {
+	if s.streams.Add(1) > int64(s.limits.Streams) {
 		s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
 			Detail: "Too many event streams are open.", retryAfter: "30"})
 		return
@@ -634,7 +630,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	// The limits of a request do not hold for a stream; each write has its own.
 	_ = rc.SetReadDeadline(time.Time{})
 	send := func(text string) bool {
-		_ = rc.SetWriteDeadline(time.Now().Add(s.streamWrite))
+		_ = rc.SetWriteDeadline(time.Now().Add(s.limits.StreamWrite))
 		if _, err := w.Write([]byte(text)); err != nil {
 			return false
 		}

@@ -11,9 +11,6 @@ import (
 	"strings"
 )
 
-// maxRetrainBody bounds the body of a request for a training.
-const maxRetrainBody = 256 << 10
-
 // RetrainHandler returns a handler that takes POST requests for a training. It
 // answers 202 when there will be one and problem details (RFC 9457) else: 409
 // when too few labels have come, 503 while the topics are still being read.
@@ -40,7 +37,7 @@ func (t *Trainer) RetrainHandler(token string) http.Handler {
 			Status       string
 			CommonLabels struct{ Alertname string } `json:"commonLabels"`
 		}
-		data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRetrainBody))
+		data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, t.cfg.MaxRequestBytes))
 		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 			refuse(w, http.StatusRequestEntityTooLarge, "The body is too large.")
 			return

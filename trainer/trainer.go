@@ -62,6 +62,9 @@ type Config struct {
 	// Snapshots bounds the snapshots kept of each customer for outcomes still
 	// to come. Default 3.
 	Snapshots int
+	// MaxRequestBytes bounds the body of a request for a training. Default 256
+	// KiB.
+	MaxRequestBytes int64
 	// Train says how models are made.
 	Train TrainConfig
 }
@@ -130,6 +133,7 @@ func New(cfg Config) (*Trainer, error) {
 	cfg.Settle = cmp.Or(max(cfg.Settle, 0), time.Second)
 	cfg.Grace = cmp.Or(max(cfg.Grace, 0), 10*time.Minute)
 	cfg.Snapshots = cmp.Or(max(cfg.Snapshots, 0), 3)
+	cfg.MaxRequestBytes = cmp.Or(max(cfg.MaxRequestBytes, 0), 256<<10)
 	t := &Trainer{
 		cfg:      cfg,
 		log:      cfg.Logger,

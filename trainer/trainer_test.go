@@ -544,7 +544,7 @@ func TestRetrainHandler(t *testing.T) {
 		}, time.Now())
 	}
 	expect(http.StatusBadRequest, "POST", "secret", "not JSON")
-	expect(http.StatusRequestEntityTooLarge, "POST", "secret", strings.Repeat(" ", maxRetrainBody+1))
+	expect(http.StatusRequestEntityTooLarge, "POST", "secret", strings.Repeat(" ", 256<<10+1))
 	expect(http.StatusNoContent, "POST", "secret", `{"status":"resolved","commonLabels":{"alertname":"ModelWorse"}}`)
 	if tr.requested != "" {
 		t.Errorf("requested %q", tr.requested)

@@ -66,12 +66,12 @@ func (c *demoCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) 
 		if dir, err = os.MkdirTemp("", "churnstream-demo-"); err != nil {
 			return fmt.Errorf("making a directory for the demo: %w", err)
 		}
-	} else if err = os.MkdirAll(dir, 0o755); err != nil {
+	} else if err = os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
 	// The terminal is for the reader; the log has a file of its own.
 	logPath := filepath.Join(dir, "churnstream.log")
-	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
@@ -137,7 +137,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	roles = append(roles, sinks...)
-	serve, handler, err := p.serving()
+	serve, handler, err := p.serving(&serveFlags{})
 	if err != nil {
 		return err
 	}
@@ -311,7 +311,7 @@ func (d *demo) writeCustomer(example schemas.ChurnOutcome) error {
 		return fmt.Errorf("encoding an example customer: %w", err)
 	}
 	d.customer = filepath.Join(d.dir, "customer.json")
-	if err := os.WriteFile(d.customer, append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(d.customer, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing an example customer: %w", err)
 	}
 	return nil

@@ -77,7 +77,7 @@ func startEverything(t *testing.T, c *connection, database string) *everything {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve, handler, err := p.serving()
+	serve, handler, err := p.serving(&serveFlags{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ type explanationOutput struct {
 const whatIfNote = "What the model would predict, not an effect to expect."
 
 func (c *explainCommand) Run(out io.Writer) error {
-	data, err := os.ReadFile(c.Model)
+	data, err := readFile(c.Model, scoring.MaxModelBytes)
 	if err != nil {
 		return fmt.Errorf("--model: %w", err)
 	}

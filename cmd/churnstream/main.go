@@ -62,6 +62,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			{Key: "train", Title: "Training:"},
 			{Key: "monitor", Title: "Monitoring:"},
 			{Key: "sink", Title: "Stores:"},
+			{Key: "serve", Title: "Serving:"},
+			{Key: "http", Title: "HTTP:"},
 		}),
 		kong.Vars{"version": version},
 		kong.Writers(stdout, stderr),

@@ -43,6 +43,13 @@ type connection struct {
 	KafkaTimeout    time.Duration `help:"Longest that one attempt at one request to Kafka may take; it is tried again." default:"10s" group:"connection"`
 	RegistryTimeout time.Duration `help:"The same of the schema registry." default:"10s" group:"connection"`
 
+	KafkaDialTimeout      time.Duration `help:"Longest that connecting to a broker may take, with TLS and login." default:"5s" group:"connection"`
+	KafkaRebalanceTimeout time.Duration `help:"How long the members of a consumer group wait for each other to hand over partitions." default:"1m" group:"connection"`
+	KafkaFetchBytes       byteSize      `help:"What is asked of a partition at a time." default:"1MiB" group:"connection"`
+	KafkaBatchBytes       byteSize      `help:"Largest batch of records written, before compression; keep it below the topics' max.message.bytes." default:"1000000" group:"connection"`
+	KafkaCompression      string        `help:"Compression of the batches written: none, gzip, snappy, lz4 or zstd. All are read." enum:"none,gzip,snappy,lz4,zstd" default:"none" group:"connection"`
+	KafkaLargestBatch     byteSize      `help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" group:"connection"`
+
 	Schema       string `help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE" group:"connection"`
 	CreateTopics bool   `help:"Create the topics that do not exist." default:"true" negatable:"" group:"connection"`
 	Partitions   int    `help:"Partitions of topics that are created." default:"6" group:"connection"`
@@ -67,7 +74,16 @@ func (c *connection) set() (*schemas.Set, error) {
 }
 
 func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
-	cfg := kafka.Config{Brokers: c.Brokers, ClientID: "churnstream", RequestTimeout: c.KafkaTimeout, Logger: log}
+	cfg := kafka.Config{
+		Brokers: c.Brokers, ClientID: "churnstream",
+		DialTimeout: c.KafkaDialTimeout, RequestTimeout: c.KafkaTimeout, RebalanceTimeout: c.KafkaRebalanceTimeout,
+		FetchBytes: int(c.KafkaFetchBytes), BatchBytes: int(c.KafkaBatchBytes), LargestBatch: int(c.KafkaLargestBatch),
+		Logger: log,
+	}
+	var err error
+	if cfg.Compression, err = kafka.ParseCompression(c.KafkaCompression); err != nil {
+		return cfg, fmt.Errorf("--kafka-compression: %w", err)
+	}
 	for _, broker := range c.Brokers {
 		if err := refuseUserinfo("--brokers", broker, "--sasl-user, and CHURN_SASL_PASSWORD or --sasl-password-file"); err != nil {
 			return cfg, err
@@ -75,7 +91,6 @@ func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
 	}
 	files := tlsFlags{"tls", c.TLSCA, c.TLSCert, c.TLSKey}
 	if c.TLS || files.given() {
-		var err error
 		if cfg.TLS, err = files.config(); err != nil {
 			return cfg, err
 		}

@@ -44,6 +44,10 @@ type (
 		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
 		JoinGrace    time.Duration `help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" group:"train"`
 		MaxExamples  int           `help:"Labelled examples to keep, the newest." default:"1000000" group:"train"`
+		MaxAge       time.Duration `help:"Age from which an example is not learnt from any more; 0 is none." default:"0s" group:"train"`
+		MaxModelAge  time.Duration `help:"Age of the model in use from which a training is due as soon as there are new labels; 0 is none." default:"0s" group:"train"`
+		MinLabels    int           `help:"Labelled examples that a training needs." default:"500" group:"train"`
+		BodyBytes    byteSize      `name:"retrain-body-bytes" help:"Largest body of /v1/retrain." default:"256KiB" group:"train"`
 		Knots        int           `help:"Fit numbers piecewise linearly, with this many knots at quantiles of the training values; 0 fits straight lines." default:"0" group:"train"`
 	}
 	monitorFlags struct {
@@ -105,6 +109,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 	t, err := trainer.New(trainer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
+		MinLabels: f.MinLabels, MaxAge: f.MaxAge, MaxModelAge: f.MaxModelAge, MaxRequestBytes: int64(f.BodyBytes),
 		Grace: f.JoinGrace, Train: trainer.TrainConfig{Knots: f.Knots},
 		Logger: p.log, Registerer: p.metrics,
 	})
@@ -218,10 +223,10 @@ func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err
 // serving returns the role and what it answers. If there is to be a trainer in
 // this process it must exist already, or requests for a training are not
 // passed on to it.
-func (p *platform) serving() (role, http.Handler, error) {
+func (p *platform) serving(f *serveFlags) (role, http.Handler, error) {
 	s, err := serving.New(serving.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.retrain,
+		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.retrain, Limits: f.limits(),
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
@@ -249,7 +254,7 @@ func (p *platform) run(ctx context.Context, c *connection, l listener, handler h
 	}
 	server, err := ops.NewServer(ops.Config{
 		Addr: l.HTTP, Gatherer: p.metrics, Readiness: p.ready, Handler: handler,
-		CertFile: l.HTTPTLSCert, KeyFile: l.HTTPTLSKey, MaxConnections: l.HTTPMaxConnections, Logger: p.log,
+		CertFile: l.HTTPTLSCert, KeyFile: l.HTTPTLSKey, Limits: l.limits(), Logger: p.log,
 	})
 	if err != nil {
 		return fmt.Errorf("--http %s: %w", l.HTTP, err)
@@ -366,6 +371,7 @@ type serveCommand struct {
 	connection
 	HTTP string `name:"http" help:"Address of the web application and the REST endpoint." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	web
+	serveFlags
 }
 
 // Help is shown by churnstream serve --help.
@@ -377,7 +383,7 @@ Example:
 }
 
 func (c *serveCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, []string{"serve"}, &roleFlags{})
+	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, []string{"serve"}, &roleFlags{serveFlags: c.serveFlags})
 }
 
 // roleNames are the roles in the order in which a process makes them.
@@ -392,6 +398,7 @@ type runCommand struct {
 	trainFlags
 	monitorFlags
 	sinkFlags
+	serveFlags
 }
 
 // Help is shown by churnstream run --help.
@@ -406,7 +413,7 @@ func (c *runCommand) Run(ctx context.Context, log *slog.Logger) error {
 			return fmt.Errorf("--roles: there is no role %q; choose from %s", r, strings.Join(roleNames, ", "))
 		}
 	}
-	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, c.Roles, &roleFlags{c.scoreFlags, c.trainFlags, c.monitorFlags, c.sinkFlags})
+	return runRoles(ctx, log, &c.connection, listener{c.HTTP, c.web}, c.Roles, &roleFlags{c.scoreFlags, c.trainFlags, c.monitorFlags, c.sinkFlags, c.serveFlags})
 }
 
 type roleFlags struct {
@@ -414,6 +421,7 @@ type roleFlags struct {
 	trainFlags
 	monitorFlags
 	sinkFlags
+	serveFlags
 }
 
 // runRoles runs the named roles in this process.
@@ -451,7 +459,7 @@ func runRoles(ctx context.Context, log *slog.Logger, c *connection, l listener, 
 			roles = append(roles, sinks...)
 			continue
 		case "serve":
-			r, handler, err = p.serving()
+			r, handler, err = p.serving(&f.serveFlags)
 		}
 		if err != nil {
 			return err

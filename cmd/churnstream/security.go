@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -15,10 +16,10 @@ import (
 
 // web holds the flags that protect a process's HTTP side.
 type web struct {
-	HTTPTokenFile      string `name:"http-token-file" help:"File that holds the bearer token without which nothing can be changed by HTTP; or set CHURN_HTTP_TOKEN. Without a token, changes are taken from this machine only, and not at all when --http is not a loopback address." type:"existingfile" placeholder:"FILE"`
-	HTTPTLSCert        string `name:"http-tls-cert" help:"PEM file with the certificate to serve HTTPS with." type:"existingfile" placeholder:"FILE"`
-	HTTPTLSKey         string `name:"http-tls-key" help:"PEM file with the certificate's key." type:"existingfile" placeholder:"FILE"`
-	HTTPMaxConnections int    `name:"http-max-connections" help:"HTTP connections open at a time; more wait to be accepted." default:"2048"`
+	HTTPTokenFile string `name:"http-token-file" help:"File that holds the bearer token without which nothing can be changed by HTTP; or set CHURN_HTTP_TOKEN. Without a token, changes are taken from this machine only, and not at all when --http is not a loopback address." type:"existingfile" placeholder:"FILE" group:"http"`
+	HTTPTLSCert   string `name:"http-tls-cert" help:"PEM file with the certificate to serve HTTPS with." type:"existingfile" placeholder:"FILE" group:"http"`
+	HTTPTLSKey    string `name:"http-tls-key" help:"PEM file with the certificate's key." type:"existingfile" placeholder:"FILE" group:"http"`
+	httpLimits
 }
 
 // guard returns what decides who may change something by HTTP.
@@ -37,7 +38,7 @@ func secret(variable, file string) (string, error) {
 	if file == "" {
 		return os.Getenv(variable), nil
 	}
-	data, err := os.ReadFile(file)
+	data, err := readFile(file, maxSecretBytes)
 	if err != nil {
 		return "", fmt.Errorf("reading a secret: %w", err)
 	}
@@ -46,6 +47,25 @@ func secret(variable, file string) (string, error) {
 		return "", fmt.Errorf("%s is empty", file)
 	}
 	return text, nil
+}
+
+const (
+	maxSecretBytes = 64 << 10
+	maxPEMBytes    = 4 << 20
+)
+
+// readFile reads a file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return data, err
 }
 
 // tlsFlags are the files of one connection with TLS. Their flags are name with
@@ -61,7 +81,7 @@ func (f *tlsFlags) given() bool { return f.ca != "" || f.cert != "" || f.key != 
 func (f *tlsFlags) config() (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
+		pem, err := readFile(f.ca, maxPEMBytes)
 		if err != nil {
 			return nil, fmt.Errorf("--%s-ca: %w", f.name, err)
 		}

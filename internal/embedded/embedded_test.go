@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -313,6 +314,85 @@ func TestRegistryRefuses(t *testing.T) {
 			}
 		}
 	})
+}
+
+// While a schema cannot be stored, nobody learns its id.
+func TestRegistryAnswersNoIDThatIsNotStored(t *testing.T) {
+	ctx := testContext(t)
+	dir := t.TempDir()
+	r, cl := startRegistry(t, embedded.RegistryConfig{Dir: dir})
+	if _, err := cl.CreateSchema(ctx, "s", schema("x")); err != nil {
+		t.Fatal(err)
+	}
+	// A directory in the file's place, with something in it, cannot be replaced.
+	file := filepath.Join(dir, "registry.json")
+	if err := os.Rename(file, file+".aside"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(file, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if s, err := cl.CreateSchema(ctx, "s", schema("y")); err == nil {
+			t.Errorf("registered as %d", s.ID)
+		}
+		if s, err := cl.LookupSchema(ctx, "s", schema("y")); err == nil {
+			t.Errorf("found as %d", s.ID)
+		}
+	}
+	if err := os.RemoveAll(file); err != nil {
+		t.Fatal(err)
+	}
+	before, err := cl.CreateSchema(ctx, "s", schema("y"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	_, cl = startRegistry(t, embedded.RegistryConfig{Dir: dir})
+	if after, err := cl.LookupSchema(ctx, "s", schema("y")); err != nil || after.ID != before.ID || after.Version != 2 {
+		t.Errorf("after the restart: %+v, %v; before %+v", after, err, before)
+	}
+}
+
+func TestRegistryLetsIn(t *testing.T) {
+	r, _ := startRegistry(t, embedded.RegistryConfig{Username: "me", Password: "secret"})
+	body, err := json.Marshal(schema("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		user, password, host string
+		header               [2]string
+		want                 int
+	}{
+		"a client":             {"me", "secret", "", [2]string{}, 200},
+		"nobody":               {"", "", "", [2]string{}, 401},
+		"wrong user":           {"you", "secret", "", [2]string{}, 401},
+		"wrong password":       {"me", "secret2", "", [2]string{}, 401},
+		"page of another site": {"me", "secret", "", [2]string{"Origin", "https://evil.example"}, 403},
+		"rebound name":         {"me", "secret", "evil.example", [2]string{"Origin", "http://evil.example"}, 403},
+	} {
+		req, err := http.NewRequestWithContext(testContext(t), "POST", r.URL()+"/subjects/s/versions", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.user != "" {
+			req.SetBasicAuth(c.user, c.password)
+		}
+		if c.header[0] != "" {
+			req.Header.Set(c.header[0], c.header[1])
+		}
+		req.Header.Set("Content-Type", "text/plain")
+		req.Host = c.host
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("%s: %s, want %d", name, res.Status, c.want)
+		}
+	}
 }
 
 func TestRegistryIsBackwardCompatibleByDefault(t *testing.T) {

@@ -15,19 +15,21 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
+
+	"churnstream/internal/ops"
 )
 
 const (
 	registryFile = "registry.json"
-	// maxSchemaBytes bounds the body of a request.
+	// maxSchemaBytes bounds the body of a request, maxSchemas the registrations.
 	maxSchemaBytes = 1 << 20
+	maxSchemas     = 10_000
 )
 
 // RegistryConfig configures StartRegistry. The zero value is a registry in
@@ -60,8 +62,9 @@ type Registry struct {
 	done   chan struct{}
 	close  sync.Once
 
-	mu      sync.Mutex // serialises registrations and writing them
+	mu      sync.Mutex // serialises requests
 	schemas []registered
+	behind  bool // schemas has what could not be written to the file yet
 }
 
 // registered is one line of registry.json.
@@ -103,7 +106,7 @@ func StartRegistry(cfg RegistryConfig) (*Registry, error) {
 	mux.Handle("/", r.fake.Handler())
 	mux.HandleFunc("POST /subjects/{subject}/versions", r.register)
 	r.server = &http.Server{
-		Handler:           http.MaxBytesHandler(demandLogin(cfg.Username, cfg.Password, refuseRest(mux)), maxSchemaBytes),
+		Handler:           http.MaxBytesHandler(demandLogin(cfg.Username, cfg.Password, refusePages(ln.Addr(), refuseRest(r.caughtUp(mux)))), maxSchemaBytes),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      10 * time.Second,
@@ -158,15 +161,12 @@ func (r *Registry) Close() {
 // register answers POST /subjects/{subject}/versions. A new schema is on disk
 // before the caller learns its id.
 func (r *Registry) register(w http.ResponseWriter, req *http.Request) {
-	body, err := io.ReadAll(req.Body)
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, 41301, "the schema is too large")
+	body, _ := io.ReadAll(req.Body) // from memory
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	if len(r.schemas) >= maxSchemas {
+		refuse(w, http.StatusInsufficientStorage, 50701, fmt.Sprintf("this registry keeps %d schemas at most", maxSchemas))
 		return
 	}
-	req.Body = io.NopCloser(bytes.NewReader(body))
-
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	answer := &recorder{header: http.Header{}, status: http.StatusOK}
 	r.fake.Handler().ServeHTTP(answer, req)
 	if answer.status == http.StatusOK {
@@ -185,9 +185,6 @@ func (r *Registry) register(w http.ResponseWriter, req *http.Request) {
 
 // keep adds a registration to the file unless it is there already.
 func (r *Registry) keep(subject string, request, answer []byte) error {
-	if r.file == "" {
-		return nil
-	}
 	entry := registered{Subject: subject, Version: 1}
 	var id struct {
 		ID int `json:"id"`
@@ -205,16 +202,49 @@ func (r *Registry) keep(subject string, request, answer []byte) error {
 		}
 		entry.Version = max(entry.Version, s.Version+1)
 	}
-	schemas := append(slices.Clip(r.schemas), entry)
-	data, err := json.MarshalIndent(schemas, "", "  ")
+	r.schemas = append(r.schemas, entry)
+	return r.write()
+}
+
+// write brings the file up to date.
+func (r *Registry) write() error {
+	if r.file == "" {
+		return nil
+	}
+	r.behind = true
+	data, err := json.MarshalIndent(r.schemas, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding schemas: %w", err)
 	}
 	if err := writeFile(r.file, data); err != nil {
 		return err
 	}
-	r.schemas = schemas
+	r.behind = false
 	return nil
+}
+
+// caughtUp answers one request at a time, and none while a schema is in memory
+// alone: whoever learnt its id would write messages that nobody could read after
+// a restart.
+func (r *Registry) caughtUp(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			refuse(w, http.StatusRequestEntityTooLarge, 41301, "the schema is too large")
+			return
+		}
+		req.Body = io.NopCloser(bytes.NewReader(body))
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.behind {
+			if err := r.write(); err != nil {
+				r.log.Error("keeping schemas", "error", err)
+				refuse(w, http.StatusInternalServerError, 50001, "the schemas could not be stored")
+				return
+			}
+		}
+		next.ServeHTTP(w, req)
+	})
 }
 
 // load reads the schemas of dir back, in the order they were registered.
@@ -299,6 +329,27 @@ func refuseRest(next http.Handler) http.Handler {
 		default:
 			next.ServeHTTP(w, req)
 		}
+	})
+}
+
+// refusePages refuses what a page of another site has a browser on this machine
+// send: by its origin, or, to a loopback address, by a name that was made to
+// resolve to it.
+func refusePages(listener net.Addr, next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusForbidden, 40301, "pages of other sites may change nothing here")
+	}))
+	protected := protection.Handler(next)
+	if !ops.LoopbackHost(listener.String()) {
+		return protected
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !ops.LoopbackHost(req.Host) {
+			refuse(w, http.StatusForbidden, 40302, "this registry is addressed as localhost or by a loopback address")
+			return
+		}
+		protected.ServeHTTP(w, req)
 	})
 }
 

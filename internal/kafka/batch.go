@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -66,9 +67,13 @@ const (
 	attrControl       = 0x20
 )
 
-// maxDecompressed bounds what one batch may become when it is decompressed.
-// Brokers take batches of 1 MiB by default.
-const maxDecompressed = 256 << 20
+const (
+	// largestBatch is the default of Config.LargestBatch. Brokers take batches
+	// of 1 MiB by default, compressed.
+	largestBatch = 64 << 20
+	// keptArena is how much memory a decoder keeps for the next batches.
+	keptArena = 16 << 20
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -141,6 +146,7 @@ func (b batch) abort() bool {
 // views of the batch or of the decoder's own memory, which reset gives free.
 // Once warm it allocates nothing.
 type decoder struct {
+	limit   int      // of a decompressed batch, 0 is largestBatch
 	arena   []byte   // decompressed batches
 	headers []Header // of all records
 	names   map[string]string
@@ -151,6 +157,9 @@ const maxNames = 64
 
 func (d *decoder) reset() {
 	d.arena = d.arena[:0]
+	if cap(d.arena) > keptArena {
+		d.arena = nil
+	}
 	clear(d.headers)
 	d.headers = d.headers[:0]
 }
@@ -209,9 +218,11 @@ func (d *decoder) readHeaders(in *reader) []Header {
 		return nil
 	}
 	start := len(d.headers)
-	for range n {
-		name := in.nullable()
-		d.headers = append(d.headers, Header{Key: d.name(name), Value: in.nullable()})
+	for i := range n {
+		name, value := in.nullable(), in.nullable()
+		if i < maxHeaders {
+			d.headers = append(d.headers, Header{Key: d.name(name), Value: value})
+		}
 	}
 	return d.headers[start:len(d.headers):len(d.headers)]
 }
@@ -241,9 +252,10 @@ func (d *decoder) decompress(b batch) ([]byte, error) {
 	if codec == nil {
 		return nil, fmt.Errorf("%w at offset %d: unknown compression %d", errCorrupt, b.baseOffset(), code)
 	}
+	limit := cmp.Or(d.limit, largestBatch)
 	if code == compress.Snappy {
 		// The codec trusts the sizes that the data claims.
-		if err := checkSnappy(payload); err != nil {
+		if err := checkSnappy(payload, limit); err != nil {
 			return nil, fmt.Errorf("%w at offset %d: %w", errCorrupt, b.baseOffset(), err)
 		}
 	}
@@ -259,8 +271,8 @@ func (d *decoder) decompress(b batch) ([]byte, error) {
 		n, err := in.Read(d.arena[len(d.arena):cap(d.arena)])
 		d.arena = d.arena[:len(d.arena)+n]
 		size := len(d.arena) - start
-		if size > maxDecompressed {
-			err = fmt.Errorf("more than %d bytes", maxDecompressed)
+		if size > limit {
+			err = fmt.Errorf("it becomes more than %d bytes", limit)
 		}
 		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return d.arena[start:len(d.arena):len(d.arena)], nil
@@ -273,11 +285,11 @@ func (d *decoder) decompress(b batch) ([]byte, error) {
 }
 
 // checkSnappy refuses snappy data that claims to hold more than it can.
-func checkSnappy(data []byte) error {
+func checkSnappy(data []byte, limit int) error {
 	claims := func(block []byte) error {
 		n, size := binary.Uvarint(block)
 		// Snappy's best is 64 bytes for an element of three.
-		if size <= 0 || n > maxDecompressed || n > uint64(len(block))*64 {
+		if size <= 0 || n > uint64(limit) || n > uint64(len(block))*64 {
 			return fmt.Errorf("snappy block of %d bytes claims %d", len(block), n)
 		}
 		return nil

@@ -241,6 +241,14 @@ func TestDecodeBatch(t *testing.T) {
 	})
 }
 
+func TestHeadersAreBounded(t *testing.T) {
+	record := Record{Value: []byte("x"), Headers: make([]Header, 3*maxHeaders)}
+	got, err := decodeAll(encodeBatch(t, []Record{record, {Value: []byte("y"), Headers: []Header{{Key: "a"}}}}, NoCompression, noProducer), 0)
+	if err != nil || len(got) != 2 || len(got[0].Headers) != maxHeaders || len(got[1].Headers) != 1 || string(got[1].Value) != "y" {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
 func TestDecoderReusesMemory(t *testing.T) {
 	for name, compression := range codecs {
 		if raceEnabled && compression != NoCompression {

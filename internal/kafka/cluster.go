@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -43,6 +44,20 @@ type Config struct {
 	// RequestTimeout bounds one attempt at one request, beyond the time the
 	// broker is asked to wait. Default 10 s.
 	RequestTimeout time.Duration
+	// RebalanceTimeout is the default of GroupConfig.RebalanceTimeout. Default
+	// 60 s.
+	RebalanceTimeout time.Duration
+	// FetchBytes is the default of FetcherConfig.MaxBytes. Default 1 MiB.
+	FetchBytes int
+	// BatchBytes and Compression are the defaults of ProducerConfig and
+	// FenceConfig. Default 1,000,000 bytes, which is below Kafka's default
+	// message.max.bytes of 1,048,588, and none.
+	BatchBytes  int
+	Compression Compression
+	// LargestBatch bounds in bytes what one batch may be in memory: when it is
+	// read, decompressed; when a record is written that has one for itself.
+	// Default 64 MiB.
+	LargestBatch int
 	// OnFailure is called with the error of every attempt that is going to be
 	// tried again, by several goroutines at the same time. Default none.
 	OnFailure func(error)
@@ -101,6 +116,10 @@ func Connect(cfg Config) (*Cluster, error) {
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = 10 * time.Second
 	}
+	cfg.RebalanceTimeout = cmp.Or(max(cfg.RebalanceTimeout, 0), time.Minute)
+	cfg.FetchBytes = cmp.Or(max(cfg.FetchBytes, 0), 1<<20)
+	cfg.BatchBytes = cmp.Or(max(cfg.BatchBytes, 0), 1_000_000)
+	cfg.LargestBatch = cmp.Or(max(cfg.LargestBatch, 0), largestBatch)
 	c := &Cluster{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer)}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)

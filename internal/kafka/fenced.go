@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,9 +60,8 @@ type FencedProducer struct {
 // retries while the cluster or the id's coordinator is not ready, until ctx
 // ends. With access control it needs Write on the transactional id.
 func (c *Cluster) Fence(ctx context.Context, cfg FenceConfig) (*FencedProducer, error) {
-	if cfg.MaxBatchBytes <= 0 {
-		cfg.MaxBatchBytes = defaultBatchBytes
-	}
+	cfg.MaxBatchBytes = cmp.Or(max(cfg.MaxBatchBytes, 0), c.cfg.BatchBytes)
+	cfg.Compression = cmp.Or(cfg.Compression, c.cfg.Compression)
 	p := &FencedProducer{c: c, cfg: cfg, what: fmt.Sprintf("appending to %s/%d", cfg.Topic, cfg.Partition)}
 	what := fmt.Sprintf("taking producer id of %q", cfg.TransactionalID)
 	err := c.retry(ctx, "init_producer_id", what, func(ctx context.Context) error {
@@ -107,6 +107,9 @@ func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffs
 	limit := p.cfg.MaxBatchBytes
 	for len(records) > 0 {
 		n := fitBatch(records, limit)
+		if err := p.c.fits(records[:n]); err != nil {
+			return -1, fmt.Errorf("%s: %w", p.what, err)
+		}
 		frame, err := p.encoder.encode(records[:n], p.cfg.Compression, p.producer, time.Now())
 		if err != nil {
 			return -1, fmt.Errorf("%s: %w", p.what, err)

@@ -34,7 +34,7 @@ type FetcherConfig struct {
 	Offset int64
 	// MaxBytes bounds the bytes of one request, and about what one Fetch
 	// returns. A single record batch that is larger is read nevertheless.
-	// Default 1 MiB.
+	// Default Config.FetchBytes.
 	MaxBytes int
 	// MaxWait is how long a Fetch waits for records. Default 500 ms.
 	MaxWait time.Duration
@@ -47,7 +47,7 @@ type Fetcher struct {
 	c     *Cluster
 	cfg   FetcherConfig
 	what  string
-	count struct{ fetched, corrupt, resets prometheus.Counter }
+	count struct{ fetched, corrupt, unreadable, resets prometheus.Counter }
 
 	offset        int64 // next wanted; negative until the first is known
 	highWatermark int64
@@ -70,9 +70,7 @@ type abortedTransaction struct{ producerID, firstOffset int64 }
 
 // NewFetcher returns a Fetcher. It does no I/O.
 func (c *Cluster) NewFetcher(cfg FetcherConfig) *Fetcher {
-	if cfg.MaxBytes <= 0 {
-		cfg.MaxBytes = 1 << 20
-	}
+	cfg.MaxBytes = cmp.Or(max(cfg.MaxBytes, 0), c.cfg.FetchBytes)
 	if cfg.MaxWait <= 0 {
 		cfg.MaxWait = 500 * time.Millisecond
 	}
@@ -84,9 +82,11 @@ func (c *Cluster) NewFetcher(cfg FetcherConfig) *Fetcher {
 		highWatermark: -1,
 		maxBytes:      cfg.MaxBytes,
 		open:          map[int64]struct{}{},
+		decoder:       decoder{limit: c.cfg.LargestBatch},
 	}
 	f.count.fetched = c.metrics.fetched.WithLabelValues(cfg.Topic)
 	f.count.corrupt = c.metrics.corrupt.WithLabelValues(cfg.Topic)
+	f.count.unreadable = c.metrics.unreadable.WithLabelValues(cfg.Topic)
 	f.count.resets = c.metrics.resets.WithLabelValues(cfg.Topic)
 	return f
 }
@@ -108,7 +108,9 @@ func (f *Fetcher) HighWatermark() int64 { return f.highWatermark }
 //
 // Records of aborted transactions and control records are left out. A batch
 // with a wrong checksum is refused, counted and asked for again, never
-// decoded. Passing errors, a new leader among them, are retried until ctx
+// decoded. One whose checksum is right and that cannot be read all the same, or
+// is larger than Config.LargestBatch, comes as one record that is Unreadable.
+// Passing errors, a new leader among them, are retried until ctx
 // ends; then the error matches ctx.Err(). When the offset lies outside the
 // log (records were deleted, or the log was lost), Fetch goes to the log's
 // nearer end, with a warning and a count.
@@ -252,13 +254,25 @@ func (f *Fetcher) take(b batch) (int, error) {
 		arena := len(f.decoder.arena)
 		records, err := f.decoder.decode(f.records, b, f.offset, Record{Topic: f.cfg.Topic, Partition: f.cfg.Partition})
 		if err != nil {
-			return 0, err
+			// The checksum was right: asking again brings the same.
+			f.count.unreadable.Inc()
+			f.c.log.Warn("a batch of records cannot be read", "topic", f.cfg.Topic, "partition", f.cfg.Partition,
+				"first_offset", b.baseOffset(), "last_offset", b.lastOffset(), "error", err)
+			records = append(records, f.unreadable(b, err))
 		}
 		f.records = records
 		size = max(size, len(f.decoder.arena)-arena)
 	}
 	f.offset = max(f.offset, b.lastOffset()+1)
 	return size, nil
+}
+
+// unreadable returns a record that stands for a batch as a whole.
+func (f *Fetcher) unreadable(b batch, err error) Record {
+	return Record{
+		Topic: f.cfg.Topic, Partition: f.cfg.Partition, Offset: b.lastOffset(), Time: time.UnixMilli(b.maxTime()),
+		Value: []byte{}, Unreadable: &Unreadable{First: b.baseOffset(), Batch: b.data, Err: err},
+	}
 }
 
 // request asks the leader for what follows f.offset, into f.pending.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -319,6 +320,55 @@ func TestFetchRefusesCorruptBatches(t *testing.T) {
 	}
 	if !strings.Contains(e.log.String(), "checksum") {
 		t.Errorf("no log line: %s", e.log)
+	}
+}
+
+// What cannot be read though its checksum is right never will be: it stands as
+// one record among the others, and holds nobody up.
+func TestFetchSetsUnreadableBatchesAside(t *testing.T) {
+	e := setup(t, 1)
+	small := connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}, LargestBatch: 100_000, Registerer: e.metrics,
+		Logger: slog.New(slog.NewTextHandler(e.log, nil))})
+	large := kafka.Record{Value: make([]byte, 60_000)}
+	produce(t, e.cluster, numbered(0, 1)...)
+	for _, compression := range []kafka.Compression{kafka.Gzip, kafka.Snappy, kafka.LZ4, kafka.Zstd} {
+		p := e.cluster.NewProducer(kafka.ProducerConfig{Compression: compression})
+		if err := p.Produce(testContext(t), topic, large, large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	produce(t, e.cluster, numbered(1, 2)...)
+
+	got := fetchAll(t, small.NewFetcher(kafka.FetcherConfig{Topic: topic}), 10)
+	if len(got) != 6 || string(got[0].Value) != "0" || string(got[5].Value) != "1" {
+		t.Fatalf("%d records: %s", len(got), values(got))
+	}
+	for i, r := range got[1:5] {
+		first := int64(1 + 2*i)
+		switch u := r.Unreadable; {
+		case u == nil || u.Err == nil || u.First != first || len(u.Batch) == 0:
+			t.Errorf("record %d: %+v", i+1, u)
+		case r.Offset != first+1 || r.Key != nil || r.Value == nil || len(r.Value) > 0:
+			t.Errorf("record %d: offset %d, key %q, value %q", i+1, r.Offset, r.Key, r.Value)
+		}
+	}
+	if n := e.metric(t, "churn_kafka_unreadable_batches_total"); n != 4 {
+		t.Errorf("%v unreadable batches counted, want 4", n)
+	}
+	if n := e.metric(t, "churn_kafka_retries_total"); n != 0 {
+		t.Errorf("%v retries", n)
+	}
+
+	// A batch that its producer made wrongly.
+	fakeFetch(e, func(req *kmsg.FetchRequest) *kmsg.FetchResponse {
+		batch := rawBatch(10, 12, "record")
+		batch[61] = 0x7e // the record's length
+		binary.BigEndian.PutUint32(batch[17:], crc32.Checksum(batch[21:], crc32.MakeTable(crc32.Castagnoli)))
+		return fetchResponse(req, 0, batch)
+	})
+	got = fetchAll(t, small.NewFetcher(kafka.FetcherConfig{Topic: topic, Offset: 10}), 13)
+	if len(got) != 1 || got[0].Offset != 12 || got[0].Unreadable == nil || got[0].Unreadable.First != 10 {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -34,7 +34,7 @@ type GroupConfig struct {
 	// member also learns that it has to stop its workers. Default 3 s.
 	HeartbeatInterval time.Duration
 	// RebalanceTimeout is how long the others wait for a member's workers to
-	// stop. Default 60 s.
+	// stop. Default Config.RebalanceTimeout.
 	RebalanceTimeout time.Duration
 }
 
@@ -100,7 +100,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx 
 		GroupBalancers:    []kafkago.GroupBalancer{balancer{}},
 		SessionTimeout:    cmp.Or(cfg.SessionTimeout, 15*time.Second),
 		HeartbeatInterval: cmp.Or(cfg.HeartbeatInterval, 3*time.Second),
-		RebalanceTimeout:  cmp.Or(cfg.RebalanceTimeout, time.Minute),
+		RebalanceTimeout:  cmp.Or(cfg.RebalanceTimeout, c.cfg.RebalanceTimeout),
 		JoinGroupBackoff:  joinBackoff,
 		StartOffset:       kafkago.FirstOffset,
 		Timeout:           c.cfg.RequestTimeout,

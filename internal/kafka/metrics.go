@@ -12,6 +12,7 @@ type metrics struct {
 	fetched     *prometheus.CounterVec // topic
 	produced    *prometheus.CounterVec // topic
 	corrupt     *prometheus.CounterVec // topic
+	unreadable  *prometheus.CounterVec // topic
 	resets      *prometheus.CounterVec // topic
 	assigned    *prometheus.GaugeVec   // group
 	generations *prometheus.CounterVec // group
@@ -30,6 +31,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Records read.", "topic"),
 		produced: counter("churn_kafka_produced_records_total",
 			"Records written and acknowledged.", "topic"),
+		unreadable: counter("churn_kafka_unreadable_batches_total",
+			"Record batches set aside as a whole: their checksum is right, but they cannot be decoded or are larger than they may be.", "topic"),
 		corrupt: counter("churn_kafka_corrupt_batches_total",
 			"Record batches refused for a wrong checksum or form.", "topic"),
 		resets: counter("churn_kafka_offset_resets_total",

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +16,10 @@ import (
 )
 
 // ErrTooLarge is matched when a single record exceeds the size limit of its
-// topic (max.message.bytes).
+// topic (max.message.bytes) or Config.LargestBatch.
 var ErrTooLarge = errors.New("record is too large for the topic")
 
 const (
-	// defaultBatchBytes stays below Kafka's default message.max.bytes,
-	// 1,048,588.
-	defaultBatchBytes = 1_000_000
 	// partitionsTTL bounds how long a producer works with an old number of
 	// partitions.
 	partitionsTTL = 30 * time.Second
@@ -31,10 +29,10 @@ const (
 
 // ProducerConfig configures NewProducer. The zero value is good.
 type ProducerConfig struct {
-	// Compression of the batches. Default none.
+	// Compression of the batches. Default Config.Compression.
 	Compression Compression
 	// MaxBatchBytes bounds a batch before compression. A larger record goes
-	// into a batch of its own. Default 1,000,000.
+	// into a batch of its own. Default Config.BatchBytes.
 	MaxBatchBytes int
 }
 
@@ -59,9 +57,8 @@ type partitionCount struct {
 
 // NewProducer returns a Producer. It does no I/O.
 func (c *Cluster) NewProducer(cfg ProducerConfig) *Producer {
-	if cfg.MaxBatchBytes <= 0 {
-		cfg.MaxBatchBytes = defaultBatchBytes
-	}
+	cfg.MaxBatchBytes = cmp.Or(max(cfg.MaxBatchBytes, 0), c.cfg.BatchBytes)
+	cfg.Compression = cmp.Or(cfg.Compression, c.cfg.Compression)
 	return &Producer{
 		c: c, cfg: cfg,
 		encoders:   sync.Pool{New: func() any { return new(encoder) }},
@@ -116,6 +113,9 @@ func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, r
 	limit := p.cfg.MaxBatchBytes
 	for len(records) > 0 {
 		n := fitBatch(records, limit)
+		if err := p.c.fits(records[:n]); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 		frame, err := encoder.encode(records[:n], p.cfg.Compression, noProducer, time.Now())
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
@@ -168,6 +168,18 @@ func (p *Producer) count(ctx context.Context, topic string) (int, error) {
 	p.partitions[topic] = partitionCount{n, time.Now()}
 	p.mu.Unlock()
 	return n, nil
+}
+
+// fits returns ErrTooLarge for a batch that brokers would not answer but hang
+// up on: an error of the connection, which would be tried again for ever.
+func (c *Cluster) fits(records []Record) error {
+	if len(records) > 1 {
+		return nil // as fitBatch has seen to
+	}
+	if n := recordBound(records[0]); n > c.cfg.LargestBatch {
+		return fmt.Errorf("%w: %d bytes, and %d are the most that is sent", ErrTooLarge, n, c.cfg.LargestBatch)
+	}
+	return nil
 }
 
 // produceRaw makes one attempt to write one encoded batch and returns the

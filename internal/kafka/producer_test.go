@@ -140,6 +140,29 @@ func TestProduceSplits(t *testing.T) {
 	check("what came before", 60, tooLarge[:1])
 }
 
+// A record above the limit is refused before it is sent: brokers hang up on
+// what is larger than they would ever read.
+func TestLargestRecord(t *testing.T) {
+	e := setup(t, 1)
+	small := connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}, LargestBatch: 100_000})
+	failProduce(e, func() int16 { return 0 })
+	records := []kafka.Record{{Value: []byte("before")}, {Value: make([]byte, 100_000)}, {Value: []byte("after")}}
+	p := small.NewProducer(kafka.ProducerConfig{MaxBatchBytes: 1000})
+	if err := p.Produce(testContext(t), topic, records...); !errors.Is(err, kafka.ErrTooLarge) {
+		t.Errorf("error %v", err)
+	}
+	fenced := fence(t, small)
+	if _, err := fenced.Append(testContext(t), records[1:2]); !errors.Is(err, kafka.ErrTooLarge) {
+		t.Errorf("fenced: error %v", err)
+	}
+	if _, err := fenced.Append(testContext(t), records[2:]); err != nil {
+		t.Errorf("fenced, the next one: %v", err)
+	}
+	if got := values(fetchAll(t, e.cluster.NewFetcher(kafka.FetcherConfig{Topic: topic}), 2)); got != "before after" {
+		t.Errorf("stored %s", got)
+	}
+}
+
 func TestProduceRetries(t *testing.T) {
 	ctx := testContext(t)
 	e := setup(t, 1)

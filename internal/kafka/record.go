@@ -13,9 +13,27 @@ type Record struct {
 	// Key decides the partition on writing. Nil and empty keys differ.
 	Key []byte
 	// Value is the content; nil is a tombstone.
-	Value   []byte
+	Value []byte
+	// Headers are at most maxHeaders of those that a record was read with.
 	Headers []Header
+	// Unreadable is set on a record that stands for a batch that cannot be
+	// read. It has the offset of the batch's last record, no key and an empty
+	// value.
+	Unreadable *Unreadable
 }
+
+// Unreadable is a batch of records that cannot be read, and why.
+type Unreadable struct {
+	// First is the offset of the batch's first record.
+	First int64
+	// Batch is the batch as the broker gave it.
+	Batch []byte
+	Err   error
+}
+
+// maxHeaders is how many headers of a record are read. Each takes two bytes in
+// a batch and many times that in memory.
+const maxHeaders = 1000
 
 // Header is one of a record's headers.
 type Header struct {

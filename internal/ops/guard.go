@@ -20,8 +20,9 @@ import (
 // name or address, and not from a page of another site. The last two keep a
 // browser on this machine from being talked into it: by a page that posts to
 // us, or by a name that was made to resolve to 127.0.0.1 (DNS rebinding).
-// Requests that a proxy has passed on are refused too, because nobody knows
-// where they come from.
+// Requests that a proxy has passed on are refused too, as far as they can be
+// told: by the headers that proxies add, and by HTTP/1.0, which only proxies
+// still speak. Where there is a proxy, set a token.
 type Guard struct {
 	hash  [sha256.Size]byte
 	token bool
@@ -63,7 +64,7 @@ func (g *Guard) Check(r *http.Request) *Refusal {
 		return forbidden("Nothing can be changed here: the server is reachable from other machines and has no token." + setToken)
 	case !LoopbackHost(r.RemoteAddr):
 		return forbidden("Without a token, only clients on this machine may change anything." + setToken)
-	case forwarded(r.Header):
+	case forwarded(r.Header) || !r.ProtoAtLeast(1, 1):
 		return forbidden("Without a token, requests that come through a proxy may not change anything." + setToken)
 	case !LoopbackHost(r.Host):
 		return forbidden("Without a token, requests that change something must be addressed to localhost or a loopback address." + setToken)

@@ -31,6 +31,12 @@ func asked(listener, peer, host string, header ...string) *http.Request {
 	return r
 }
 
+// old makes a request one of HTTP/1.0.
+func old(r *http.Request) *http.Request {
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0
+	return r
+}
+
 func TestGuardWithoutToken(t *testing.T) {
 	const here, peer, host = "127.0.0.1:8080", "127.0.0.1:50000", "127.0.0.1:8080"
 	for name, c := range map[string]struct {
@@ -62,6 +68,7 @@ func TestGuardWithoutToken(t *testing.T) {
 		"sandboxed page":               {asked(here, peer, host, "Origin", "null"), "pages of other sites"},
 		"proxy on this machine":        {asked(here, peer, host, "X-Forwarded-For", "192.0.2.9"), "proxy"},
 		"another kind of proxy":        {asked(here, peer, host, "Via", "1.1 proxy"), "proxy"},
+		"a proxy that says nothing":    {old(asked(here, peer, host)), "proxy"},
 		"a token that nobody set":      {asked("0.0.0.0:8080", peer, host, "Authorization", "Bearer "), "reachable from other machines"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,9 +170,9 @@ func TestProtectOnAServer(t *testing.T) {
 	}
 }
 
-// With MaxConnections open, another client waits until one of them closes.
+// With Limits.Connections open, another client waits until one of them closes.
 func TestConnectionsAreBounded(t *testing.T) {
-	s, _ := start(t, Config{Gatherer: prometheus.NewRegistry(), MaxConnections: 2})
+	s, _ := start(t, Config{Gatherer: prometheus.NewRegistry(), Limits: Limits{Connections: 2}})
 	dial := func() net.Conn {
 		conn, err := net.Dial("tcp", s.Addr())
 		if err != nil {

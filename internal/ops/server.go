@@ -17,33 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-const (
-	// headerTimeout and bodyTimeout bound how long a client may take to send
-	// a request, answerTimeout how long it may take from the request's header
-	// to the end of the answer. Event streams, which have no end, set a
-	// deadline of their own for each write.
-	headerTimeout = 5 * time.Second
-	bodyTimeout   = 30 * time.Second
-	answerTimeout = time.Minute
-	idleTimeout   = 2 * time.Minute
-
-	maxHeaderBytes = 64 << 10
-
-	// maxConnections is the default of Config.MaxConnections.
-	maxConnections = 2048
-	// maxHTTP2Streams bounds the requests under way on one HTTP/2 connection.
-	maxHTTP2Streams = 64
-
-	// scrapeTimeout is Prometheus' own default; nobody waits longer.
-	scrapeTimeout = 10 * time.Second
-	maxScrapes    = 4
-
-	// drainTime is what requests get to finish by themselves at shutdown
-	// before their contexts are cancelled; shutdownTime bounds it all.
-	drainTime    = 500 * time.Millisecond
-	shutdownTime = 2 * time.Second
-)
-
 // Config configures NewServer.
 type Config struct {
 	// Addr is the host:port to listen on. Default "127.0.0.1:0": a free port,
@@ -59,9 +32,8 @@ type Config struct {
 	// CertFile and KeyFile are PEM files with the server's certificate and
 	// its key; both or none. Default none: plain HTTP. They are read once.
 	CertFile, KeyFile string
-	// MaxConnections bounds the connections open at a time; more wait to be
-	// accepted. Default 2048.
-	MaxConnections int
+	// Limits bounds what clients may do.
+	Limits Limits
 	// Logger takes the log. Default none.
 	Logger *slog.Logger
 }
@@ -74,6 +46,7 @@ type Server struct {
 	tls      bool
 	http     *http.Server
 	log      *slog.Logger
+	shutdown time.Duration
 	// cancel ends the contexts of all requests.
 	cancel context.CancelFunc
 	close  sync.Once
@@ -98,9 +71,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.MaxConnections <= 0 {
-		cfg.MaxConnections = maxConnections
-	}
+	cfg.Limits = cfg.Limits.orDefaults()
 	var tlsConfig *tls.Config
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
@@ -119,19 +90,20 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	base, cancel := context.WithCancel(context.Background())
 	return &Server{
-		listener: bound(listener, cfg.MaxConnections),
+		listener: bound(listener, cfg.Limits.Connections),
 		tls:      tlsConfig != nil,
 		log:      cfg.Logger,
+		shutdown: cfg.Limits.Shutdown,
 		cancel:   cancel,
 		http: &http.Server{
-			Handler:           boundBody(routes(&cfg)),
+			Handler:           boundBody(cfg.Limits.BodyTimeout, routes(&cfg)),
 			TLSConfig:         tlsConfig,
 			BaseContext:       func(net.Listener) context.Context { return withListener(base, listener.Addr()) },
 			ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-			ReadHeaderTimeout: headerTimeout,
-			WriteTimeout:      answerTimeout,
-			IdleTimeout:       idleTimeout,
-			MaxHeaderBytes:    maxHeaderBytes,
+			ReadHeaderTimeout: cfg.Limits.HeaderTimeout,
+			WriteTimeout:      cfg.Limits.AnswerTimeout,
+			IdleTimeout:       cfg.Limits.IdleTimeout,
+			MaxHeaderBytes:    cfg.Limits.HeaderBytes,
 			HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxHTTP2Streams},
 		},
 	}, nil
@@ -159,9 +131,10 @@ func (s *Server) Close() error {
 	return err
 }
 
-// Run serves until ctx ends. Requests under way then get half a second to
-// finish, after which their contexts are cancelled, so that event streams end;
-// after two seconds connections are cut. A server runs once.
+// Run serves until ctx ends. Requests under way then get a quarter of
+// Limits.Shutdown to finish, after which their contexts are cancelled, so that
+// event streams end; after the whole of it connections are cut. A server runs
+// once.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	served := make(chan error, 1)
@@ -177,9 +150,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serving HTTP on %s: %w", s.Addr(), err)
 	case <-ctx.Done():
 	}
-	hurry := time.AfterFunc(drainTime, s.cancel)
+	hurry := time.AfterFunc(s.shutdown/4, s.cancel)
 	defer hurry.Stop()
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.shutdown)
 	defer cancel()
 	if err := s.http.Shutdown(deadline); err != nil {
 		s.log.Warn("cutting HTTP connections that did not finish", "error", err)
@@ -197,8 +170,8 @@ func routes(cfg *Config) http.Handler {
 		ErrorLog: metricsLog{cfg.Logger},
 		// One part's broken metric must not blind whoever looks at the rest.
 		ErrorHandling:       promhttp.ContinueOnError,
-		MaxRequestsInFlight: maxScrapes,
-		Timeout:             scrapeTimeout,
+		MaxRequestsInFlight: cfg.Limits.Scrapes,
+		Timeout:             cfg.Limits.ScrapeTimeout,
 		EnableOpenMetrics:   true,
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -237,11 +210,11 @@ func contents(w http.ResponseWriter, r *http.Request) {
 // boundBody limits how long a client may take to send a request's body. The
 // server's own ReadTimeout would also end event streams, whose requests have
 // none.
-func boundBody(next http.Handler) http.Handler {
+func boundBody(limit time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			// Not supported by the writers of some tests; nothing is lost there.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
+)
+
+// docs/limits.md says of every flag it names what the flag does by default, and
+// names every flag that bounds something.
+func TestLimitsAreDocumented(t *testing.T) {
+	document, err := os.ReadFile("../../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser, err := kong.New(new(cli), kong.Vars{"version": ""}, kong.DefaultEnvars("CHURN"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := map[string]*kong.Flag{}
+	var walk func(*kong.Node)
+	walk = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			flags[f.Name] = f
+		}
+		for _, child := range n.Children {
+			walk(child)
+		}
+	}
+	walk(parser.Model.Node)
+
+	documented := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| ([^|]+) \\| `--([a-z-]+)` \\|").FindAllStringSubmatch(string(document), -1) {
+		what, value, name := row[1], row[2], row[3]
+		documented[name] = true
+		f := flags[name]
+		if f == nil {
+			t.Errorf("%s: there is no flag --%s", what, name)
+			continue
+		}
+		if !sameLimit(f.Default, value) {
+			t.Errorf("%s: %s, but the default of --%s is %s", what, value, name, f.Default)
+		}
+	}
+	bounds := regexp.MustCompile(`-(timeout|bytes|wait|streams|bodies|scrapes|connections|size|batch|grace)$|^max-|-max-`)
+	for name := range flags {
+		if bounds.MatchString(name) && !documented[name] {
+			t.Errorf("docs/limits.md does not name --%s", name)
+		}
+	}
+}
+
+// sameLimit compares a flag's default with how people write it: 1m with 1 min,
+// 64KiB with 64 KiB, 12h with 12 h.
+func sameLimit(flag, written string) bool {
+	written = strings.TrimPrefix(strings.TrimSuffix(strings.TrimSpace(written), " bytes"), "none: ")
+	if flag == written {
+		return true
+	}
+	plain := strings.ReplaceAll(strings.ReplaceAll(written, " min", "m"), " ", "")
+	if a, err := time.ParseDuration(flag); err == nil {
+		b, err := time.ParseDuration(plain)
+		return err == nil && a == b
+	}
+	a, err := humanize.ParseBytes(flag)
+	if err != nil {
+		return false
+	}
+	b, err := humanize.ParseBytes(plain)
+	return err == nil && a == b
+}
