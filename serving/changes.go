@@ -12,10 +12,11 @@ import (
 	"churnstream/schemas"
 )
 
-// Producer writes records and returns when they are acknowledged.
-// kafka.Producer is one.
+// Producer writes records and returns when they are acknowledged: each to the
+// partition of its key, or one to every partition. kafka.Producer is one.
 type Producer interface {
 	Produce(ctx context.Context, topic string, records ...kafka.Record) error
+	ProduceEverywhere(ctx context.Context, topic string, record kafka.Record) error
 }
 
 // guarded passes on the requests that may change something.
@@ -54,11 +55,10 @@ func (s *Server) published(w http.ResponseWriter, r *http.Request, what string, 
 // erase starts the erasure of a customer, known or not: events of one who is
 // not known here may be on their way.
 //
-// Both topics that name the customer from outside get a tombstone. That of the
-// events makes the scorer forget the customer and write one to the scores, by
-// which the others forget. It is gone from there when the log is cleaned, while
-// outcomes stay readable for as long as their topic keeps them: hence one among
-// the outcomes too, or a trainer that starts later would learn from them again.
+// A tombstone among the events makes the scorer forget the customer and write
+// tombstones to scores and outcomes, by which the others forget. Every partition
+// gets one: nobody knows here whether all producers have put the customer's
+// events where they belong.
 func (s *Server) erase(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	switch {
@@ -71,10 +71,8 @@ func (s *Server) erase(w http.ResponseWriter, r *http.Request) {
 	}
 	tombstone := kafka.Record{Key: []byte(id)}
 	if !s.published(w, r, "erasure", func(ctx context.Context) error {
-		for _, topic := range []string{schemas.TopicOutcomes, schemas.TopicEvents} {
-			if err := s.producer.Produce(ctx, topic, tombstone); err != nil {
-				return fmt.Errorf("writing a tombstone to %s: %w", topic, err)
-			}
+		if err := s.producer.ProduceEverywhere(ctx, schemas.TopicEvents, tombstone); err != nil {
+			return fmt.Errorf("writing tombstones to %s: %w", schemas.TopicEvents, err)
 		}
 		return nil
 	}) {

@@ -49,7 +49,7 @@ func TestErase(t *testing.T) {
 				t.Errorf("%.20q: wrote %q = %q to %s", id, r.Key, r.Value, r.Topic)
 			}
 		}
-		if fmt.Sprint(topics) != "[churn.outcomes churn.customer-events]" {
+		if fmt.Sprint(topics) != "[churn.customer-events, everywhere]" {
 			t.Errorf("%.20q: wrote to %v", id, topics)
 		}
 	}

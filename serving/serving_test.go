@@ -176,6 +176,10 @@ func (w *written) Produce(_ context.Context, topic string, records ...kafka.Reco
 	return nil
 }
 
+func (w *written) ProduceEverywhere(ctx context.Context, topic string, record kafka.Record) error {
+	return w.Produce(ctx, topic+", everywhere", record)
+}
+
 func newStage(t testing.TB) *stage {
 	t.Helper()
 	set, err := schemas.Parse([]byte(gymSchema))

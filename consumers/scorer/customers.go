@@ -93,12 +93,13 @@ func (c *customers) put(record []byte) {
 	}
 }
 
-// remove forgets a customer and overwrites what was known.
-func (c *customers) remove(id []byte) {
+// remove forgets a customer, overwrites what was known, and tells whether
+// anything was.
+func (c *customers) remove(id []byte) (was bool) {
 	i := c.find(id, uint32(maphash.Bytes(c.seed, id)))
 	at := c.slots[i].at
 	if at == 0 {
-		return
+		return false
 	}
 	_, have := c.record(at - 1)
 	c.give(at-1, have)
@@ -114,6 +115,7 @@ func (c *customers) remove(id []byte) {
 		}
 	}
 	c.slots[i] = slot{}
+	return true
 }
 
 // find returns the slot of a customer, or the empty one where it belongs.

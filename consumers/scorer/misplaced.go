@@ -53,11 +53,16 @@ func (m *misplaced) note(source []byte, now time.Time) (count int, due bool) {
 	return count, true
 }
 
-// checkPlace counts an event that lies in the wrong partition and names its
-// source in the log. An erasure has no source.
-func (p *partition) checkPlace(key, source []byte) {
+// home tells whether this is the partition where a key belongs.
+func (p *partition) home(key []byte) bool {
 	n := p.scorer.partitions
-	if n <= 1 || kafka.PartitionOf(key, n) == p.number {
+	return n <= 1 || kafka.PartitionOf(key, n) == p.number
+}
+
+// checkPlace counts an event that lies in the wrong partition and names its
+// source in the log.
+func (p *partition) checkPlace(key, source []byte) {
+	if p.home(key) {
 		return
 	}
 	p.scorer.metrics.misplaced.Inc()

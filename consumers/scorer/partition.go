@@ -156,6 +156,7 @@ type partition struct {
 	headers  []kafka.Header
 	occurred []int64
 	letters  []schemas.DeadLetter
+	erasures []kafka.Record // for the topic of outcomes
 }
 
 func newPartition(s *Scorer, claim claim, log *slog.Logger) *partition {
@@ -501,7 +502,6 @@ func (p *partition) use(m *models.Version) {
 func (p *partition) process(ctx context.Context, r *kafka.Record) error {
 	m := p.scorer.metrics
 	if r.Value == nil && len(r.Key) > 0 && !isMarker(r.Key) {
-		p.checkPlace(r.Key, nil)
 		p.erase(r)
 		return nil
 	}
@@ -591,12 +591,32 @@ func (p *partition) decode(ctx context.Context, r *kafka.Record) (poison *schema
 	return nil, nil
 }
 
-// erase removes a customer, here and for everyone downstream.
+// erase removes a customer, here and for everyone downstream. Erasures are
+// written to all partitions, as it may be that a customer's events lie where
+// they do not belong. Where they do not lie either, nothing follows.
 func (p *partition) erase(r *kafka.Record) {
-	p.state.customers.remove(r.Key)
+	if known := p.state.customers.remove(r.Key); !known && !p.home(r.Key) {
+		return
+	}
 	key := p.keep(r.Key)
 	p.emit(kafka.Record{Key: key, Time: p.scorer.cfg.Now()}, r.Offset)
+	p.erasures = append(p.erasures, kafka.Record{Key: key})
 	p.scorer.metrics.erased.Inc()
+}
+
+// eraseOutcomes has the outcomes of erased customers forgotten. Their topic
+// keeps them for as long as there are models to train, which is longer than a
+// tombstone stands among the scores.
+func (p *partition) eraseOutcomes(ctx context.Context) error {
+	if len(p.erasures) == 0 {
+		return nil
+	}
+	err := p.scorer.producer.Produce(ctx, schemas.TopicOutcomes, p.erasures...)
+	if err != nil && !errors.Is(err, kafka.ErrUnknownTopic) { // else there are none
+		return fmt.Errorf("erasing outcomes: %w", err)
+	}
+	p.erasures = p.erasures[:0]
+	return nil
 }
 
 // keep copies b into the batch's arena. Slices of an arena that has grown
@@ -720,13 +740,16 @@ func (p *partition) setAside(r *kafka.Record, why *schemas.PoisonError) {
 		"topic", schemas.TopicEvents, "offset", r.Offset)
 }
 
-// flush writes the batch: dead letters first, because the scores behind them
-// move the watermark past their source offsets.
+// flush writes the batch: dead letters and erasures of outcomes first, because
+// the scores behind them move the watermark past their source offsets.
 func (p *partition) flush(ctx context.Context) error {
 	if err := p.scorer.letters.Write(ctx, p.letters...); err != nil {
 		return err
 	}
 	p.letters = p.letters[:0]
+	if err := p.eraseOutcomes(ctx); err != nil {
+		return err
+	}
 	if len(p.scores) == 0 {
 		p.dirty = false
 		return nil

@@ -136,7 +136,9 @@ type Scorer struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	letters *deadletters.Writer
+	// producer writes what is not fenced: dead letters and erasures of outcomes.
+	producer *kafka.Producer
+	letters  *deadletters.Writer
 
 	packing   *packing
 	rounding  rounding
@@ -196,11 +198,13 @@ func New(cfg Config) (*Scorer, error) {
 		cfg.Now = time.Now
 	}
 	log := cfg.Logger.With("role", "scorer")
+	producer := cfg.Cluster.NewProducer(kafka.ProducerConfig{})
 	return &Scorer{
-		cfg:     cfg,
-		log:     log,
-		metrics: newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
-		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, "scorer"),
+		cfg:      cfg,
+		log:      log,
+		metrics:  newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
+		producer: producer,
+		letters:  deadletters.NewWriter(producer, cfg.Codec, "scorer"),
 
 		packing:        newPacking(cfg.Codec.Set().Spec()),
 		rounding:       newRounding(cfg.Codec.Set()),

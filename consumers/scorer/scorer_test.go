@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -131,6 +132,7 @@ func newStack(t *testing.T) *stack {
 	err = cluster.EnsureTopics(t.Context(),
 		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: partitions, Replication: 1},
 		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: partitions, Replication: 1, Configs: map[string]string{"cleanup.policy": "compact"}},
+		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: partitions, Replication: 1},
 		kafka.TopicConfig{Name: schemas.TopicDeadLetters, Partitions: partitions, Replication: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -458,12 +460,56 @@ func TestErasure(t *testing.T) {
 	if offset, ok := sourceOffset(records[1].Headers); !ok || offset != 1 {
 		t.Errorf("tombstone has headers %v, want source offset 1", records[1].Headers)
 	}
+	if r := s.read(schemas.TopicOutcomes, 1)[0]; string(r.Key) != "anna" || r.Value != nil {
+		t.Errorf("among the outcomes: %+v", r)
+	}
 	stop()
 	s.start()
 	s.sendEvent(s.event("anna", "e2", start+1, map[int]string{plan: "yearly"}, nil))
 	got := s.scores(3)[2]
 	if !scoring.IsMissing(got.Attributes[months]) || !scoring.IsMissing(got.Previous) {
 		t.Errorf("an erased customer is remembered: %+v", got)
+	}
+}
+
+// Erasures come to every partition. Where the customer's events lie, wherever
+// they belong, something follows, and where they belong; elsewhere nothing.
+func TestErasureOfMisplacedCustomers(t *testing.T) {
+	s := newStack(t)
+	s.models.set(modelVersion(t, s.set, 1, 0))
+	s.start()
+	ctx := t.Context()
+	home := kafka.PartitionOf([]byte("anna"), partitions)
+	elsewhere := 1 - home
+	misplace := func(e *schemas.CustomerEvent) {
+		t.Helper()
+		record := kafka.Record{Key: e.CustomerID, Value: s.codec.AppendEvent(nil, e)}
+		if err := s.producer.ProduceTo(ctx, schemas.TopicEvents, elsewhere, []kafka.Record{record}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	misplace(s.event("anna", "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
+	s.scores(1)
+	for _, id := range []string{"nobody", "anna"} {
+		if err := s.producer.ProduceEverywhere(ctx, schemas.TopicEvents, kafka.Record{Key: []byte(id)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tombstones := map[string]int{}
+	for _, r := range s.read(schemas.TopicScores, 4) {
+		if r.Value == nil {
+			tombstones[fmt.Sprintf("%s in %d", r.Key, r.Partition)]++
+		}
+	}
+	want := map[string]int{"anna in 0": 1, "anna in 1": 1, fmt.Sprint("nobody in ", kafka.PartitionOf([]byte("nobody"), partitions)): 1}
+	if !maps.Equal(tombstones, want) {
+		t.Errorf("tombstones %v, want %v", tombstones, want)
+	}
+	misplace(s.event("anna", "e2", start+1, map[int]string{plan: "yearly"}, nil))
+	for _, got := range s.scores(5) {
+		if got != nil && string(got.EventID) == "e2" && !scoring.IsMissing(got.Attributes[months]) {
+			t.Errorf("an erased customer is remembered: %+v", got)
+		}
 	}
 }
 

@@ -105,6 +105,21 @@ func (p *Producer) Produce(ctx context.Context, topic string, records ...Record)
 	return group.Wait()
 }
 
+// ProduceEverywhere writes one record to every partition of a topic, as
+// Produce does.
+func (p *Producer) ProduceEverywhere(ctx context.Context, topic string, record Record) error {
+	n, err := p.count(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("producing to topic %q: %w", topic, err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrentPartitions)
+	for partition := range n {
+		group.Go(func() error { return p.ProduceTo(ctx, topic, partition, []Record{record}) })
+	}
+	return group.Wait()
+}
+
 // ProduceTo is Produce to a partition of the caller's choice.
 func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, records []Record) error {
 	encoder := p.encoders.Get().(*encoder)
