@@ -388,6 +388,21 @@ func (s *Server) customerJSON(c *Customer) customerJSON {
 
 func millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
+// complete has a request about customers wait until all that is known of them
+// has been read. Before that, a customer who has been erased may seem to be there
+// still.
+func (s *Server) complete(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.customers.isCaughtUp() {
+			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
+				Detail:     fmt.Sprintf("The scores there are have not all been read yet; %d customers so far.", s.customers.Known()),
+				retryAfter: "5"})
+			return
+		}
+		h(w, r)
+	}
+}
+
 func (s *Server) listCustomers(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r.URL.RawQuery, true, s.limits.Page)
 	if err != nil {

@@ -180,7 +180,7 @@ func (w *written) ProduceEverywhere(ctx context.Context, topic string, record ka
 	return w.Produce(ctx, topic+", everywhere", record)
 }
 
-func newStage(t testing.TB) *stage {
+func newReadingStage(t testing.TB) *stage {
 	t.Helper()
 	set, err := schemas.Parse([]byte(gymSchema))
 	if err != nil {
@@ -199,6 +199,13 @@ func newStage(t testing.TB) *stage {
 		t.Fatal(err)
 	}
 	st.customers.refresh = 0 // lists are as new as the customers
+	return st
+}
+
+// newStage returns a stage that has read all customers there are.
+func newStage(t testing.TB) *stage {
+	st := newReadingStage(t)
+	close(st.customers.caughtUp)
 	return st
 }
 
@@ -306,7 +313,7 @@ func TestNewRefusesIncompleteConfig(t *testing.T) {
 // What is in the topic must come out of the REST interface: scores decoded,
 // erased customers gone, records that are no scores left out.
 func TestRunFollowsTheTopic(t *testing.T) {
-	st := newStage(t)
+	st := newReadingStage(t)
 	st.models.add(st.version(1, schemas.StageChampion))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

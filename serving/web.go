@@ -180,7 +180,10 @@ func (s *Server) customersView(r *http.Request) *customersView {
 		{"probability", "Highest probability", q.Order == ByProbability},
 		{"recent", "Most recent", q.Order == ByRecency},
 	}
-	page := s.customers.List(q)
+	var page Page
+	if !v.Summary.Reading { // else customers may stand there who have been erased
+		page = s.customers.List(q)
+	}
 	l := &v.List
 	l.Total = page.Total
 	for _, c := range page.Customers {
@@ -202,7 +205,7 @@ func (s *Server) customersView(r *http.Request) *customersView {
 
 func emptyList(sum *summary, q Query) string {
 	switch {
-	case sum.Known == 0 && sum.Reading:
+	case sum.Reading:
 		return "Reading the scores there are. Customers appear here in a moment."
 	case sum.Known == 0 && sum.Model == nil:
 		return "No model yet: the scorer waits until the trainer has published the first version."
@@ -387,7 +390,7 @@ type bestView struct {
 func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	c, history := s.customers.Get(id)
-	if c == nil {
+	if c == nil || !s.customers.isCaughtUp() {
 		s.render(w, r, http.StatusNotFound, "missing", "layout.html", struct {
 			frame
 			ID      string

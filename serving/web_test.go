@@ -83,7 +83,7 @@ func wants(t *testing.T, body string, parts ...string) {
 const noModelWords = "No model yet: the scorer waits until the trainer has published the first version."
 
 func TestPagesWithNothing(t *testing.T) {
-	st := newStage(t)
+	st := newReadingStage(t)
 	wants(t, checkPage(t, st, "/", 200), noModelWords, "Reading the scores there are")
 	close(st.customers.caughtUp)
 	if body := checkPage(t, st, "/", 200); strings.Count(body, noModelWords) != 2 {
@@ -96,10 +96,32 @@ func TestPagesWithNothing(t *testing.T) {
 
 func TestPagesWithModelOnly(t *testing.T) {
 	st := newStage(t)
-	close(st.customers.caughtUp)
 	st.models.add(st.version(1, schemas.StageChampion))
 	wants(t, checkPage(t, st, "/", 200), "No customer has been scored yet", "Version 1", "79.2\u202f%", "0.834")
 	wants(t, checkPage(t, st, "/model", 200), "Version 1 is in force", "5\u202f274", "What matters most", "better than the one &lt;before&gt;")
+}
+
+// Until the topic has been read, a customer in it may have been erased since.
+func TestNobodyIsShownBeforeAllIsRead(t *testing.T) {
+	st := newReadingStage(t)
+	st.customers.Apply(st.scored("ann", `{"plan":"monthly"}`))
+	for _, target := range []string{"/v1/customers", "/v1/customers/ann"} {
+		if w := st.do("GET", target, ""); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "ann") {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	for target, status := range map[string]int{"/": 200, "/fragment/customers": 200, "/customers/ann": 404} {
+		w := st.do("GET", target, "")
+		if w.Code != status || strings.Contains(w.Body.String(), `href="/customers/ann"`) {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	close(st.customers.caughtUp)
+	for _, target := range []string{"/v1/customers", "/v1/customers/ann", "/", "/customers/ann"} {
+		if w := st.do("GET", target, ""); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "ann") {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
 }
 
 func TestPagesWithCustomersOnly(t *testing.T) {
@@ -112,7 +134,6 @@ func TestPagesWithCustomersOnly(t *testing.T) {
 func TestPagesWithData(t *testing.T) {
 	st := newStage(t)
 	st.now = func() time.Time { return time.UnixMilli(1_750_000_000_000).Add(2 * time.Minute) }
-	close(st.customers.caughtUp)
 	st.models.add(st.version(1, schemas.StageRetired))
 	st.models.add(st.version(2, schemas.StageChampion))
 	st.models.add(st.version(3, schemas.StageChallenger))

@@ -36,7 +36,7 @@ func NewGuard(token string) *Guard {
 
 // Refusal says why a request may not change anything.
 type Refusal struct {
-	// Status is 401 where a token would help, 403 otherwise.
+	// Status is 401 where a token would help, 403 or 421 otherwise.
 	Status int
 	// Challenge is for the header WWW-Authenticate of a 401.
 	Challenge string
@@ -88,11 +88,32 @@ func (g *Guard) checkToken(r *http.Request) *Refusal {
 	return nil
 }
 
+// CheckReading returns nil for a request that may read. Reading needs no token.
+// But where there is none, a server that listens on a loopback address answers
+// only what is addressed to it as such: else a page could read in it, by a name
+// that was made to resolve to that address (DNS rebinding).
+func (g *Guard) CheckReading(r *http.Request) *Refusal {
+	listener, _ := r.Context().Value(listenerKey{}).(net.Addr)
+	if g.token || listener == nil || !loopback(listener) || LoopbackHost(r.Host) {
+		return nil
+	}
+	return &Refusal{Status: http.StatusMisdirectedRequest,
+		Detail: "Without a token, requests must be addressed to localhost or a loopback address." + setToken}
+}
+
 // Protect returns a handler that passes on the requests that may change
 // something and answers others with problem details (RFC 9457).
-func (g *Guard) Protect(next http.Handler) http.Handler {
+func (g *Guard) Protect(next http.Handler) http.Handler { return refusing(g.Check, next) }
+
+// ProtectReading is Protect for requests that read, and for all others before
+// they are looked at more closely.
+func (g *Guard) ProtectReading(next http.Handler) http.Handler {
+	return refusing(g.CheckReading, next)
+}
+
+func refusing(check func(*http.Request) *Refusal, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refusal := g.Check(r)
+		refusal := check(r)
 		if refusal == nil {
 			next.ServeHTTP(w, r)
 			return

@@ -31,6 +31,28 @@ func asked(listener, peer, host string, header ...string) *http.Request {
 	return r
 }
 
+// Who may read: everybody, but for pages that come by a name of their own.
+func TestGuardReading(t *testing.T) {
+	const here = "127.0.0.1:8080"
+	for name, c := range map[string]struct {
+		token   string
+		request *http.Request
+		taken   bool
+	}{
+		"on this machine":           {"", asked(here, "127.0.0.1:50000", "localhost:8080"), true},
+		"rebound name":              {"", asked(here, "127.0.0.1:50000", "evil.example:8080"), false},
+		"rebound name, IPv6":        {"", asked("[::1]:8080", "[::1]:50000", "evil.example:8080"), false},
+		"behind a proxy, token set": {"secret", asked(here, "127.0.0.1:50000", "churn.example"), true},
+		"on all addresses":          {"", asked("0.0.0.0:8080", "192.0.2.9:50000", "churn.example"), true},
+		"another server":            {"", asked("", "127.0.0.1:50000", "churn.example"), true},
+	} {
+		refusal := NewGuard(c.token).CheckReading(c.request)
+		if (refusal == nil) != c.taken || refusal != nil && refusal.Status != http.StatusMisdirectedRequest {
+			t.Errorf("%s: %+v", name, refusal)
+		}
+	}
+}
+
 // old makes a request one of HTTP/1.0.
 func old(r *http.Request) *http.Request {
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0
