@@ -309,6 +309,9 @@ func (f *Feed) refuse(r *kafka.Record, err error) {
 		"key", fmt.Sprintf("%.32q", r.Key), "offset", r.Offset, "champion", number(f.Champion()), "error", err)
 }
 
+// maxVersions bounds the versions known at a time: the newest, and the champion.
+const maxVersions = 200
+
 // publish makes a state the current one and tells those who wait.
 func (f *Feed) publish(next *state) {
 	slices.SortFunc(next.versions, func(a, b *Version) int {
@@ -321,6 +324,14 @@ func (f *Feed) publish(next *state) {
 	for _, v := range next.versions {
 		if v.Stage == schemas.StageChampion && (next.champion == nil || v.Offset > next.champion.Offset) {
 			next.champion = v
+		}
+	}
+	// Each has a predictor in memory, and nothing takes versions from the topic.
+	if len(next.versions) > maxVersions {
+		old := next.versions[maxVersions:]
+		next.versions = next.versions[:maxVersions:maxVersions]
+		if slices.Contains(old, next.champion) {
+			next.versions[maxVersions-1] = next.champion
 		}
 	}
 	old := f.state.Swap(next)

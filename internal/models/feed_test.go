@@ -237,6 +237,29 @@ churn_models_refused_total{reason="undecodable"} 2
 	models.NewFeed(models.FeedConfig{Cluster: w.cluster, Codec: w.codec, Registerer: registry})
 }
 
+// Versions are for ever in the topic, but not in memory.
+func TestFeedKeepsTheNewestAndTheChampion(t *testing.T) {
+	w := newWorld(t)
+	w.publish(w.version(1, schemas.StageChampion))
+	var records []kafka.Record
+	const n = 250
+	for number := int64(2); number <= n; number++ {
+		v := w.version(number, schemas.StageChallenger)
+		records = append(records, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, &v)})
+	}
+	if err := w.out.Produce(w.ctx, schemas.TopicModels, records...); err != nil {
+		t.Fatal(err)
+	}
+	feed := w.run(nil)
+	list := feed.List()
+	if len(list) != 200 || list[0].Version != n || list[198].Version != n-198 || list[199].Version != 1 {
+		t.Errorf("%d versions, the first %d, the last %d", len(list), list[0].Version, list[len(list)-1].Version)
+	}
+	if c := feed.Champion(); c == nil || c.Version != 1 || feed.Highest() != n || feed.Get(2) != nil {
+		t.Errorf("champion %v, highest %d", c, feed.Highest())
+	}
+}
+
 func TestWaitFor(t *testing.T) {
 	w := newWorld(t)
 	feed := w.run(nil)
