@@ -363,6 +363,69 @@ func (w *world) former() *kafka.FencedProducer {
 	return p
 }
 
+// TestExpiredTransactionalID has the coordinator forget transactional ids that
+// nobody has asked for in two seconds. Those of owners that renew stay, and with
+// them the fence.
+func TestExpiredTransactionalID(t *testing.T) {
+	k := StartKafka(t, KafkaConfig{Settings: map[string]string{
+		"transactional.id.expiration.ms":                              "2000",
+		"transaction.remove.expired.transaction.cleanup.interval.ms":  "200",
+		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
+	}})
+	c, _ := k.Connect()
+	ensureTopic(t, c, fenced, 1, nil)
+	ctx := testContext(t)
+	fenceAs := func(id string, partition string) *kafka.FencedProducer {
+		t.Helper()
+		p, err := c.Fence(ctx, kafka.FenceConfig{TransactionalID: id, Topic: partition})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const other = "not-renewed"
+	ensureTopic(t, c, other, 1, nil)
+
+	former := fenceAs("renewed", fenced)
+	appendTo(t, former, 0, numbered(0, 1)...)
+	owner := fenceAs("renewed", fenced)
+	appendTo(t, owner, 1, numbered(1, 2)...)
+	silent := fenceAs("silent", other)
+	appendTo(t, silent, 0, numbered(0, 1)...)
+
+	// It is forgotten when it cannot be renewed any more.
+	renewals, next := 0, int64(2)
+	begin := time.Now()
+	Eventually(t, time.Minute, "a transactional id being forgotten", func() error {
+		if err := owner.Renew(ctx); err != nil {
+			t.Fatalf("renewal %d: %v", renewals, err)
+		}
+		renewals++
+		appendTo(t, owner, next, numbered(int(next), int(next)+1)...)
+		next++
+		if time.Since(begin) < 5*time.Second {
+			return errors.New("not yet")
+		}
+		if err := silent.Renew(ctx); !errors.Is(err, kafka.ErrOutOfSequence) && !errors.Is(err, kafka.ErrFenced) {
+			return fmt.Errorf("it can be renewed: %v", err)
+		}
+		return nil
+	})
+	if err := former.Renew(ctx); !errors.Is(err, kafka.ErrFenced) {
+		t.Errorf("the former owner renews: %v", err)
+	}
+	if _, err := former.Append(ctx, numbered(90, 91)); !errors.Is(err, kafka.ErrFenced) {
+		t.Errorf("the former owner writes: %v", err)
+	}
+	// And the next owner fences the one that renewed.
+	last := fenceAs("renewed", fenced)
+	appendTo(t, last, next, numbered(int(next), int(next)+1)...)
+	if _, err := owner.Append(ctx, numbered(90, 91)); !errors.Is(err, kafka.ErrFenced) {
+		t.Errorf("the owner before writes: %v", err)
+	}
+	t.Logf("in %v and %d renewals the transactional id was not forgotten, and former owners stayed fenced off; one that was not renewed was", time.Since(begin).Round(100*time.Millisecond), renewals)
+}
+
 // TestIdleScorerStaysOwner has a scorer without events for longer than the
 // broker remembers producers.
 func TestIdleScorerStaysOwner(t *testing.T) {

@@ -194,7 +194,7 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics ...TopicConfig) error
 	for i, t := range topics {
 		names[i] = t.Name
 	}
-	asked := false
+	asked := map[string]bool{}
 	return c.retry(ctx, "create_topics", "creating topics", func(ctx context.Context) error {
 		meta, err := c.metadata(ctx, names...)
 		if err != nil {
@@ -209,7 +209,14 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics ...TopicConfig) error
 				missing = append(missing, t.request())
 			case err != nil:
 				waiting = err
-			case t.Partitions > 0 && t.Partitions != len(partitions) && !asked:
+			case asked[t.Name]:
+				// Creation is asynchronous: a topic of ours is there when every
+				// partition has a leader. One that was there before is taken as
+				// it is, also while some of its brokers are down.
+				if err := led(t.Name, partitions); err != nil {
+					waiting = err
+				}
+			case t.Partitions > 0 && t.Partitions != len(partitions):
 				c.log.Warn("topic has another number of partitions than asked for",
 					"topic", t.Name, "partitions", len(partitions), "asked", t.Partitions)
 			}
@@ -217,7 +224,9 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics ...TopicConfig) error
 		if len(missing) == 0 {
 			return waiting
 		}
-		asked = true
+		for _, t := range missing {
+			asked[t.Topic] = true
+		}
 		res, err := c.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Topics: missing})
 		if err != nil {
 			return err
@@ -231,18 +240,31 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics ...TopicConfig) error
 				c.log.Info("created topic", "topic", name)
 			}
 		}
-		// Creation is asynchronous: wait until every partition has a leader.
 		meta, err = c.metadata(ctx, names...)
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			if _, err := topicPartitions(meta, name); err != nil {
+		for name := range asked {
+			partitions, err := topicPartitions(meta, name)
+			if err == nil {
+				err = led(name, partitions)
+			}
+			if err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// led returns an error while a partition of a topic has no leader.
+func led(topic string, partitions []metadata.ResponsePartition) error {
+	for _, p := range partitions {
+		if p.LeaderID < 0 {
+			return fmt.Errorf("topic %q partition %d: %w", topic, p.PartitionIndex, kafkago.LeaderNotAvailable)
+		}
+	}
+	return nil
 }
 
 func (t TopicConfig) request() kafkago.TopicConfig {
@@ -321,8 +343,7 @@ func (c *Cluster) leader(ctx context.Context, topic string, partition int) (stri
 	return "", fmt.Errorf("topic %q has no partition %d: %w", topic, partition, ErrUnknownTopic)
 }
 
-// topicPartitions returns the partitions of a topic, or an error while any of
-// them has no leader.
+// topicPartitions returns the partitions of a topic, with or without leaders.
 func topicPartitions(meta *metadata.Response, topic string) ([]metadata.ResponsePartition, error) {
 	for _, t := range meta.Topics {
 		if t.Name != topic {
@@ -334,11 +355,6 @@ func topicPartitions(meta *metadata.Response, topic string) ([]metadata.Response
 			return nil, fmt.Errorf("topic %q: %w", topic, ErrUnknownTopic)
 		default:
 			return nil, fmt.Errorf("topic %q: %w", topic, code)
-		}
-		for _, p := range t.Partitions {
-			if p.LeaderID < 0 {
-				return nil, fmt.Errorf("topic %q partition %d: %w", topic, p.PartitionIndex, kafkago.LeaderNotAvailable)
-			}
 		}
 		return t.Partitions, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"churnstream/internal/embedded"
 	"churnstream/internal/kafka"
@@ -500,6 +502,57 @@ func TestRetry(t *testing.T) {
 	})
 	if kafka.Permanent(nil) != nil {
 		t.Error("no error became one")
+	}
+}
+
+// A partition without a leader does not keep the others from their work.
+func TestLeaderlessPartition(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 2)
+	if err := e.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(ctx, topic, 0, numbered(0, 3)); err != nil {
+		t.Fatal(err)
+	}
+	host, port, err := net.SplitHostPort(e.broker.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.broker.Cluster().ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		e.broker.Cluster().KeepControl()
+		res := req.ResponseKind().(*kmsg.MetadataResponse)
+		broker := kmsg.NewMetadataResponseBroker()
+		broker.NodeID, broker.Host, broker.Port = 7, host, int32(number)
+		res.Brokers = append(res.Brokers, broker)
+		rt := kmsg.NewMetadataResponseTopic()
+		rt.Topic = kmsg.StringPtr(topic)
+		for i, leader := range []int32{7, -1} {
+			p := kmsg.NewMetadataResponseTopicPartition()
+			p.Partition, p.Leader = int32(i), leader
+			if leader < 0 {
+				p.ErrorCode = 5 // LEADER_NOT_AVAILABLE
+			}
+			rt.Partitions = append(rt.Partitions, p)
+		}
+		res.Topics = append(res.Topics, rt)
+		return res, nil, true
+	})
+	cluster := connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}})
+	if n, err := cluster.Partitions(ctx, topic); n != 2 || err != nil {
+		t.Errorf("%d partitions, %v", n, err)
+	}
+	if got := values(fetchAll(t, cluster.NewFetcher(kafka.FetcherConfig{Topic: topic}), 3)); got != "0 1 2" {
+		t.Errorf("from the partition that has a leader: %s", got)
+	}
+	if err := cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: topic, Partitions: 2}); err != nil {
+		t.Errorf("topics that are there: %v", err)
+	}
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if _, err := cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Partition: 1}).Fetch(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("from the other: %v", err)
 	}
 }
 

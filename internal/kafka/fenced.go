@@ -64,27 +64,77 @@ func (c *Cluster) Fence(ctx context.Context, cfg FenceConfig) (*FencedProducer, 
 	cfg.Compression = cmp.Or(cfg.Compression, c.cfg.Compression)
 	p := &FencedProducer{c: c, cfg: cfg, what: fmt.Sprintf("appending to %s/%d", cfg.Topic, cfg.Partition)}
 	what := fmt.Sprintf("taking producer id of %q", cfg.TransactionalID)
-	err := c.retry(ctx, "init_producer_id", what, func(ctx context.Context) error {
-		res, err := c.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{
-			TransactionalID:      cfg.TransactionalID,
-			TransactionTimeoutMs: int(transactionTimeout.Milliseconds()),
-			// A new epoch, whoever had the last one.
-			ProducerID:    -1,
-			ProducerEpoch: -1,
-		})
-		if err != nil {
-			return err
-		}
-		if res.Error != nil {
-			return res.Error
-		}
-		p.producer = producerState{id: int64(res.Producer.ProducerID), epoch: int16(res.Producer.ProducerEpoch)}
-		return nil
-	})
-	if err != nil {
+	var err error
+	// A new epoch, whoever had the last one.
+	if p.producer, err = c.initProducerID(ctx, what, cfg.TransactionalID, -1, -1); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// initProducerID asks the coordinator of a transactional id for a new epoch: the
+// one after the one given, or after the latest for id and epoch −1.
+func (c *Cluster) initProducerID(ctx context.Context, what, transactionalID string, id int64, epoch int16) (session producerState, err error) {
+	err = c.retry(ctx, "init_producer_id", what, func(ctx context.Context) error {
+		res, err := c.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{
+			TransactionalID:      transactionalID,
+			TransactionTimeoutMs: int(transactionTimeout.Milliseconds()),
+			ProducerID:           int(id),
+			ProducerEpoch:        int(epoch),
+		})
+		if err == nil {
+			err = res.Error
+		}
+		if err != nil {
+			return lostOwnership(err)
+		}
+		session = producerState{id: int64(res.Producer.ProducerID), epoch: int16(res.Producer.ProducerEpoch)}
+		return nil
+	})
+	return session, err
+}
+
+// lostOwnership makes errors permanent that mean the end of a producer's
+// ownership.
+func lostOwnership(err error) error {
+	switch {
+	case errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.ProducerFenced):
+		return Permanent(fmt.Errorf("%w: %w", ErrFenced, err))
+	case errors.Is(err, kafkago.OutOfOrderSequenceNumber), errors.Is(err, kafkago.DuplicateSequenceNumber),
+		errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerIDMapping):
+		return Permanent(fmt.Errorf("%w: %w", ErrOutOfSequence, err))
+	}
+	return err
+}
+
+// Renew takes the epoch that follows this producer's own. The coordinator forgets
+// a transactional id that nobody has asked for within
+// transactional.id.expiration.ms, a week by default, however much is appended.
+// Whoever fences then gets another producer id, and the broker, which compares
+// epochs of one id, would go on taking what the former owner writes. Renewing
+// every day or so keeps the id known.
+//
+// Passing errors are retried until ctx ends. The error matches ErrFenced when
+// another process has taken the id over, ErrOutOfSequence when it is forgotten
+// already, or ctx.Err(); every later Append then fails with it.
+func (p *FencedProducer) Renew(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.broken != nil {
+		return p.broken
+	}
+	what := fmt.Sprintf("renewing producer id of %q", p.cfg.TransactionalID)
+	session, err := p.c.initProducerID(ctx, what, p.cfg.TransactionalID, p.producer.id, p.producer.epoch)
+	if err == nil && session.id != p.producer.id {
+		// An id that was forgotten is given out anew.
+		err = fmt.Errorf("%s: %w: it has become %d, after %d", what, ErrOutOfSequence, session.id, p.producer.id)
+	}
+	if err != nil {
+		p.broken = err
+		return err
+	}
+	p.producer = session
+	return nil
 }
 
 // Append writes records in order and returns the offset of the first when all
@@ -153,14 +203,7 @@ func (p *FencedProducer) send(ctx context.Context, frame []byte) (base int64, er
 		var err error
 		base, err = p.c.produceRaw(ctx, p.cfg.Topic, p.cfg.Partition, frame)
 		answered = answered && err == nil
-		switch {
-		case errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.ProducerFenced):
-			return Permanent(fmt.Errorf("%w: %w", ErrFenced, err))
-		case errors.Is(err, kafkago.OutOfOrderSequenceNumber), errors.Is(err, kafkago.DuplicateSequenceNumber),
-			errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerIDMapping):
-			return Permanent(fmt.Errorf("%w: %w", ErrOutOfSequence, err))
-		}
-		return err
+		return lostOwnership(err)
 	})
 	return base, err
 }

@@ -291,6 +291,31 @@ func TestFenceRetriesCoordinatorErrors(t *testing.T) {
 	}
 }
 
+func TestRenew(t *testing.T) {
+	e := setup(t, 1)
+	ctx := testContext(t)
+	p := fence(t, e.cluster)
+	appendTo(t, p, 0, numbered(0, 3)...)
+	for i := range int64(3) {
+		if err := p.Renew(ctx); err != nil {
+			t.Fatal(err)
+		}
+		appendTo(t, p, 3+2*i, numbered(3, 5)...)
+	}
+	// That a former owner cannot renew, the real broker has to show.
+	e.broker.Cluster().ControlKey(int16(kmsg.InitProducerID), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		res := kreq.ResponseKind().(*kmsg.InitProducerIDResponse)
+		res.ErrorCode = 90 // PRODUCER_FENCED
+		return res, nil, true
+	})
+	if err := p.Renew(ctx); !errors.Is(err, kafka.ErrFenced) {
+		t.Errorf("a former owner renews: %v", err)
+	}
+	if _, err := p.Append(ctx, numbered(0, 1)); !errors.Is(err, kafka.ErrFenced) {
+		t.Errorf("and writes: %v", err)
+	}
+}
+
 func TestAppendEndsWithTheContext(t *testing.T) {
 	e := setup(t, 1)
 	p := fence(t, e.cluster)

@@ -220,10 +220,8 @@ func hopeless(err error) bool {
 		return errors.Is(err, kafkago.ErrGroupClosed)
 	}
 	switch code {
-	case kafkago.GroupAuthorizationFailed, kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed,
-		kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism,
-		kafkago.InvalidGroupId, kafkago.InvalidSessionTimeout, kafkago.InconsistentGroupProtocol,
-		kafkago.UnsupportedVersion:
+	case kafkago.UnsupportedSASLMechanism, kafkago.InvalidGroupId, kafkago.InvalidSessionTimeout,
+		kafkago.InconsistentGroupProtocol, kafkago.UnsupportedVersion:
 		return true
 	}
 	return false

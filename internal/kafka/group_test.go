@@ -264,7 +264,7 @@ func TestConsumeRetriesCoordinatorErrors(t *testing.T) {
 
 	e.broker.Cluster().ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		res := req.ResponseKind().(*kmsg.JoinGroupResponse)
-		res.ErrorCode = 30 // GROUP_AUTHORIZATION_FAILED
+		res.ErrorCode = 24 // INVALID_GROUP_ID
 		return res, nil, true
 	})
 	err = e.cluster.Consume(ctx, quick(topic), func(context.Context, *kafka.Claim) error { return done })
