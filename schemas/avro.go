@@ -38,13 +38,19 @@ var kindNames = [...]string{
 
 func (k kind) String() string { return kindNames[k] }
 
-var primitives = map[string]kind{
-	"null": kindNull, "boolean": kindBoolean, "int": kindInt, "long": kindLong,
-	"float": kindFloat, "double": kindDouble, "bytes": kindBytes, "string": kindString,
+var primitives = map[string]*avroType{
+	"null": {kind: kindNull, empty: true}, "boolean": {kind: kindBoolean}, "int": {kind: kindInt}, "long": {kind: kindLong},
+	"float": {kind: kindFloat}, "double": {kind: kindDouble}, "bytes": {kind: kindBytes}, "string": {kind: kindString},
 }
 
-// maxSchemaDepth bounds how deep types nest in a schema. Ours nest four deep.
-const maxSchemaDepth = 100
+const (
+	// maxSchemaDepth bounds how deep types nest in a schema. Ours nest four
+	// deep.
+	maxSchemaDepth = 100
+	// maxTypeName bounds the full name of a type, in bytes: every type in a
+	// namespace has that in its name.
+	maxTypeName = 512
+)
 
 // avroType is a parsed Avro type. Named types are shared by reference, so it
 // may be recursive. Logical types are not kept: on the wire they are the type
@@ -61,15 +67,19 @@ type avroType struct {
 	// empty tells that a value takes no bytes, so that no count of such
 	// values is bounded by the length of the input.
 	empty bool
+	// skips are the types to read over a record: those of its fields that take
+	// bytes, and in place of a record with only one such field, that field's.
+	// Every one of several takes a byte at least, so that reading over a datum
+	// takes no more steps than it has bytes, to a small factor.
+	skips []*avroType
 }
 
 type avroField struct {
-	name       string
-	aliases    []string
-	typ        *avroType
-	hasDefault bool
-	def        any             // as encoding/json reads it
-	feature    json.RawMessage // our own property; nil without
+	name    string
+	aliases []string
+	typ     *avroType
+	def     json.RawMessage // nil without default
+	feature json.RawMessage // our own property; nil without
 }
 
 // index returns the position of the symbol in an enum, or −1.
@@ -83,10 +93,17 @@ func (t *avroType) index(symbol string) int {
 }
 
 // parseAvro parses a schema. Nothing about it is trusted: producers register
-// what they like.
+// what they like. It takes time and memory in proportion to the text, and its
+// errors do not show more than the start of a name.
 func parseAvro(text []byte) (*avroType, error) {
+	// Into maps, for keys are compared as they are: a property "Name" is not
+	// "name", but someone's own.
+	var schema any
+	if err := json.Unmarshal(text, &schema); err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
 	p := avroParser{named: map[string]*avroType{}}
-	t, err := p.parse(text, "", 0)
+	t, err := p.parse(schema, "", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -101,42 +118,69 @@ type avroParser struct {
 	records []*avroType
 }
 
-func (p *avroParser) parse(text json.RawMessage, namespace string, depth int) (*avroType, error) {
+// avroObject is a type or a field written as an object.
+type avroObject map[string]any
+
+// text returns a property that is a string, "" for one that is not there.
+func (o avroObject) text(key string) (string, error) {
+	v := o[key]
+	s, ok := v.(string)
+	if v != nil && !ok {
+		return "", fmt.Errorf("%s is not a string", key)
+	}
+	return s, nil
+}
+
+// json returns a property as it is, nil for one that is not there.
+func (o avroObject) json(key string) json.RawMessage {
+	v, ok := o[key]
+	if !ok {
+		return nil
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic("schemas: JSON that was read cannot be written: " + err.Error())
+	}
+	return text
+}
+
+// texts returns a property that is an array of strings, nil for one that is
+// not there.
+func (o avroObject) texts(key string) ([]string, error) {
+	if o[key] == nil {
+		return nil, nil
+	}
+	items, ok := o[key].([]any)
+	texts := make([]string, len(items))
+	for i := range items {
+		if ok {
+			texts[i], ok = items[i].(string)
+		}
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s is not an array of strings", key)
+	}
+	return texts, nil
+}
+
+func (p *avroParser) parse(schema any, namespace string, depth int) (*avroType, error) {
 	if depth > maxSchemaDepth {
 		return nil, fmt.Errorf("types nest more than %d deep", maxSchemaDepth)
 	}
-	switch firstByte(text) {
-	case '"':
-		var name string
-		if err := json.Unmarshal(text, &name); err != nil {
-			return nil, err
-		}
-		return p.reference(name, namespace)
-	case '[':
-		return p.union(text, namespace, depth)
-	case '{':
-		return p.object(text, namespace, depth)
-	}
-	if !json.Valid(text) {
-		return nil, errors.New("not JSON")
+	switch s := schema.(type) {
+	case string:
+		return p.reference(s, namespace)
+	case []any:
+		return p.union(s, namespace, depth)
+	case map[string]any:
+		return p.object(s, namespace, depth)
 	}
 	return nil, errors.New("a type is a name, an object or an array")
 }
 
-func firstByte(text json.RawMessage) byte {
-	for _, c := range text {
-		switch c {
-		case ' ', '\t', '\r', '\n':
-			continue
-		}
-		return c
-	}
-	return 0
-}
-
 func (p *avroParser) reference(name, namespace string) (*avroType, error) {
-	if k, ok := primitives[name]; ok {
-		return &avroType{kind: k, empty: k == kindNull}, nil
+	if t, ok := primitives[name]; ok {
+		return t, nil
 	}
 	if namespace != "" && !strings.Contains(name, ".") {
 		if t, ok := p.named[namespace+"."+name]; ok {
@@ -146,21 +190,17 @@ func (p *avroParser) reference(name, namespace string) (*avroType, error) {
 	if t, ok := p.named[name]; ok {
 		return t, nil
 	}
-	return nil, fmt.Errorf("unknown type %q", name)
+	return nil, fmt.Errorf("unknown type %.128q", name)
 }
 
-func (p *avroParser) union(text json.RawMessage, namespace string, depth int) (*avroType, error) {
-	var texts []json.RawMessage
-	if err := json.Unmarshal(text, &texts); err != nil {
-		return nil, err
-	}
-	if len(texts) == 0 {
+func (p *avroParser) union(branches []any, namespace string, depth int) (*avroType, error) {
+	if len(branches) == 0 {
 		return nil, errors.New("a union without types")
 	}
 	u := &avroType{kind: kindUnion}
 	seen := map[string]bool{}
-	for _, text := range texts {
-		b, err := p.parse(text, namespace, depth+1)
+	for _, branch := range branches {
+		b, err := p.parse(branch, namespace, depth+1)
 		if err != nil {
 			return nil, fmt.Errorf("union: %w", err)
 		}
@@ -172,7 +212,7 @@ func (p *avroParser) union(text json.RawMessage, namespace string, depth int) (*
 			key = b.name
 		}
 		if seen[key] {
-			return nil, fmt.Errorf("%s occurs twice in a union", key)
+			return nil, fmt.Errorf("%.128s occurs twice in a union", key)
 		}
 		seen[key] = true
 		u.branches = append(u.branches, b)
@@ -180,50 +220,23 @@ func (p *avroParser) union(text json.RawMessage, namespace string, depth int) (*
 	return u, nil
 }
 
-// avroObject has the properties of all types written as objects.
-type avroObject struct {
-	Type      json.RawMessage    `json:"type"`
-	Name      string             `json:"name"`
-	Namespace *string            `json:"namespace"`
-	Fields    *[]avroObjectField `json:"fields"`
-	Symbols   []string           `json:"symbols"`
-	Default   json.RawMessage    `json:"default"`
-	Items     json.RawMessage    `json:"items"`
-	Values    json.RawMessage    `json:"values"`
-	Size      *float64           `json:"size"`
-}
-
-type avroObjectField struct {
-	Name    string          `json:"name"`
-	Type    json.RawMessage `json:"type"`
-	Aliases []string        `json:"aliases"`
-	Default json.RawMessage `json:"default"`
-	Feature json.RawMessage `json:"feature"`
-}
-
-func (p *avroParser) object(text json.RawMessage, namespace string, depth int) (*avroType, error) {
-	var o avroObject
-	if err := json.Unmarshal(text, &o); err != nil {
-		return nil, err
+func (p *avroParser) object(o avroObject, namespace string, depth int) (*avroType, error) {
+	typ, ok := o["type"]
+	if !ok {
+		return nil, errors.New("an object without type")
 	}
-	if firstByte(o.Type) != '"' {
-		if o.Type == nil {
-			return nil, errors.New("an object without type")
-		}
-		return p.parse(o.Type, namespace, depth+1)
-	}
-	var typeName string
-	if err := json.Unmarshal(o.Type, &typeName); err != nil {
-		return nil, err
+	typeName, ok := typ.(string)
+	if !ok {
+		return p.parse(typ, namespace, depth+1)
 	}
 	switch typeName {
 	case "array", "map":
-		t := &avroType{kind: kindArray}
-		items, property := o.Items, "items"
+		t, property := &avroType{kind: kindArray}, "items"
 		if typeName == "map" {
-			t.kind, items, property = kindMap, o.Values, "values"
+			t.kind, property = kindMap, "values"
 		}
-		if items == nil {
+		items, ok := o[property]
+		if !ok {
 			return nil, fmt.Errorf("%s without %s", typeName, property)
 		}
 		var err error
@@ -232,98 +245,132 @@ func (p *avroParser) object(text json.RawMessage, namespace string, depth int) (
 		}
 		return t, nil
 	case "record", "error":
-		return p.record(&o, namespace, depth)
+		return p.record(o, namespace, depth)
 	case "enum":
-		t := &avroType{kind: kindEnum, symbols: o.Symbols}
-		if _, err := p.define(t, &o, namespace); err != nil {
-			return nil, err
-		}
-		if len(o.Symbols) == 0 {
-			return nil, fmt.Errorf("enum %s without symbols", t.name)
-		}
-		seen := make(map[string]bool, len(o.Symbols))
-		for _, s := range o.Symbols {
-			if err := checkAvroName(s); err != nil {
-				return nil, fmt.Errorf("enum %s: symbol %w", t.name, err)
-			}
-			if seen[s] {
-				return nil, fmt.Errorf("enum %s: symbol %s occurs twice", t.name, s)
-			}
-			seen[s] = true
-		}
-		if o.Default != nil {
-			if err := json.Unmarshal(o.Default, &t.fallback); err != nil || t.index(t.fallback) < 0 {
-				return nil, fmt.Errorf("enum %s: the default is none of its symbols", t.name)
-			}
-		}
-		return t, nil
+		return p.enum(o, namespace)
 	case "fixed":
 		t := &avroType{kind: kindFixed}
-		if _, err := p.define(t, &o, namespace); err != nil {
+		if _, err := p.define(t, o, namespace); err != nil {
 			return nil, err
 		}
-		if o.Size == nil || *o.Size < 0 || *o.Size > math.MaxInt32 || *o.Size != math.Trunc(*o.Size) {
-			return nil, fmt.Errorf("fixed %s without a size", t.name)
+		size, ok := o["size"].(float64)
+		if !ok || size < 0 || size > math.MaxInt32 || size != math.Trunc(size) {
+			return nil, fmt.Errorf("fixed %.128s without a size", t.name)
 		}
-		t.size = int(*o.Size)
+		t.size, t.empty = int(size), size == 0
 		return t, nil
 	}
 	return p.reference(typeName, namespace)
 }
 
-func (p *avroParser) record(o *avroObject, namespace string, depth int) (*avroType, error) {
+func (p *avroParser) enum(o avroObject, namespace string) (*avroType, error) {
+	t := &avroType{kind: kindEnum}
+	_, err := p.define(t, o, namespace)
+	if err != nil {
+		return nil, err
+	}
+	if t.symbols, err = o.texts("symbols"); err != nil {
+		return nil, fmt.Errorf("enum %.128s: %w", t.name, err)
+	}
+	if len(t.symbols) == 0 {
+		return nil, fmt.Errorf("enum %.128s without symbols", t.name)
+	}
+	seen := make(map[string]bool, len(t.symbols))
+	for _, s := range t.symbols {
+		if err := checkAvroName(s); err != nil {
+			return nil, fmt.Errorf("enum %.128s: symbol %w", t.name, err)
+		}
+		if seen[s] {
+			return nil, fmt.Errorf("enum %.128s: symbol %.128s occurs twice", t.name, s)
+		}
+		seen[s] = true
+	}
+	if def, ok := o["default"]; ok {
+		if t.fallback, ok = def.(string); !ok || !seen[t.fallback] {
+			return nil, fmt.Errorf("enum %.128s: the default is none of its symbols", t.name)
+		}
+	}
+	return t, nil
+}
+
+func (p *avroParser) record(o avroObject, namespace string, depth int) (*avroType, error) {
 	t := &avroType{kind: kindRecord}
 	namespace, err := p.define(t, o, namespace)
 	if err != nil {
 		return nil, err
 	}
 	p.records = append(p.records, t)
-	if o.Fields == nil {
-		return nil, fmt.Errorf("record %s without fields", t.name)
+	fields, ok := o["fields"].([]any)
+	if !ok {
+		return nil, fmt.Errorf("record %.128s without fields", t.name)
 	}
-	seen := make(map[string]bool, len(*o.Fields))
-	for _, f := range *o.Fields {
-		if err := checkAvroName(f.Name); err != nil {
-			return nil, fmt.Errorf("record %s: field %w", t.name, err)
+	seen := make(map[string]bool, len(fields))
+	for _, f := range fields {
+		o, ok := f.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("record %.128s: a field is not an object", t.name)
 		}
-		if seen[f.Name] {
-			return nil, fmt.Errorf("record %s: field %s occurs twice", t.name, f.Name)
+		field, err := p.field(o, namespace, depth)
+		if err != nil {
+			return nil, err
 		}
-		seen[f.Name] = true
-		if f.Type == nil {
-			return nil, fmt.Errorf("field %s has no type", f.Name)
+		if seen[field.name] {
+			return nil, fmt.Errorf("record %.128s: field %.128s occurs twice", t.name, field.name)
 		}
-		field := avroField{name: f.Name, aliases: f.Aliases, hasDefault: f.Default != nil, feature: f.Feature}
-		if field.typ, err = p.parse(f.Type, namespace, depth+1); err != nil {
-			return nil, fmt.Errorf("field %s: %w", f.Name, err)
-		}
-		if f.Default != nil {
-			if err := json.Unmarshal(f.Default, &field.def); err != nil {
-				return nil, fmt.Errorf("field %s: %w", f.Name, err)
-			}
-		}
+		seen[field.name] = true
 		t.fields = append(t.fields, field)
 	}
 	return t, nil
 }
 
+func (p *avroParser) field(o avroObject, namespace string, depth int) (f avroField, err error) {
+	if f.name, err = o.text("name"); err == nil {
+		err = checkAvroName(f.name)
+	}
+	if err != nil {
+		return f, fmt.Errorf("field %w", err)
+	}
+	typ, ok := o["type"]
+	if !ok {
+		return f, fmt.Errorf("field %.128s has no type", f.name)
+	}
+	if f.typ, err = p.parse(typ, namespace, depth+1); err != nil {
+		return f, fmt.Errorf("field %.128s: %w", f.name, err)
+	}
+	if f.aliases, err = o.texts("aliases"); err != nil {
+		return f, fmt.Errorf("field %.128s: %w", f.name, err)
+	}
+	f.def, f.feature = o.json("default"), o.json("feature")
+	return f, nil
+}
+
 // define gives a named type its full name, makes it known under it, and
 // returns the namespace inside it.
-func (p *avroParser) define(t *avroType, o *avroObject, namespace string) (string, error) {
-	name := o.Name
+func (p *avroParser) define(t *avroType, o avroObject, namespace string) (string, error) {
+	name, err := o.text("name")
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", t.kind, err)
+	}
+	given, err := o.text("namespace")
+	if err != nil {
+		return "", fmt.Errorf("%s %.128s: %w", t.kind, name, err)
+	}
 	if i := strings.LastIndexByte(name, '.'); i >= 0 {
 		name, namespace = name[i+1:], name[:i]
-	} else if o.Namespace != nil {
-		namespace = *o.Namespace
+	} else if o["namespace"] != nil {
+		namespace = given
 	}
 	if err := checkAvroName(name); err != nil {
 		return "", fmt.Errorf("%s: name %w", t.kind, err)
 	}
+	if len(namespace)+1+len(name) > maxTypeName {
+		return "", fmt.Errorf("%s %.128s: its name is longer than %d bytes", t.kind, name, maxTypeName)
+	}
 	t.name = name
 	if namespace != "" {
-		for _, part := range strings.Split(namespace, ".") {
+		for part := range strings.SplitSeq(namespace, ".") {
 			if err := checkAvroName(part); err != nil {
-				return "", fmt.Errorf("%s %s: namespace %w", t.kind, name, err)
+				return "", fmt.Errorf("%s %.128s: namespace %w", t.kind, name, err)
 			}
 		}
 		t.name = namespace + "." + name
@@ -332,7 +379,7 @@ func (p *avroParser) define(t *avroType, o *avroObject, namespace string) (strin
 		return "", fmt.Errorf("%s: name %q is reserved", t.kind, t.name)
 	}
 	if _, twice := p.named[t.name]; twice {
-		return "", fmt.Errorf("type %s is defined twice", t.name)
+		return "", fmt.Errorf("type %.128s is defined twice", t.name)
 	}
 	p.named[t.name] = t
 	return namespace, nil
@@ -352,9 +399,9 @@ func checkAvroName(s string) error {
 	return nil
 }
 
-// markEmpty finds the types whose values take no bytes, and refuses records
-// that contain themselves without a union, array or map between: no value of
-// theirs ends.
+// markEmpty finds the records whose values take no bytes, and how to skip the
+// others. It refuses records that contain themselves without a union, array or
+// map between: no value of theirs ends.
 func (p *avroParser) markEmpty() error {
 	const (
 		entered = 1
@@ -363,36 +410,31 @@ func (p *avroParser) markEmpty() error {
 	state := map[*avroType]int{}
 	var visit func(t *avroType) error
 	visit = func(t *avroType) error {
-		switch t.kind {
-		case kindNull:
-			t.empty = true
-		case kindFixed:
-			t.empty = t.size == 0
-		case kindRecord:
-			switch state[t] {
-			case entered:
-				return fmt.Errorf("record %s contains itself", t.name)
-			case left:
-				return nil
-			}
-			state[t] = entered
-			t.empty = true
-			for i := range t.fields {
-				if err := visit(t.fields[i].typ); err != nil {
-					return err
-				}
-				t.empty = t.empty && t.fields[i].typ.empty
-			}
-			state[t] = left
+		switch {
+		case t.kind != kindRecord || state[t] == left:
+			return nil
+		case state[t] == entered:
+			return fmt.Errorf("record %.128s contains itself", t.name)
 		}
+		state[t] = entered
+		for i := range t.fields {
+			f := t.fields[i].typ
+			if err := visit(f); err != nil {
+				return err
+			}
+			switch {
+			case f.empty:
+			case len(f.skips) == 1:
+				t.skips = append(t.skips, f.skips[0])
+			default:
+				t.skips = append(t.skips, f)
+			}
+		}
+		t.empty = len(t.skips) == 0
+		state[t] = left
 		return nil
 	}
 	for _, t := range p.records {
-		if err := visit(t); err != nil {
-			return err
-		}
-	}
-	for _, t := range p.named {
 		if err := visit(t); err != nil {
 			return err
 		}

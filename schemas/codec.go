@@ -40,18 +40,31 @@ const (
 	unknownTTL = 5 * time.Second
 	// maxUnknown bounds how many unknown ids are remembered.
 	maxUnknown = 1024
+
+	defaultSchemaBytes = 256 << 10
+	// maxPlans bounds how many schemas of others are remembered for a message,
+	// and maxPlansText the text of those together, in multiples of the longest
+	// allowed: what is kept of one takes up to 15 times its text.
+	maxPlans     = 1024
+	maxPlansText = 16
 )
 
 // Codec encodes and decodes the messages of one Set in the Confluent wire
 // format. It is safe for concurrent use.
 type Codec struct {
+	// MaxSchemaBytes bounds the text of a writer's schema, in bytes; a record
+	// with a longer one is poison. 0 means 256 KiB. It is never less than twice
+	// our own schema of the message. It must not be set once the codec is used.
+	MaxSchemaBytes int
+
 	set      *Set
 	registry Registry
 
 	featureIndex map[string]int
 
 	// plans[k] holds what decoders need, by schema id. The map is replaced
-	// when a schema is added; schemas never change, so none is ever removed.
+	// when a schema is added. Schemas never change; when there are too many of
+	// others, all of those are forgotten, to be asked for again.
 	plans [messageKinds]atomic.Pointer[map[uint32]*plan]
 	// frames[k] is the frame of message k: magic byte and id.
 	frames [messageKinds]atomic.Pointer[[frameLength]byte]
@@ -67,7 +80,10 @@ type Codec struct {
 // plan is a writer's schema resolved against one of ours, or why it cannot be.
 type plan struct {
 	root    *node
-	problem string
+	reason  Reason // without root
+	problem string // without root
+	own     bool   // it is the schema that we write ourselves
+	bytes   int    // the schema's text, as far as it is kept
 }
 
 // NewCodec returns a Codec that looks schemas up in reg.
@@ -113,7 +129,9 @@ func (c *Codec) Register(ctx context.Context) error {
 		if err := c.lock(ctx); err != nil {
 			return err
 		}
-		c.add(messageKind(k), uint32(id), c.set.messages[k].text)
+		own := c.planFor(messageKind(k), c.set.messages[k].text)
+		own.own = true
+		c.add(messageKind(k), uint32(id), own)
 		c.unlock()
 		c.frames[k].Store(&frame)
 	}
@@ -149,7 +167,7 @@ func (c *Codec) open(ctx context.Context, k messageKind, value []byte) ([]byte, 
 		}
 	}
 	if p.root == nil {
-		return nil, nil, poison(ReasonUndecodable, "schema %d does not fit %s: %s", id, messageTopics[k], p.problem)
+		return nil, nil, poison(p.reason, "schema %d does not fit %s: %s", id, messageTopics[k], p.problem)
 	}
 	return value[frameLength:], p.root, nil
 }
@@ -179,28 +197,63 @@ func (c *Codec) learn(ctx context.Context, k messageKind, id uint32) (*plan, err
 	if err != nil {
 		return nil, err
 	}
-	return c.add(k, id, text), nil
+	var p *plan
+	if most := c.maxSchemaBytes(k); len(text) > most {
+		p = &plan{reason: ReasonTooLarge, problem: fmt.Sprintf("it is %d bytes long, at most %d are allowed", len(text), most)}
+	} else {
+		p = c.planFor(k, text)
+	}
+	c.add(k, id, p)
+	return p, nil
 }
 
-// add resolves a writer's schema and keeps the result. The caller holds the
-// lock.
-func (c *Codec) add(k messageKind, id uint32, text string) *plan {
-	known := *c.plans[k].Load()
-	p := &plan{}
-	if w, err := parseAvro([]byte(text)); err != nil {
-		p.problem = err.Error()
-	} else if p.root, err = resolve(w, c.set.messages[k].typ, false); err != nil {
-		p.problem = err.Error()
-	} else if p.root.kind != kindRecord {
-		p.root, p.problem = nil, "it is not that of a record"
+func (c *Codec) maxSchemaBytes(k messageKind) int {
+	most := c.MaxSchemaBytes
+	if most <= 0 {
+		most = defaultSchemaBytes
 	}
+	return max(most, 2*len(c.set.messages[k].text))
+}
+
+// planFor resolves a writer's schema.
+func (c *Codec) planFor(k messageKind, text string) *plan {
+	root, err := compile(text, c.set.messages[k].typ)
+	if err != nil {
+		return &plan{reason: ReasonUndecodable, problem: clip(err.Error(), maxDetail)}
+	}
+	return &plan{root: root, bytes: len(text)}
+}
+
+func compile(text string, reader *avroType) (*node, error) {
+	w, err := parseAvro([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	if w.kind != kindRecord {
+		return nil, fmt.Errorf("%s cannot be read as %s", w.kind, reader.kind)
+	}
+	return resolve(w, reader, false)
+}
+
+// add keeps a plan. The caller holds the lock.
+func (c *Codec) add(k messageKind, id uint32, p *plan) {
+	known := *c.plans[k].Load()
+	others, bytes := 0, p.bytes
+	for _, q := range known {
+		if !q.own {
+			others++
+			bytes += q.bytes
+		}
+	}
+	full := !p.own && (others >= maxPlans || bytes > maxPlansText*c.maxSchemaBytes(k))
 	grown := make(map[uint32]*plan, len(known)+1)
-	for id, p := range known {
-		grown[id] = p
+	for id, q := range known {
+		if q.own || !full {
+			grown[id] = q
+		}
 	}
 	grown[id] = p
 	c.plans[k].Store(&grown)
-	return p
 }
 
 func (c *Codec) fetch(ctx context.Context, id uint32) (string, error) {

@@ -48,7 +48,7 @@ func sameNames(w, r *avroType) error {
 		return sameNames(w.items, r.items)
 	}
 	for i := range r.fields {
-		if j := w.position(&r.fields[i]); j >= 0 {
+		if j := r.fields[i].in(w.positions()); j >= 0 {
 			if err := sameNames(w.fields[j].typ, r.fields[i].typ); err != nil {
 				return err
 			}

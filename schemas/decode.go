@@ -724,9 +724,7 @@ func (in *input) array(n *node) *node {
 }
 
 // at puts the name of field i of a record before what went wrong in it.
-func (in *input) at(record *node, i int) {
-	in.err.Detail = record.writer.fields[i].name + ": " + in.err.Detail
-}
+func (in *input) at(record *node, i int) { in.err.in(record.names[i]) }
 
 func (in *input) failed(root *node, i int) error {
 	in.at(root, i)

@@ -286,6 +286,17 @@ func findRecord(schema json.RawMessage, name string) (json.RawMessage, error) {
 	return nil, nil
 }
 
+func firstByte(text json.RawMessage) byte {
+	for _, c := range text {
+		switch c {
+		case ' ', '\t', '\r', '\n':
+			continue
+		}
+		return c
+	}
+	return 0
+}
+
 func compact(v any) (json.RawMessage, error) {
 	text, err := json.Marshal(v)
 	if err != nil {

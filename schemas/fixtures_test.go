@@ -319,26 +319,26 @@ func withoutLogicalTypes(t testing.TB, schema string) string {
 	if err := json.Unmarshal([]byte(schema), &v); err != nil {
 		t.Fatal(err)
 	}
-	var strip func(v any)
-	strip = func(v any) {
-		switch v := v.(type) {
-		case []any:
-			for _, v := range v {
-				strip(v)
-			}
-		case map[string]any:
-			delete(v, "logicalType")
-			for _, v := range v {
-				strip(v)
-			}
-		}
-	}
-	strip(v)
+	stripLogicalTypes(v)
 	text, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+func stripLogicalTypes(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, v := range v {
+			stripLogicalTypes(v)
+		}
+	case map[string]any:
+		delete(v, "logicalType")
+		for _, v := range v {
+			stripLogicalTypes(v)
+		}
+	}
 }
 
 // dump writes a message with every difference visible: missing values, nil

@@ -177,29 +177,3 @@ func FuzzDecodeDeadLetter(f *testing.F) {
 		func(c *Codec, b []byte, d *DeadLetter) error { return c.DecodeDeadLetter(context.Background(), b, d) },
 		(*Codec).AppendDeadLetter, (*oracle).deadLetter)
 }
-
-// FuzzSchema feeds the parser of writers' schemas with whatever a producer
-// could register, and reads a record under it.
-func FuzzSchema(f *testing.F) {
-	set := ownSet(f)
-	codec, registry := newCodec(f, set)
-	event := codec.AppendEvent(nil, sampleEvent(f, set))[frameLength:]
-	f.Add(set.Schema(TopicEvents), event)
-	f.Add(evolved(f, set.Schema(TopicEvents)), event)
-	f.Add(extraType, event)
-	f.Add(`["null",{"type":"record","name":"a.B","fields":[{"name":"c","type":"a.B"}]}]`, event)
-	f.Fuzz(func(t *testing.T, schema string, datum []byte) {
-		if len(schema) > maxFuzzInput*4 || len(datum) > maxFuzzInput {
-			t.Skip("too long")
-		}
-		set.vocabulary = scoring.NewVocabulary(set.spec)
-		codec.plans[eventMessage].Store(&map[uint32]*plan{})
-		registry.schemas[100] = schema
-		framed := append([]byte{magicByte, 0, 0, 0, 100}, datum...)
-		if err := codec.DecodeEvent(context.Background(), framed, codec.NewEvent()); err != nil {
-			if _, ok := AsPoison(err); !ok {
-				t.Fatalf("not poison: %v", err)
-			}
-		}
-	})
-}

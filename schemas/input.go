@@ -148,11 +148,12 @@ func (in *input) index(n int, of kind) int {
 	return int(i)
 }
 
-// skip reads over a value of a field that we do not have. A key that a map
-// holds twice, at which some decoders stop, does no harm here.
+// skip reads over a value of a field that we do not have, in as many steps as
+// it has bytes, to a small factor. A key that a map holds twice, at which some
+// decoders stop, does no harm here.
 func (in *input) skip(t *avroType, depth int) {
 	if in.err != nil || t.empty {
-		return // the empty ones may be many: records double with each nesting
+		return
 	}
 	if depth > maxDatumDepth {
 		in.fail(ReasonUndecodable, "values nest more than %d deep", maxDatumDepth)
@@ -176,8 +177,10 @@ func (in *input) skip(t *avroType, depth int) {
 	case kindUnion:
 		in.skip(t.branches[in.index(len(t.branches), kindUnion)], depth+1)
 	case kindRecord:
-		for i := range t.fields {
-			in.skip(t.fields[i].typ, depth+1)
+		for _, f := range t.skips {
+			if in.skip(f, depth+1); in.err != nil {
+				return
+			}
 		}
 	case kindArray, kindMap:
 		for n := in.block(); n != 0; n = in.block() {

@@ -3,14 +3,20 @@ package schemas
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
+
+// maxDetail bounds the detail of a PoisonError in bytes. It can name what a
+// stranger's schema names, at any length, and has to fit into a dead letter.
+const maxDetail = 1024
 
 // PoisonError is an error that lies in a record's bytes: reading them again
 // cannot help, so the record becomes a dead letter.
 type PoisonError struct {
 	// Reason is the kind of failure.
 	Reason Reason
-	// Detail says what exactly was wrong, without the customer's values.
+	// Detail says what exactly was wrong, without the customer's values, in at
+	// most 1 KiB.
 	Detail string
 }
 
@@ -26,5 +32,19 @@ func AsPoison(err error) (*PoisonError, bool) {
 }
 
 func poison(reason Reason, format string, args ...any) *PoisonError {
-	return &PoisonError{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+	return &PoisonError{Reason: reason, Detail: clip(fmt.Sprintf(format, args...), maxDetail)}
+}
+
+// in puts the name of a field before what went wrong in it.
+func (e *PoisonError) in(field string) {
+	e.Detail = clip(clip(field, maxDetail/8)+": "+e.Detail, maxDetail)
+}
+
+// clip cuts text that is longer than n bytes, with an ellipsis for the rest.
+func clip(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	const ellipsis = "…"
+	return strings.ToValidUTF8(text[:n-len(ellipsis)], "") + ellipsis // without the half of a rune
 }

@@ -36,11 +36,18 @@ type RegistryConfig struct {
 	Timeout time.Duration
 }
 
-// maxRegistryResponse bounds the body of a registry's answer in bytes.
-const maxRegistryResponse = 4 << 20
+const (
+	// maxRegistryResponse bounds the body of a registry's answer in bytes, and
+	// maxRegistryHeader its header.
+	maxRegistryResponse = 4 << 20
+	maxRegistryHeader   = 64 << 10
+	// maxRegistryError bounds what an error shows of an answer, in bytes.
+	maxRegistryError = 512
+)
 
 // RegistryClient talks to a Confluent-compatible schema registry. It is safe
-// for concurrent use, and implements Registry.
+// for concurrent use, and implements Registry. Its errors show at most 512
+// bytes of what the registry answered.
 type RegistryClient struct {
 	client    *sr.Client
 	transport *http.Transport
@@ -70,6 +77,7 @@ func NewRegistry(cfg RegistryConfig) (*RegistryClient, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = cfg.TLS
+	transport.MaxResponseHeaderBytes = maxRegistryHeader
 	opts := []sr.ClientOpt{
 		sr.URLs(urls...),
 		sr.UserAgent("churnstream"),
@@ -98,7 +106,7 @@ func (r *RegistryClient) Schema(ctx context.Context, id int) (string, error) {
 		if registryCode(err) == sr.ErrSchemaNotFound.Code {
 			return "", fmt.Errorf("schema registry: %w: id %d", ErrSchemaNotFound, id)
 		}
-		return "", fmt.Errorf("schema registry: %w", err)
+		return "", fmt.Errorf("schema registry: %w", shortened(err))
 	}
 	if s.Schema == "" {
 		return "", fmt.Errorf("schema registry: no schema in the answer for id %d", id)
@@ -119,7 +127,7 @@ func (r *RegistryClient) Register(ctx context.Context, subject, schema string) (
 	switch registryCode(err) {
 	case sr.ErrSubjectNotFound.Code, sr.ErrSchemaNotFound.Code:
 	default:
-		return 0, fmt.Errorf("schema registry: looking the schema of %s up: %w", subject, err)
+		return 0, fmt.Errorf("schema registry: looking the schema of %s up: %w", subject, shortened(err))
 	}
 	if err := r.ensureBackward(ctx, subject); err != nil {
 		return 0, err
@@ -128,9 +136,9 @@ func (r *RegistryClient) Register(ctx context.Context, subject, schema string) (
 	if err != nil {
 		var answer *sr.ResponseError
 		if errors.As(err, &answer) && answer.StatusCode == http.StatusConflict {
-			return 0, fmt.Errorf("schema registry: %s: %w: %w", subject, ErrIncompatible, err)
+			return 0, fmt.Errorf("schema registry: %s: %w: %w", subject, ErrIncompatible, shortened(err))
 		}
-		return 0, fmt.Errorf("schema registry: registering the schema of %s: %w", subject, err)
+		return 0, fmt.Errorf("schema registry: registering the schema of %s: %w", subject, shortened(err))
 	}
 	return checkID(id)
 }
@@ -151,11 +159,11 @@ func (r *RegistryClient) ensureBackward(ctx context.Context, subject string) err
 			return nil
 		}
 	case registryCode(now.Err) == 0:
-		return fmt.Errorf("schema registry: asking for the compatibility of %s: %w", subject, now.Err)
+		return fmt.Errorf("schema registry: asking for the compatibility of %s: %w", subject, shortened(now.Err))
 	}
 	set := r.client.SetCompatibility(ctx, sr.SetCompatibility{Level: sr.CompatBackward}, subject)[0]
 	if set.Err != nil {
-		return fmt.Errorf("schema registry: setting the compatibility of %s: %w", subject, set.Err)
+		return fmt.Errorf("schema registry: setting the compatibility of %s: %w", subject, shortened(set.Err))
 	}
 	return nil
 }
@@ -169,6 +177,18 @@ func registryCode(err error) int {
 	}
 	return 0
 }
+
+// shortError is an error of the registry's client, whose text can be all of an
+// answer, with the start of that text.
+type shortError struct {
+	text string
+	err  error
+}
+
+func shortened(err error) error { return &shortError{clip(err.Error(), maxRegistryError), err} }
+
+func (e *shortError) Error() string { return e.text }
+func (e *shortError) Unwrap() error { return e.err }
 
 // boundedTransport refuses bodies that are larger than maxRegistryResponse.
 type boundedTransport struct{ base http.RoundTripper }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -144,6 +145,115 @@ func TestRegistryAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a registry, or a proxy before it, answers is shown on status pages and
+// logged at each retry.
+func TestRegistryErrorsAreShort(t *testing.T) {
+	long := strings.Repeat("ä", 1<<20)
+	for _, c := range []struct {
+		name, body string
+		status     int
+		want       error
+	}{
+		{"a page", "<html>" + long, 502, nil},
+		{"a message", `{"error_code":50001,"message":"` + long + `"}`, 500, nil},
+		{"not found", `{"error_code":40403,"message":"` + long + `"}`, 404, ErrSchemaNotFound},
+		{"incompatible", `{"error_code":409,"message":"` + long + `"}`, 409, ErrIncompatible},
+		{"a number", `{"id":` + strings.Repeat("9", 1<<20) + `,"schema":1}`, 200, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newClient(t, RegistryConfig{URL: "http://registry"})
+			r.transport.RegisterProtocol("http", answering(func(q *http.Request) (int, string) {
+				switch {
+				case c.want != ErrIncompatible || strings.HasSuffix(q.URL.Path, "/versions"):
+					return c.status, c.body
+				case q.Method == http.MethodPut:
+					return 200, `{"compatibility":"BACKWARD"}`
+				}
+				return 404, `{"error_code":40401}`
+			}))
+			_, schemaErr := r.Schema(t.Context(), 1)
+			_, registerErr := r.Register(t.Context(), "s-value", `"string"`)
+			for _, err := range []error{schemaErr, registerErr} {
+				if err == nil || len(err.Error()) > 1024 {
+					t.Errorf("an error of %d bytes: %.2000v", len(fmt.Sprint(err)), err)
+				}
+				var answer *sr.ResponseError
+				if c.status >= 300 && !errors.Is(err, ErrSchemaNotFound) && !errors.As(err, &answer) {
+					t.Errorf("it is no answer: %v", err)
+				}
+			}
+			if c.want != nil && !errors.Is(errors.Join(schemaErr, registerErr), c.want) {
+				t.Errorf("neither %v nor %v is %v", schemaErr, registerErr, c.want)
+			}
+		})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "http://elsewhere/"+strings.Repeat("x", 2*maxRegistryHeader))
+		w.WriteHeader(http.StatusFound)
+	}))
+	defer server.Close()
+	r := newClient(t, RegistryConfig{URL: server.URL})
+	if _, err := r.Schema(t.Context(), 1); err == nil || len(err.Error()) > 1024 || strings.Contains(err.Error(), "xxx") {
+		t.Errorf("a long header: %v", err)
+	}
+}
+
+// answering answers requests with a status and a body.
+type answering func(r *http.Request) (status int, body string)
+
+func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
+	status, body := a(r)
+	return &http.Response{
+		Status: http.StatusText(status), StatusCode: status, ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: -1, Request: r,
+	}, nil
+}
+
+// FuzzRegistryAnswer lets the registry answer anything. What comes of it is a
+// schema and an id, or an error of few words.
+func FuzzRegistryAnswer(f *testing.F) {
+	f.Add(200, `{"schema":"\"string\"","id":1}`)
+	f.Add(200, `{"subject":"s","version":1,"id":7,"schemaType":"PROTOBUF","schema":"syntax","references":[{"name":"a","subject":"b","version":1}]}`)
+	f.Add(200, `{"compatibilityLevel":"FULL"}`)
+	f.Add(200, `{"schema":"","id":-1}`)
+	f.Add(200, `{"id":1e400,"schema":7}`)
+	f.Add(200, `[`)
+	f.Add(404, `{"error_code":40403,"message":"Schema not found"}`)
+	f.Add(404, `{"error_code":40401,"message":"Subject not found"}`)
+	f.Add(409, `{"error_code":409,"message":"incompatible"}`)
+	f.Add(500, `{"error_code":50001,"message":"`+strings.Repeat("x", 2000)+`"}`)
+	f.Add(502, `<html>`+strings.Repeat("\x80", 2000))
+	var status int
+	var body string
+	r, err := NewRegistry(RegistryConfig{URL: "http://registry"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r.transport.RegisterProtocol("http", answering(func(*http.Request) (int, string) { return status, body }))
+	f.Fuzz(func(t *testing.T, code int, text string) {
+		if status, body = code, text; code < 200 || code > 999 || len(text) > maxFuzzInput || code/100 == 3 {
+			t.Skip("no answer")
+		}
+		short := func(err error) {
+			if n := len(err.Error()); n > 1024 {
+				t.Errorf("an error of %d bytes: %v", n, err)
+			}
+		}
+		schema, err := r.Schema(t.Context(), 1)
+		if err != nil {
+			short(err)
+		} else if schema == "" || code >= 300 {
+			t.Errorf("schema %q", schema)
+		}
+		id, err := r.Register(t.Context(), "s-value", `"string"`)
+		if err != nil {
+			short(err)
+		} else if id <= 0 || code >= 300 {
+			t.Errorf("id %d", id)
+		}
+	})
 }
 
 func TestRegistryTimeout(t *testing.T) {

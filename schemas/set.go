@@ -190,7 +190,7 @@ func parseFeature(f *avroField) (scoring.Feature, column, error) {
 	if branches[1].kind == kindNull {
 		c.typ, c.null, c.value = branches[0], 2, 0
 	}
-	if f.hasDefault && f.def != nil {
+	if f.def != nil && string(f.def) != "null" {
 		return feature, c, errors.New("its default must be null: a change that does not mention an attribute leaves it as it is")
 	}
 	var property struct {

@@ -2,7 +2,8 @@
 // the schema, unions without their wrapping, timestamps as RFC 3339, bytes as
 // Avro's own JSON has them (a character for each), and control characters
 // escaped, so that what a stranger wrote cannot steer the terminal it is shown
-// on. goavro decodes; what it takes is bounded whatever the schema says.
+// on. It decodes as goavro does, but straight into JSON: whatever the schema
+// says, it takes no more than the JSON does, and that is bounded.
 package avrojson
 
 import (
@@ -12,16 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
-	"slices"
-	"sort"
-	"strconv"
 	"strings"
-	"time"
-	"unicode/utf8"
-
-	"github.com/linkedin/goavro/v2"
 
 	"churnstream/internal/kafka"
 	"churnstream/schemas"
@@ -30,19 +23,17 @@ import (
 // What is read here may come from anywhere, under any schema: these bound
 // what decoding it takes.
 const (
-	// maxDecoded bounds the values that a record may decode to. Without it a
-	// few bytes under a hostile schema could become millions of them.
-	maxDecoded = 1 << 24
-	// maxSchemaDepth bounds how deep types may nest.
+	// maxSchemaBytes bounds the text of a schema. Of maxSchemas that are
+	// remembered, all are forgotten when there are more, or when their texts
+	// are longer than maxSchemasBytes together.
+	maxSchemaBytes  = 1 << 20
+	maxSchemas      = 1024
+	maxSchemasBytes = 16 << 20
+	// maxSchemaDepth bounds how deep types may nest, and maxTypeName the full
+	// name of one, in bytes: every type in a namespace has that in its name.
 	maxSchemaDepth = 64
-	// maxBlockItems bounds what goavro allocates for the items of a block
-	// before it has seen one.
-	maxBlockItems = 1 << 16
+	maxTypeName    = 512
 )
-
-// goavro has this limit for the whole process. The roles do not use it: they
-// decode with the codec of schemas.
-func init() { goavro.MaxBlockCount = maxBlockItems }
 
 // Registry is where schemas are looked up. The error for an id that it does
 // not know matches schemas.ErrSchemaNotFound.
@@ -56,6 +47,7 @@ type Decoder struct {
 	registry Registry
 	log      *slog.Logger
 	known    map[uint32]*Schema
+	bytes    int // of the texts of known
 }
 
 // NewDecoder returns a Decoder that logs to log while the registry is down.
@@ -102,12 +94,17 @@ func (d *Decoder) Schema(ctx context.Context, value []byte) (s *Schema, datum []
 		switch {
 		case err == nil:
 			s = parseSchema(text)
+			d.bytes += len(text)
 		case errors.Is(err, schemas.ErrSchemaNotFound):
 			s = &Schema{err: fmt.Errorf("%w in the registry: id %d", schemas.ErrSchemaNotFound, id)}
 		default:
 			return nil, nil, err
 		}
 		s.id = id
+		if len(d.known) >= maxSchemas || d.bytes > maxSchemasBytes {
+			clear(d.known)
+			d.bytes = len(text)
+		}
 		d.known[id] = s
 	}
 	return s, value[5:], nil
@@ -129,11 +126,9 @@ func (d *Decoder) Decode(ctx context.Context, value []byte) (text []byte, id uin
 
 // Schema is a schema of the registry.
 type Schema struct {
-	id    uint32
-	err   error // why it cannot be used
-	codec *goavro.Codec
-	root  *avroType
-	json  any // without logical types
+	id   uint32
+	err  error // why it cannot be used
+	root *avroType
 }
 
 // ID returns the schema's id.
@@ -153,133 +148,85 @@ func (s *Schema) Err() error { return s.err }
 
 func parseSchema(text string) *Schema {
 	s := &Schema{}
+	if len(text) > maxSchemaBytes {
+		s.err = fmt.Errorf("the schema is %d bytes long, at most %d are allowed", len(text), maxSchemaBytes)
+		return s
+	}
 	var parsed any
 	if err := json.Unmarshal([]byte(text), &parsed); err != nil {
-		s.err = fmt.Errorf("the schema is not JSON: %w", err)
+		s.err = fmt.Errorf("the schema is not JSON: %.256s", err)
 		return s
 	}
 	p := &typeParser{named: map[string]*avroType{}}
-	if s.root, s.err = p.parse(parsed, "", 0); s.err != nil {
+	if s.root, s.err = p.parse(parsed, ""); s.err != nil {
 		s.err = fmt.Errorf("the schema: %w", s.err)
-		return s
 	}
-	s.json = withoutLogicalTypes(parsed)
-	s.codec, s.err = newGoavro(s.json)
 	return s
 }
 
-// newGoavro compiles a schema. Logical types are rendered here: goavro would
-// turn times that it cannot hold into others.
-func newGoavro(schema any) (*goavro.Codec, error) {
-	text, err := json.Marshal(schema)
-	if err != nil {
-		return nil, err
-	}
-	codec, err := goavro.NewCodec(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("the schema: %w", err)
-	}
-	return codec, nil
-}
-
-func withoutLogicalTypes(schema any) any {
-	switch s := schema.(type) {
-	case map[string]any:
-		out := map[string]any{}
-		for k, v := range s {
-			switch k {
-			case "type", "items", "values", "fields":
-				out[k] = withoutLogicalTypes(v)
-			case "name", "namespace", "symbols", "size":
-				out[k] = v
-			}
-		}
-		return out
-	case []any:
-		out := make([]any, len(s))
-		for i := range s {
-			out[i] = withoutLogicalTypes(s[i])
-		}
-		return out
-	}
-	return schema
-}
-
-// Decode returns a value without its frame as JSON. The error is an
-// *UndecodableError.
+// Decode returns a value without its frame as JSON, of at most 64 MiB. The
+// error is an *UndecodableError.
 func (s *Schema) Decode(datum []byte) ([]byte, error) {
 	if s.err != nil {
 		return nil, &UndecodableError{s.err}
 	}
-	if s.root.exceeds(datum) {
-		return nil, &UndecodableError{fmt.Errorf("%d bytes could decode to more than %d values under the schema", len(datum), maxDecoded)}
+	d := decoding{in: datum}
+	d.value(s.root)
+	if len(d.in) > 0 {
+		d.fail(fmt.Errorf("%d bytes are left over behind the record", len(d.in)))
 	}
-	v, rest, err := s.codec.NativeFromBinary(datum)
-	if err != nil {
-		return nil, &UndecodableError{err}
+	if d.err != nil {
+		return nil, &UndecodableError{d.err}
 	}
-	if len(rest) > 0 {
-		return nil, &UndecodableError{fmt.Errorf("%d bytes are left over behind the record", len(rest))}
-	}
-	return appendValue(nil, s.root, v), nil
+	return d.out, nil
 }
 
 // DecodePart decodes what of a damaged record can be: its first fields, or
 // the whole if only bytes are left over behind it. It returns nil if there is
 // nothing to show.
 func (s *Schema) DecodePart(datum []byte) []byte {
-	if s.err != nil || s.root.kind != "record" || s.root.exceeds(datum) {
+	if s.err != nil || s.root.kind != "record" {
 		return nil
 	}
-	schema, _ := s.json.(map[string]any)
-	fields, _ := schema["fields"].([]any)
-	first := maps.Clone(schema)
-	var part any
-	// If the first n fields can be decoded, fewer can be, too.
-	n := sort.Search(len(fields), func(n int) bool {
-		first["fields"] = fields[:n+1]
-		codec, err := newGoavro(first)
-		if err != nil {
-			return true
+	d := decoding{in: datum, out: []byte{'{'}}
+	var part []byte
+	for i := range s.root.fields {
+		if d.field(s.root, i); d.err != nil {
+			break
 		}
-		v, _, err := codec.NativeFromBinary(datum)
-		if err == nil {
-			part = v
-		}
-		return err != nil
-	})
-	if n == 0 {
+		part = d.out
+	}
+	if part == nil {
 		return nil
 	}
-	root := *s.root
-	root.fields = root.fields[:n]
-	return appendValue(nil, &root, part)
+	return append(part, '}')
 }
 
-// avroType is a node of a schema: what is needed to show its values in the
-// order of the schema, without the wrapping of unions, and to bound them.
+// avroType is a node of a schema. It does not contain itself.
 type avroType struct {
-	kind    string // record, array, map, union, or a primitive's or "enum", "fixed"
-	name    string // by which goavro names a union's branch
+	kind    string // record, array, map, union, enum, fixed, or a primitive's
+	name    string // full name, or kind where it has none
 	logical string
 	fields  []avroField
-	items   *avroType
+	items   *avroType // of an array, or the values of a map
 	choices []*avroType
-
-	// bytes is the least that a value takes. values is how many a value is at
-	// most, but for the items of its arrays and maps; those are perByte at
-	// most for each byte.
-	bytes, values, perByte int
+	symbols [][]byte // as JSON
+	size    int      // of a fixed
+	depth   int      // how deep types nest in it
 }
 
-// exceeds tells whether a datum could decode to more than maxDecoded values.
-func (t *avroType) exceeds(datum []byte) bool {
-	return t.values > maxDecoded || len(datum) > 0 && t.perByte > (maxDecoded-t.values)/len(datum)
+// holds makes t a type with inner ones in it.
+func (t *avroType) holds(inner *avroType) error {
+	if t.depth = max(t.depth, inner.depth+1); t.depth > maxSchemaDepth {
+		return fmt.Errorf("types nest deeper than %d", maxSchemaDepth)
+	}
+	return nil
 }
 
 type avroField struct {
-	name string
-	typ  *avroType
+	name  string
+	label []byte // the name as it stands in JSON
+	typ   *avroType
 }
 
 type typeParser struct {
@@ -288,36 +235,32 @@ type typeParser struct {
 
 var errRecursive = errors.New("a type contains itself")
 
-func (p *typeParser) parse(schema any, namespace string, depth int) (*avroType, error) {
-	if depth > maxSchemaDepth {
-		return nil, fmt.Errorf("types nest deeper than %d", maxSchemaDepth)
-	}
+func (p *typeParser) parse(schema any, namespace string) (*avroType, error) {
 	switch s := schema.(type) {
 	case string:
 		return p.reference(s, namespace)
 	case []any:
-		return p.union(s, namespace, depth)
+		return p.union(s, namespace)
 	case map[string]any:
-		return p.object(s, namespace, depth)
+		return p.object(s, namespace)
 	}
 	return nil, fmt.Errorf("%T where a type should be", schema)
 }
 
-var primitiveBytes = map[string]int{"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
-
 func (p *typeParser) reference(name, namespace string) (*avroType, error) {
-	if n, ok := primitiveBytes[name]; ok {
-		return &avroType{kind: name, name: name, bytes: n, values: 1}, nil
+	switch name {
+	case "null", "boolean", "int", "long", "float", "double", "bytes", "string":
+		return &avroType{kind: name, name: name}, nil
 	}
 	for _, full := range []string{fullName(name, namespace), name} {
 		if t, ok := p.named[full]; ok {
 			if t == nil {
-				return nil, fmt.Errorf("%s: %w", full, errRecursive)
+				return nil, fmt.Errorf("%.128s: %w", full, errRecursive)
 			}
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("unknown type %q", name)
+	return nil, fmt.Errorf("unknown type %.128q", name)
 }
 
 func fullName(name, namespace string) string {
@@ -327,234 +270,97 @@ func fullName(name, namespace string) string {
 	return namespace + "." + name
 }
 
-func (p *typeParser) union(branches []any, namespace string, depth int) (*avroType, error) {
-	u := &avroType{kind: "union", name: "union", bytes: math.MaxInt32}
+func (p *typeParser) union(branches []any, namespace string) (*avroType, error) {
+	u := &avroType{kind: "union", name: "union"}
 	for _, b := range branches {
-		t, err := p.parse(b, namespace, depth+1)
+		t, err := p.parse(b, namespace)
 		if err != nil {
 			return nil, err
 		}
+		if err := u.holds(t); err != nil {
+			return nil, err
+		}
 		u.choices = append(u.choices, t)
-		u.bytes = min(u.bytes, t.bytes)
-		u.values = max(u.values, t.values)
-		u.perByte = max(u.perByte, t.perByte)
 	}
-	u.bytes, u.values = saturate(u.bytes, 1), saturate(u.values, 1)
 	return u, nil
 }
 
-// saturate adds without overflow.
-func saturate(a, b int) int { return min(a+b, math.MaxInt32) }
-
-func (p *typeParser) object(s map[string]any, namespace string, depth int) (*avroType, error) {
+func (p *typeParser) object(s map[string]any, namespace string) (*avroType, error) {
 	kind, ok := s["type"].(string)
 	if !ok {
-		return p.parse(s["type"], namespace, depth+1)
+		return p.parse(s["type"], namespace)
 	}
-	t := &avroType{kind: kind, name: kind, values: 1}
-	t.logical, _ = s["logicalType"].(string)
+	logical, _ := s["logicalType"].(string)
 	switch kind {
 	case "array", "map":
-		key := "items"
+		items := s["items"]
 		if kind == "map" {
-			key = "values"
+			items = s["values"]
 		}
+		t := &avroType{kind: kind, name: kind}
 		var err error
-		if t.items, err = p.parse(s[key], namespace, depth+1); err != nil {
+		if t.items, err = p.parse(items, namespace); err != nil {
 			return nil, err
 		}
-		least := t.items.bytes
-		if kind == "map" {
-			least = saturate(least, 1) // the key's length
-		}
-		if least == 0 {
-			return nil, fmt.Errorf("items of an %s take no bytes", kind)
-		}
-		t.bytes = 1
-		t.perByte = max(t.items.perByte, t.items.values/least+1)
-		return t, nil
+		return t, t.holds(t.items)
 	case "record", "error", "enum", "fixed":
-		name, _ := s["name"].(string)
-		if given, ok := s["namespace"].(string); ok {
-			namespace = given
-		}
-		t.name = fullName(name, namespace)
-		if i := strings.LastIndexByte(t.name, '.'); i >= 0 {
-			namespace = t.name[:i]
-		}
-		if _, taken := p.named[t.name]; taken {
-			return nil, fmt.Errorf("type %s is defined twice", t.name)
-		}
-		p.named[t.name] = nil
-		switch kind {
-		case "enum":
-			t.bytes = 1
-		case "fixed":
-			size, _ := s["size"].(float64)
-			t.bytes = int(min(max(size, 0), math.MaxInt32))
-		default:
-			t.kind = "record"
-			fields, _ := s["fields"].([]any)
-			for _, f := range fields {
-				field, _ := f.(map[string]any)
-				name, _ := field["name"].(string)
-				of, err := p.parse(field["type"], namespace, depth+1)
-				if err != nil {
-					return nil, err
-				}
-				t.fields = append(t.fields, avroField{name, of})
-				t.bytes, t.values = saturate(t.bytes, of.bytes), saturate(t.values, of.values)
-				t.perByte = max(t.perByte, of.perByte)
-			}
-		}
-		p.named[t.name] = t
-		return t, nil
+		return p.definition(s, kind, namespace)
 	}
-	of, err := p.reference(kind, namespace)
-	if err != nil {
-		return nil, err
+	t, err := p.reference(kind, namespace)
+	if err != nil || logical == "" {
+		return t, err
 	}
-	if t.logical != "" {
-		typed := *of
-		typed.logical = t.logical
-		return &typed, nil
-	}
-	return of, nil
+	typed := *t
+	typed.logical = logical
+	return &typed, nil
 }
 
-// appendValue appends a value that goavro decoded, as JSON.
-func appendValue(dst []byte, t *avroType, v any) []byte {
-	switch v := v.(type) {
-	case nil:
-		return append(dst, "null"...)
-	case bool:
-		return strconv.AppendBool(dst, v)
-	case int32:
-		return appendInteger(dst, t, int64(v))
-	case int64:
-		return appendInteger(dst, t, v)
-	case float32:
-		return appendNumber(dst, float64(v), 32)
-	case float64:
-		return appendNumber(dst, v, 64)
-	case string:
-		return AppendText(dst, v)
-	case []byte:
-		// As Avro's own JSON has it: a character for each byte.
-		latin := make([]rune, len(v))
-		for i, b := range v {
-			latin[i] = rune(b)
-		}
-		return AppendText(dst, string(latin))
-	case []any:
-		dst = append(dst, '[')
-		for i := range v {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = appendValue(dst, t.items, v[i])
-		}
-		return append(dst, ']')
-	case map[string]any:
-		switch t.kind {
-		case "union":
-			for branch, v := range v {
-				for _, c := range t.choices {
-					if c.name == branch {
-						return appendValue(dst, c, v)
-					}
-				}
-			}
-			return append(dst, "null"...)
-		case "map":
-			keys := make([]string, 0, len(v))
-			for k := range v {
-				keys = append(keys, k)
-			}
-			slices.Sort(keys)
-			dst = append(dst, '{')
-			for i, k := range keys {
-				if i > 0 {
-					dst = append(dst, ',')
-				}
-				dst = append(AppendText(dst, k), ':')
-				dst = appendValue(dst, t.items, v[k])
-			}
-			return append(dst, '}')
-		}
-		dst = append(dst, '{')
-		for i, f := range t.fields {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = append(AppendText(dst, f.name), ':')
-			dst = appendValue(dst, f.typ, v[f.name])
-		}
-		return append(dst, '}')
+// definition reads a type that has a name.
+func (p *typeParser) definition(s map[string]any, kind, namespace string) (*avroType, error) {
+	name, _ := s["name"].(string)
+	if given, ok := s["namespace"].(string); ok {
+		namespace = given
 	}
-	return AppendText(dst, fmt.Sprint(v))
-}
-
-func appendInteger(dst []byte, t *avroType, n int64) []byte {
-	var at time.Time
-	switch t.logical {
-	case "timestamp-millis":
-		at = time.UnixMilli(n)
-	case "timestamp-micros":
-		at = time.UnixMicro(n)
+	t := &avroType{kind: kind, name: fullName(name, namespace)}
+	if len(t.name) > maxTypeName {
+		return nil, fmt.Errorf("the name of type %.128s is longer than %d bytes", t.name, maxTypeName)
+	}
+	if i := strings.LastIndexByte(t.name, '.'); i >= 0 {
+		namespace = t.name[:i]
+	}
+	if _, taken := p.named[t.name]; taken {
+		return nil, fmt.Errorf("type %.128s is defined twice", t.name)
+	}
+	p.named[t.name] = nil
+	switch kind {
+	case "enum":
+		symbols, _ := s["symbols"].([]any)
+		for _, symbol := range symbols {
+			text, _ := symbol.(string)
+			t.symbols = append(t.symbols, AppendText(nil, text))
+		}
+	case "fixed":
+		size, ok := s["size"].(float64)
+		if !ok || size < 0 || size > math.MaxInt32 || size != math.Trunc(size) {
+			return nil, fmt.Errorf("fixed %.128s without a size", t.name)
+		}
+		t.size = int(size)
 	default:
-		return strconv.AppendInt(dst, n, 10)
-	}
-	if at = at.UTC(); at.Year() < 0 || at.Year() > 9999 {
-		return strconv.AppendInt(dst, n, 10)
-	}
-	return AppendText(dst, at.Format(time.RFC3339Nano))
-}
-
-func appendNumber(dst []byte, x float64, bits int) []byte {
-	switch { // as Java's Avro writes what JSON has no numbers for
-	case math.IsNaN(x):
-		return append(dst, `"NaN"`...)
-	case math.IsInf(x, 1):
-		return append(dst, `"Infinity"`...)
-	case math.IsInf(x, -1):
-		return append(dst, `"-Infinity"`...)
-	}
-	return strconv.AppendFloat(dst, x, 'g', -1, bits)
-}
-
-// AppendText appends a JSON string, with control characters of all kinds
-// escaped. What is not UTF-8 becomes U+FFFD.
-func AppendText(dst []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			dst = append(dst, '\\', byte(r))
-		case r == '\n':
-			dst = append(dst, '\\', 'n')
-		case r == '\t':
-			dst = append(dst, '\\', 't')
-		case r < ' ' || r >= 0x7f && r < 0xa0:
-			dst = append(dst, '\\', 'u', '0', '0', hex[r>>4], hex[r&15])
-		default: // utf8.RuneError for what is not UTF-8
-			dst = utf8.AppendRune(dst, r)
+		t.kind = "record"
+		fields, _ := s["fields"].([]any)
+		for _, f := range fields {
+			field, _ := f.(map[string]any)
+			name, _ := field["name"].(string)
+			typ, err := p.parse(field["type"], namespace)
+			if err != nil {
+				return nil, err
+			}
+			if err := t.holds(typ); err != nil {
+				return nil, err
+			}
+			t.fields = append(t.fields, avroField{name, append(AppendText(nil, name), ':'), typ})
 		}
 	}
-	return append(dst, '"')
-}
-
-// AppendBytes appends the members name and value to an object: the bytes
-// as text where they are UTF-8, else under name_base64.
-func AppendBytes(dst []byte, name string, b []byte) []byte {
-	switch {
-	case b == nil:
-		return append(append(AppendText(dst, name), ':'), "null"...)
-	case utf8.Valid(b):
-		return AppendText(append(AppendText(dst, name), ':'), string(b))
-	}
-	dst = append(AppendText(dst, name+"_base64"), ':')
-	text, _ := json.Marshal(b)
-	return append(dst, text...)
+	p.named[t.name] = t
+	return t, nil
 }

@@ -1,6 +1,7 @@
 package avrojson
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,10 +58,7 @@ func TestDecode(t *testing.T) {
 	d := quietDecoder("", everyType)
 	// goavro takes times as numbers only where the schema does not call them
 	// times.
-	plain, err := newGoavro(withoutLogicalTypes(mustParse(t, everyType)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := newOracle(everyType).codec
 	four := []byte{1, 2, 3, 0xff}
 	datum, err := plain.BinaryFromNative(nil, map[string]any{
 		"z": "Zoë \"\n", "no": nil, "flag": true, "i": -7, "l": int64(math.MinInt64), "f": float32(0.1), "d": math.Inf(-1),
@@ -116,41 +115,44 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func mustParse(t *testing.T, schema string) (v any) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(schema), &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-// Schemas that would make a few bytes take all memory or all of the stack are
-// refused before anything is decoded.
+// No schema makes a few bytes take all memory or all of the stack.
 func TestHostileSchemas(t *testing.T) {
 	double := `{"type":"record","name":"R0","fields":[{"name":"x","type":"null"}]}`
 	for i := range 40 {
-		double = fmt.Sprintf(`{"type":"record","name":"R%d","fields":[{"name":"a","type":%s},{"name":"b","type":"R%d"}]}`, i+1, double, i)
+		double = fmt.Sprintf(`{"type":"record","name":"R%d","fields":[{"name":"%s","type":%s},{"name":"b","type":"R%d"}]}`, i+1, strings.Repeat("a", 500), double, i)
 	}
 	wide := `{"type":"record","name":"W","fields":[{"name":"id","type":"long"}`
 	for i := range 2_000 {
-		wide += fmt.Sprintf(`,{"name":"f%d","type":"null"}`, i)
+		wide += fmt.Sprintf(`,{"name":"%s%d","type":"null"}`, strings.Repeat("f", 50), i)
 	}
 	wide += `]}`
+	long := strings.Repeat("x", 100_000)
 	cases := []struct{ name, schema, want string }{
 		{"contains itself", `{"type":"record","name":"B","fields":[{"name":"c","type":"B"}]}`, "contains itself"},
 		{"contains itself in a union", `{"type":"record","name":"B","fields":[{"name":"c","type":["null","B"]}]}`, "contains itself"},
 		{"contains itself by its full name", `["null",{"type":"record","name":"a.B","fields":[{"name":"c","type":{"type":"array","items":"a.B"}}]}]`, "contains itself"},
-		{"items of no bytes", `{"type":"array","items":"null"}`, "no bytes"},
-		{"records of no bytes", `{"type":"array","items":{"type":"record","name":"E","fields":[]}}`, "no bytes"},
+		{"items of no bytes", `{"type":"array","items":"null"}`, "too early"},
+		{"records of no bytes", `{"type":"array","items":{"type":"record","name":"E","fields":[]}}`, "too early"},
+		{"long field names", `{"type":"array","items":{"type":"record","name":"E","fields":[{"name":"` + long + `","type":"int"}]}}`, "larger than 64 MiB"},
+		{"long symbols", `{"type":"array","items":{"type":"enum","name":"E","symbols":["A","` + long + `"]}}`, "larger than 64 MiB"},
+		{"long names of damaged fields", strings.Replace(wide, `"`+strings.Repeat("f", 50)+`0","type":"null"`, `"`+long+`","type":"boolean"`, 1), "is no boolean"},
+		{"a long name", `{"type":"fixed","name":"` + long + `","size":1}`, "longer than 512 bytes"},
+		{"a long namespace", `{"type":"record","name":"R","namespace":"` + long + `","fields":[{"name":"x","type":` + double + `}]}`, "longer than 512 bytes"},
+		{"a long unknown type", `["null","` + long + `"]`, "unknown type"},
+		{"a long schema", `["null","` + strings.Repeat("x", maxSchemaBytes) + `"]`, "1048587 bytes long"},
+		{"a long number", strings.Replace(wide, `"null"`, strings.Repeat("1", 100_000), 1), "JSON"},
 		{"a wide record, cut off", strings.Replace(wide, `"null"`, `"string"`, 2_000), ""},
-		{"doubling", double, ""},
-		{"wide items", `{"type":"array","items":` + wide + `}`, "could decode to more"},
+		{"doubling", double, "larger than 64 MiB"},
+		{"wide items", `{"type":"array","items":` + wide + `}`, "larger than 64 MiB"},
 		{"deep", strings.Repeat(`{"type":"array","items":`, 100) + `"int"` + strings.Repeat(`}`, 100), "deeper"},
 		{"very deep", strings.Repeat(`[`, 20_000), "JSON"},
 		{"defined twice", `["null",{"type":"enum","name":"E","symbols":["A"]},{"type":"record","name":"E","fields":[]}]`, "twice"},
 		{"no such type", `{"type":"record","name":"B","fields":[{"name":"c","type":"D"}]}`, `unknown type "D"`},
 		{"no type", `{"type":"record","name":"B","fields":[{"name":"c"}]}`, "where a type should be"},
-		{"a huge fixed", `{"type":"fixed","name":"F","size":1e18}`, ""},
+		{"a huge fixed", `{"type":"fixed","name":"F","size":1e18}`, "without a size"},
+		{"a fixed of less than nothing", `{"type":"fixed","name":"F","size":-1}`, "without a size"},
+		{"no symbols", `{"type":"enum","name":"E"}`, "symbol 1 of 0"},
+		{"no branches", `[]`, "branch 1 of 0"},
 		{"a number", `17`, "where a type should be"},
 		{"not JSON", `{`, "JSON"},
 		{"empty", ``, "JSON"},
@@ -164,7 +166,9 @@ func TestHostileSchemas(t *testing.T) {
 			}
 			_, _, err := d.Decode(t.Context(), framed(1, datum))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want %q in it", err, c.want)
+				t.Errorf("error %.2000v, want %q in it", err, c.want)
+			} else if len(err.Error()) > 10_000 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 			s, datum, err := d.Schema(t.Context(), framed(1, datum))
 			if err != nil {
@@ -174,6 +178,70 @@ func TestHostileSchemas(t *testing.T) {
 				t.Errorf("%d bytes of what could be decoded", len(part))
 			}
 		})
+	}
+}
+
+// What values there are decides, not what there could be.
+func TestBoundedJSON(t *testing.T) {
+	items := func(schema string) string { return `{"type":"array","items":` + schema + `}` }
+	record := func(name, typ string) string {
+		return `{"type":"record","name":"R","fields":[{"name":"` + name + `","type":` + typ + `}]}`
+	}
+	huge := binary.AppendVarint(nil, math.MaxInt32)
+	text := func(b byte, n int) []byte {
+		return append(binary.AppendVarint(nil, int64(n)), bytes.Repeat([]byte{b}, n)...)
+	}
+	numbers := func(n int) []byte {
+		return append(append(binary.AppendVarint(nil, int64(n)), bytes.Repeat([]byte{2}, n)...), 0)
+	}
+	for _, c := range []struct {
+		name, schema string
+		datum        []byte
+		want         int // bytes of JSON, 0 if it is refused
+	}{
+		{"a million numbers", items(`"long"`), numbers(1 << 20), 2<<20 + 1},
+		{"a long text beside items", record("x", `["null",`+items(`["null","string"]`)+`,"string"]`), append([]byte{4}, text('a', 4<<20)...), 4<<20 + 8},
+		{"a record of nothing, often", items(`{"type":"record","name":"E","fields":[]}`), append(binary.AppendVarint(nil, 1000), 0), 3001},
+		{"two thousand million nulls", items(`"null"`), append(bytes.Clone(huge), 0), 0},
+		{"a long name to each number", items(record(strings.Repeat("x", 200_000), `"long"`)), numbers(1000), 0},
+		{"control characters", `"string"`, text(1, 12<<20), 0},
+		{"a map of long names", `{"type":"map","values":` + record(strings.Repeat("x", 600_000), `"null"`) + `}`,
+			append(append(binary.AppendVarint(nil, 200), bytes.Repeat([]byte{2, 'k'}, 200)...), 0), 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := parseSchema(c.schema)
+			got, err := s.Decode(c.datum)
+			if c.want == 0 && (err == nil || !strings.Contains(err.Error(), "larger than 64 MiB")) || c.want > 0 && err != nil {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			if len(got) != c.want {
+				t.Errorf("%d bytes, want %d", len(got), c.want)
+			}
+		})
+	}
+}
+
+// However many schemas a topic brings, few are remembered.
+func TestForgottenSchemas(t *testing.T) {
+	texts := slices.Repeat([]string{`"long"`}, 3*maxSchemas)
+	d := quietDecoder(texts...)
+	for id := range texts {
+		if text, _, err := d.Decode(t.Context(), framed(uint32(id), []byte{2})); err != nil || string(text) != "1" {
+			t.Fatalf("schema %d: %s, %v", id, text, err)
+		}
+		if len(d.known) > maxSchemas {
+			t.Fatalf("%d schemas are remembered", len(d.known))
+		}
+	}
+	large := slices.Repeat([]string{`"long"` + strings.Repeat(" ", maxSchemaBytes-6)}, 20)
+	d = quietDecoder(large...)
+	for id := range large {
+		if _, _, err := d.Decode(t.Context(), framed(uint32(id), []byte{2})); err != nil {
+			t.Fatal(err)
+		}
+		if d.bytes > maxSchemasBytes+maxSchemaBytes {
+			t.Fatalf("%d bytes of schemas are remembered", d.bytes)
+		}
 	}
 }
 
@@ -208,7 +276,8 @@ func TestAppendBytes(t *testing.T) {
 	}
 }
 
-// Whatever schema and bytes come, the answer is JSON or an error.
+// Whatever schema and bytes come, the answer is JSON or an error, and what
+// goavro's would be.
 func FuzzDecode(f *testing.F) {
 	f.Add(everyType, []byte("\x02z\x01\x02\x02"))
 	f.Add(schemas.Telco().Schema(schemas.TopicEvents), []byte("\x04e1\x08anna\x02"))
@@ -227,6 +296,12 @@ func FuzzDecode(f *testing.F) {
 		text, _, err := d.Decode(t.Context(), framed(1, datum))
 		if err == nil && !json.Valid(text) {
 			t.Fatalf("not JSON: %s", text)
+		}
+		if o := newOracle(schema); o != nil {
+			want, taken, ok := o.decode(datum)
+			if ok && taken != (err == nil) || err == nil && ok && !bytes.Equal(text, want) {
+				t.Fatalf("%s, %v\ngoavro: %t, %s", text, err, taken, want)
+			}
 		}
 		s, _, _ := d.Schema(t.Context(), framed(1, datum))
 		if part := s.DecodePart(datum); part != nil && !json.Valid(part) {
