@@ -82,21 +82,45 @@ func (m *moment) UnmarshalText(text []byte) error {
 
 var errMoment = errors.New("neither a time such as 2026-01-31T15:04:05Z nor how long ago, such as 36h or 7d")
 
-// letters opens the queue of dead letters.
-func (c *connection) letters(ctx context.Context, log *slog.Logger, use func(*platform, *deadletters.Queue) error) error {
+// lettersFlags bound what a command over the dead letters takes.
+type lettersFlags struct {
+	answering
+	MaxMemory byteSize      `help:"Most memory, in bytes or like 64MiB, for letters and what is noted of them." default:"256MiB"`
+	Timeout   time.Duration `help:"Give up after this long, such as 10m; 0 is never." default:"0s"`
+}
+
+// letters opens the queue of dead letters. The context that use gets ends with
+// --timeout.
+func (c *lettersFlags) letters(ctx context.Context, log *slog.Logger, use func(context.Context, *deadletters.Queue) error) error {
+	if c.Timeout < 0 {
+		return fmt.Errorf("--timeout %v: it cannot be negative", c.Timeout)
+	}
+	if c.Timeout > 0 {
+		limited, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		ctx = limited
+	}
+	err := c.openLetters(ctx, log, use)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("not done within --timeout %v: %w", c.Timeout, err)
+	}
+	return err
+}
+
+func (c *lettersFlags) openLetters(ctx context.Context, log *slog.Logger, use func(context.Context, *deadletters.Queue) error) error {
 	c.CreateTopics = false
 	p, err := c.open(log)
 	if err != nil {
 		return err
 	}
 	defer p.cluster.Close()
-	if err := p.reach(ctx, c, schemas.TopicDeadLetters); err != nil {
+	if err := p.reach(ctx, &c.answering, schemas.TopicDeadLetters); err != nil {
 		return err
 	}
 	bar := &scanBar{}
 	defer bar.finish()
-	return use(p, deadletters.New(deadletters.Config{
-		Cluster: p.cluster, Codec: p.codec, Logger: log,
+	return use(ctx, deadletters.New(deadletters.Config{
+		Cluster: p.cluster, Codec: p.codec, Logger: log, MaxBytes: int(c.MaxMemory),
 		Progress: func(what string, done, total int64) {
 			if bar.set(what, done, total); done >= total {
 				bar.finish()
@@ -106,7 +130,7 @@ func (c *connection) letters(ctx context.Context, log *slog.Logger, use func(*pl
 }
 
 type lettersListCommand struct {
-	connection
+	lettersFlags
 	letterFilter
 	Limit int  `help:"Letters to list, the newest of those that match; 0 means all." default:"50"`
 	JSON  bool `name:"json" help:"Print JSON, one letter a line, instead of a table."`
@@ -125,7 +149,7 @@ func (c *lettersListCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 	if c.Limit < 0 {
 		return fmt.Errorf("--limit %d: it cannot be negative", c.Limit)
 	}
-	return c.letters(ctx, log, func(_ *platform, q *deadletters.Queue) error {
+	return c.letters(ctx, log, func(ctx context.Context, q *deadletters.Queue) error {
 		letters, err := q.Newest(ctx, c.filter(), c.Limit)
 		if err != nil {
 			return err
@@ -142,12 +166,8 @@ func (c *lettersListCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 		fmt.Fprintln(w, "POSITION\tFAILED AT\tREASON\tCAME FROM\tKEY\tREDRIVEN\tDETAIL")
 		for i := range letters {
 			l := &letters[i]
-			redriven := "no"
-			if l.Redriven {
-				redriven = "yes"
-			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s/%d:%d\t%s\t%s\t%s\n", l.Position, showTime(l.FailedAt), plain(string(l.Reason), 40),
-				plain(l.Topic, 80), l.DeadLetter.Partition, l.DeadLetter.Offset, plainKey(l.Key), redriven, plain(l.Detail, 100))
+				plain(l.Topic, 80), l.DeadLetter.Partition, l.DeadLetter.Offset, plainKey(l.Key), yesNo(l.Redriven), plain(l.Detail, 100))
 		}
 		return w.Flush()
 	})
@@ -156,6 +176,13 @@ func (c *lettersListCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 // showTime shows milliseconds since 1970 as models list does.
 func showTime(millis int64) string {
 	return time.UnixMilli(millis).UTC().Format(time.DateTime)
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }
 
 func plainKey(key []byte) string {
@@ -213,7 +240,7 @@ func appendLetterJSON(b []byte, l *deadletters.Letter) []byte {
 }
 
 type lettersShowCommand struct {
-	connection
+	lettersFlags
 	Position string `arg:"" help:"Letter to show, as PARTITION:OFFSET from churnstream dead-letters list."`
 	JSON     bool   `name:"json" help:"Print JSON, with the value decoded or in base64."`
 }
@@ -236,7 +263,7 @@ func (c *lettersShowCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 		return err
 	}
 	defer registry.Close()
-	return c.letters(ctx, log, func(_ *platform, q *deadletters.Queue) error {
+	return c.letters(ctx, log, func(ctx context.Context, q *deadletters.Queue) error {
 		l, err := q.Get(ctx, position)
 		if err != nil {
 			return err
@@ -272,11 +299,7 @@ func showLetter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l
 	for _, h := range l.Headers {
 		line("header", "%s: %s", plain(h.Key, 200), plain(string(h.Value), 2000))
 	}
-	if l.Redriven {
-		line("redriven", "yes")
-	} else {
-		line("redriven", "no")
-	}
+	line("redriven", "%s", yesNo(l.Redriven))
 	if l.Value == nil {
 		line("value", "(none)")
 		return w.Flush()
@@ -314,21 +337,21 @@ func showLetter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l
 }
 
 type lettersRedriveCommand struct {
-	connection
-	Positions []string `arg:"" optional:"" name:"position" help:"Letters to redrive, as PARTITION:OFFSET; without any, those that the filters choose."`
+	lettersFlags
+	Positions []string `arg:"" optional:"" name:"position" help:"Letters to redrive, as PARTITION:OFFSET, also those redriven before; without any, those that the filters choose."`
 	letterFilter
-	Limit int `help:"Letters to redrive, the oldest of those that match and were not redriven; 0 means all." default:"0"`
+	Limit int `help:"Letters to redrive, the oldest of those that match, can be redriven and were not; 0 means all." default:"0"`
 	// Not from the environment: there it would be forgotten.
 	Yes bool `help:"Do it. Without, only what would be done is printed." env:"-"`
 }
 
 // Help is shown by churnstream dead-letters redrive --help.
 func (lettersRedriveCommand) Help() string {
-	return `Writes the records in dead letters back to the topic and partition they came from: key, value, headers and timestamp as they were, and the header redriven-from with the letter's position. Prints what it would do, and does it only with --yes.
+	return `Writes the records in dead letters back to the topic and partition they came from: key, value, headers and timestamp as they were, with two headers added: redriven-from, the letter's position, and written-at, the timestamp once more, as topics with LogAppendTime set their own. Prints what it would do, and does it only with --yes.
 
-A letter is redriven once, however often this is run; runs that were cut short can be run again. Not at the same time, though: of two runs either may repeat what the other writes. A record that fails once more makes a new letter, which can be redriven again.
+A letter is redriven once, however often this is run; runs that were cut short can be run again. Not at the same time, though: of two runs either may repeat what the other writes. A record that fails once more makes a new letter, which can be redriven again. Letters of customers who were erased since are left out. A position that is named is redriven all the same, erased or redriven before.
 
-Every consumer of the topic reads a redriven record, also those that took it the first time. Records keep their time, so brokers delete those that are older than the topic's retention soon. Only events and outcomes are redriven; scores and models are the scorer's and the trainer's own.
+Every consumer of the topic reads a redriven record, also those that took it the first time. Records keep their time where the topic lets them, so brokers delete those that are older than the topic's retention soon. Only events and outcomes are redriven; scores and models are the scorer's and the trainer's own.
 
 Examples:
   churnstream dead-letters redrive 3:17
@@ -350,7 +373,7 @@ func (c *lettersRedriveCommand) Run(ctx context.Context, out io.Writer, log *slo
 	if c.Limit < 0 {
 		return fmt.Errorf("--limit %d: it cannot be negative", c.Limit)
 	}
-	return c.letters(ctx, log, func(_ *platform, q *deadletters.Queue) error {
+	return c.letters(ctx, log, func(ctx context.Context, q *deadletters.Queue) error {
 		var plan *deadletters.Plan
 		var err error
 		if len(positions) > 0 {
@@ -366,13 +389,15 @@ func (c *lettersRedriveCommand) Run(ctx context.Context, out io.Writer, log *slo
 		}
 		result, err := q.Redrive(ctx, plan)
 		if err != nil {
-			return fmt.Errorf("%d of %d redriven: %w; run it again to go on", result.Redriven, len(plan.Letters), err)
+			goOn := "run it again to go on"
+			if len(positions) > 0 {
+				goOn = "churnstream dead-letters list shows which; name the others to go on"
+			}
+			return fmt.Errorf("%d of %d redriven: %w; %s", result.Redriven, len(plan.Letters), err, goOn)
 		}
 		fmt.Fprintf(out, "redriven: %d\n", result.Redriven)
 		showLeftOut(out, plan)
-		for _, p := range result.TooLarge {
-			fmt.Fprintf(out, "not redriven: %s is too large for its topic with the header added\n", p)
-		}
+		showRefused(out, result.Refused)
 		return nil
 	})
 }
@@ -381,11 +406,11 @@ func (c *lettersRedriveCommand) Run(ctx context.Context, out io.Writer, log *slo
 func showPlan(out io.Writer, plan *deadletters.Plan) error {
 	if len(plan.Letters) > 0 {
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "POSITION\tTO\tTIMESTAMP\tKEY\tREASON")
+		fmt.Fprintln(w, "POSITION\tTO\tTIMESTAMP\tKEY\tREDRIVEN\tREASON")
 		for i := range plan.Letters {
 			l := &plan.Letters[i]
-			fmt.Fprintf(w, "%s\t%s/%d\t%s\t%s\t%s\n", l.Position, plain(l.Topic, 80), l.DeadLetter.Partition,
-				showTime(l.Timestamp), plainKey(l.Key), plain(string(l.Reason), 40))
+			fmt.Fprintf(w, "%s\t%s/%d\t%s\t%s\t%s\t%s\n", l.Position, plain(l.Topic, 80), l.DeadLetter.Partition,
+				showTime(l.Timestamp), plainKey(l.Key), yesNo(l.Redriven), plain(string(l.Reason), 40))
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -407,8 +432,20 @@ func showLeftOut(out io.Writer, plan *deadletters.Plan) {
 	if plan.Twice > 0 {
 		fmt.Fprintf(out, "of a record that another of these letters holds, too: %d\n", plan.Twice)
 	}
-	for _, why := range slices.Sorted(maps.Keys(plan.Refused)) {
-		fmt.Fprintf(out, "not redriven: %d, %s\n", plan.Refused[why], why)
+	showRefused(out, plan.Refused)
+}
+
+func showRefused(out io.Writer, refused deadletters.Refusals) {
+	for _, why := range slices.Sorted(maps.Keys(refused)) {
+		of := refused[why]
+		var which []string
+		for _, p := range of.First {
+			which = append(which, p.String())
+		}
+		if of.Count > len(which) {
+			which = append(which, "…")
+		}
+		fmt.Fprintf(out, "not redriven: %d, %s (%s)\n", of.Count, why, strings.Join(which, " "))
 	}
 }
 

@@ -246,14 +246,14 @@ func TestRedriveToTheScorer(t *testing.T) {
 	if n := len(b.lines(b.command("tail", schemas.TopicEvents, "--from-start"))); n != 3 {
 		t.Fatalf("the dry run wrote %d events", n-3)
 	}
-	for i, want := range []string{"redriven: 1\n", "redriven: 0\nredriven before: 1\n", "redriven: 0\nredriven before: 1\n"} {
-		args := []string{"dead-letters", "redrive", "--reason", "unknown_schema", "--yes"}
-		if i == 2 {
-			args = []string{"dead-letters", "redrive", positions["anna"], "--yes"}
-		}
-		if got := b.command(args...); got != want {
+	for i, want := range []string{"redriven: 1\n", "redriven: 0\nredriven before: 1\n"} {
+		if got := b.command("dead-letters", "redrive", "--reason", "unknown_schema", "--yes"); got != want {
 			t.Errorf("redrive %d: %q, want %q", i, got, want)
 		}
+	}
+	if got := b.command("dead-letters", "redrive", positions["anna"]); !strings.Contains(got, "would be redriven: 1\n") ||
+		!regexp.MustCompile(`anna +yes +unknown_schema`).MatchString(got) {
+		t.Errorf("naming a letter that was redriven:\n%s", got)
 	}
 	events := b.lines(b.command("tail", schemas.TopicEvents, "--from-start", "--key", "anna"))
 	if len(events) != 2 {
@@ -261,7 +261,8 @@ func TestRedriveToTheScorer(t *testing.T) {
 	}
 	headers := fmt.Sprint(events[1]["headers"])
 	if events[1]["timestamp"] != old.Format(time.RFC3339Nano) || events[1]["partition"] != events[0]["partition"] || events[1]["schema_id"] != 6.0 ||
-		headers != fmt.Sprintf("[map[key:trace value:t-1] map[key:%s value:%s]]", deadletters.HeaderRedrivenFrom, positions["anna"]) {
+		headers != fmt.Sprintf("[map[key:trace value:t-1] map[key:%s value:%s] map[key:%s value:%d]]",
+			deadletters.HeaderRedrivenFrom, positions["anna"], deadletters.HeaderWrittenAt, old.UnixMilli()) {
 		t.Errorf("the redriven event %v", events[1])
 	}
 
@@ -328,6 +329,31 @@ func checkPrintable(t *testing.T, what, out string) {
 	}
 }
 
+// TestRedriveSaysWhatIsLeftOut has letters of a customer who was erased.
+func TestRedriveSaysWhatIsLeftOut(t *testing.T) {
+	b := newBench(t)
+	for i := range 12 {
+		letter := schemas.DeadLetter{
+			Reason: "bad_frame", Topic: schemas.TopicEvents, Offset: int64(i), Timestamp: 1000, FailedAt: 2000 + int64(i),
+			Key: []byte("anna"), Value: []byte("x"), FailedBy: "scorer",
+		}
+		b.produce(schemas.TopicDeadLetters, kafka.Record{Key: letter.Key, Value: b.codec.AppendDeadLetter(nil, &letter)})
+	}
+	b.produce(schemas.TopicOutcomes, kafka.Record{Key: []byte("anna")})
+	p := kafka.PartitionOf([]byte("anna"), 2)
+	want := fmt.Sprintf("redriven: 0\nnot redriven: 12, %s (%[2]d:0 %[2]d:1 %[2]d:2 %[2]d:3 %[2]d:4 %[2]d:5 %[2]d:6 %[2]d:7 %[2]d:8 %[2]d:9 …)\n",
+		deadletters.RefusedErased, p)
+	if got := b.command("dead-letters", "redrive"); got != "would be "+want {
+		t.Errorf("would be done: %q, want %q", got, "would be "+want)
+	}
+	if got := b.command("dead-letters", "redrive", "--yes"); got != want {
+		t.Errorf("done: %q, want %q", got, want)
+	}
+	if got := b.command("dead-letters", "redrive", fmt.Sprint(p, ":0"), "--yes"); got != "redriven: 1\n" {
+		t.Errorf("done by name: %q", got)
+	}
+}
+
 func TestDeadLettersUsage(t *testing.T) {
 	b := newBench(t)
 	cases := []struct {
@@ -342,14 +368,26 @@ func TestDeadLettersUsage(t *testing.T) {
 		{[]string{"list", "--since", "yesterday"}, "how long ago"},
 		{[]string{"list", "--limit=-1"}, "negative"},
 		{[]string{"redrive", "--limit=-1"}, "negative"},
+		{[]string{"list", "--timeout=1ns"}, "not done within --timeout 1ns"},
+		{[]string{"show", "0:17", "--timeout=1ns"}, "not done within --timeout 1ns"},
+		{[]string{"redrive", "--timeout=1ns", "--yes"}, "not done within --timeout 1ns"},
+		{[]string{"redrive", "--timeout=-1s"}, "negative"},
 	}
 	for _, c := range cases {
 		if got := b.fails(append([]string{"dead-letters"}, c.args...)...); !strings.Contains(got, c.want) {
 			t.Errorf("%v: %q, want %q in it", c.args, got, c.want)
 		}
 	}
-	if got := b.command("dead-letters", "redrive", "--yes"); got != "redriven: 0\n" {
+	if got := b.command("dead-letters", "redrive", "--yes", "--timeout=1h"); got != "redriven: 0\n" {
 		t.Errorf("with no letters: %q", got)
+	}
+	letter := schemas.DeadLetter{Topic: schemas.TopicEvents, Value: make([]byte, 2000)}
+	b.produce(schemas.TopicDeadLetters, kafka.Record{Value: b.codec.AppendDeadLetter(nil, &letter)})
+	for _, name := range []string{"list", "redrive"} {
+		if got := b.fails("dead-letters", name, "--max-memory=2KB"); !strings.Contains(got, "--max-memory") {
+			t.Errorf("%s in little memory: %q", name, got)
+		}
+		b.command("dead-letters", name, "--max-memory=10KB")
 	}
 	for _, name := range []string{"list", "show", "redrive"} {
 		var out, errs bytes.Buffer

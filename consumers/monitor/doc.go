@@ -6,7 +6,8 @@
 // customer's scores that had been written when the outcome was written, the
 // one with the latest occurred_at not after the outcome's observed_at minus
 // the lead time. If there is none, the first such score written within a grace
-// period counts. Both topics are read side by side in the order of their
+// period counts. An outcome that was redriven was written when it was at first.
+// Both topics are read side by side in the order of their
 // record times, so a restart, which reads them again from their start, comes
 // to the same figures as long as nothing was compacted away or deleted in
 // between. That order needs scores and outcomes of a customer in partitions of

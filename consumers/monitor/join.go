@@ -35,7 +35,7 @@ type score struct {
 type outcome struct {
 	customer   string
 	observedAt int64
-	writtenAt  int64 // time of the record
+	writtenAt  int64 // time of the record, or before if it was redriven
 	churned    bool
 	// own tells that the outcome carries attributes.
 	own bool
@@ -98,7 +98,7 @@ func (j *join) score(id []byte, s score) bool {
 	if len(c.waiting) > 0 {
 		still := c.waiting[:0]
 		for _, o := range c.waiting {
-			if s.occurredAt <= o.observedAt-j.lead {
+			if s.occurredAt <= o.observedAt-j.lead && s.writtenAt <= o.deadline {
 				o.done = true
 				j.results.waiting(-1)
 				j.results.joined(o, s)

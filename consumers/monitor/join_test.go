@@ -47,6 +47,13 @@ func TestJoin(t *testing.T) {
 	left := func(observed, written int64) step {
 		return observe(outcome{observedAt: observed, writtenAt: written, churned: true})
 	}
+	// One that was written long before it is read.
+	redriven := func(observed, written, read int64) step {
+		return func(j *join) {
+			j.expire(read)
+			j.outcome(outcome{customer: "a", observedAt: observed, writtenAt: written, churned: true}, written+grace)
+		}
+	}
 	erase := func(j *join) { j.erase([]byte("a")) }
 	until := func(now int64) step { return func(j *join) { j.expire(now) } }
 
@@ -104,6 +111,10 @@ func TestJoin(t *testing.T) {
 			want: []string{"a@20 unmatched erased"}},
 		{name: "erased and back", steps: []step{scored(10, 11, 1, .7), erase, scored(15, 16, 1, .2), left(20, 21)},
 			want: []string{"a@20 churned=true joined v1 0.2"}},
+		{name: "redriven, a better score since", steps: []step{scored(10, 11, 1, .7), scored(15, 150, 1, .2), redriven(20, 21, 200)},
+			want: []string{"a@20 churned=true joined v1 0.7"}},
+		{name: "redriven, the first score after the grace", steps: []step{left(90, 180), redriven(20, 21, 200), scored(10, 210, 1, .7), until(281)},
+			want: []string{"a@90 churned=true joined v1 0.7", "a@20 unmatched later_scores"}},
 		{name: "the oldest are dropped", steps: []step{scored(10, 11, 1, .1), scored(20, 21, 1, .2), scored(30, 31, 1, .3),
 			scored(40, 41, 1, .4), scored(50, 51, 1, .5), left(25, 60), left(15, 60), until(161)},
 			want: []string{"a@25 churned=true joined v1 0.2", "a@15 unmatched forgotten"}},

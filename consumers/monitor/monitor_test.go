@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/embedded"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
@@ -342,6 +343,26 @@ func TestMonitor(t *testing.T) {
 	r = w.start(Config{})
 	if after := w.values(r.reg, counters...); !maps.Equal(before, after) {
 		t.Errorf("after a restart:\n%v\nbefore:\n%v", after, before)
+	}
+}
+
+// An outcome that was redriven is judged by the score of its own time.
+func TestRedrivenOutcome(t *testing.T) {
+	w := newWorld(t)
+	w.score("ann", 1, 1, .9, "year", 1) // written at 1
+	w.score("ann", 2, 1, .1, "year", 1) // 2
+	w.clock = w.clock.Add(time.Hour)
+	err := w.producer.Produce(t.Context(), schemas.TopicOutcomes, kafka.Record{
+		Key: []byte("ann"), Time: w.clock,
+		Value:   w.codec.AppendOutcome(nil, &schemas.ChurnOutcome{CustomerID: "ann", ObservedAt: seconds(5), Churned: true}),
+		Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: strconv.AppendInt(nil, seconds(1), 10)}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.start(Config{})
+	if s := r.Stats(); s.Outcomes != 1 || s.Accuracy != 1 {
+		t.Errorf("got %+v", s)
 	}
 }
 

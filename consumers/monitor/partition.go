@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
 	"churnstream/schemas"
 )
@@ -177,7 +178,7 @@ func (p *partition) handleOutcome(ctx context.Context, r *kafka.Record) error {
 	}); !ok {
 		return err
 	}
-	written := r.Time.UnixMilli()
+	written := deadletters.WrittenAt(r).UnixMilli()
 	p.join.outcome(outcome{
 		customer: o.CustomerID, observedAt: o.ObservedAt, writtenAt: written, churned: o.Churned,
 		own:       o.Attributes != nil,

@@ -6,10 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"churnstream/internal/embedded"
 	"churnstream/internal/kafka"
@@ -25,13 +30,17 @@ var origin = time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 type desk struct {
 	t       *testing.T
 	ctx     context.Context
+	broker  string
 	cluster *kafka.Cluster
 	codec   *schemas.Codec
 	out     *kafka.Producer
 	queue   *Queue
 }
 
-func newDesk(t *testing.T) *desk {
+func newDesk(t *testing.T) *desk { return newDeskWith(t, nil) }
+
+// newDeskWith gives the topic of events settings of its own.
+func newDeskWith(t *testing.T, events map[string]string) *desk {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
@@ -54,12 +63,16 @@ func newDesk(t *testing.T) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	d := &desk{t: t, ctx: ctx, cluster: cluster, codec: schemas.NewCodec(schemas.Telco(), client)}
+	d := &desk{t: t, ctx: ctx, broker: broker.Addr(), cluster: cluster, codec: schemas.NewCodec(schemas.Telco(), client)}
 	if err := d.codec.Register(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for _, topic := range []string{schemas.TopicEvents, schemas.TopicOutcomes, schemas.TopicScores, schemas.TopicModels, schemas.TopicDeadLetters} {
-		if err := cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: topic, Partitions: partitions}); err != nil {
+		cfg := kafka.TopicConfig{Name: topic, Partitions: partitions}
+		if topic == schemas.TopicEvents {
+			cfg.Configs = events
+		}
+		if err := cluster.EnsureTopics(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,6 +154,23 @@ func (d *desk) redrive(p *Plan) Result {
 	return r
 }
 
+// shown are refusals with their counts and positions.
+func shown(r Refusals) string {
+	var all []string
+	for _, why := range slices.Sorted(maps.Keys(r)) {
+		all = append(all, fmt.Sprint(why, ": ", r[why].Count, " ", r[why].First))
+	}
+	return strings.Join(all, "; ")
+}
+
+func values(records []kafka.Record) string {
+	var all []string
+	for _, r := range records {
+		all = append(all, string(r.Value))
+	}
+	return strings.Join(all, ",")
+}
+
 func positions(letters []Letter) string {
 	var all []string
 	for _, l := range letters {
@@ -207,7 +237,7 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 	if n := len(d.records(schemas.TopicEvents, 1)); n != 1 {
 		t.Fatalf("planning wrote %d records", n-1)
 	}
-	if r := d.redrive(plan); r.Redriven != 4 || len(r.TooLarge) != 0 {
+	if r := d.redrive(plan); r.Redriven != 4 || len(r.Refused) != 0 {
 		t.Fatalf("result %+v", r)
 	}
 	events := d.records(schemas.TopicEvents, 1)
@@ -227,6 +257,9 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 		}
 		if got := string(header(&r, HeaderRedrivenFrom)); got != want.from {
 			t.Errorf("event %d is redriven from %s, want %s", i, got, want.from)
+		}
+		if got := string(header(&r, HeaderWrittenAt)); got != strconv.FormatInt(origin.UnixMilli()+want.offset, 10) {
+			t.Errorf("event %d was written at %s", i, got)
 		}
 		if got := header(&r, "trace"); want.trace != bytes.Equal(got, []byte{1, 2}) {
 			t.Errorf("event %d: header trace is %v", i, got)
@@ -248,7 +281,9 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 			notes = append(notes, fmt.Sprintf("%s %s %s %s", header(&r, noteState), header(&r, noteLetter), header(&r, noteSource), header(&r, noteEnd)))
 		}
 	}
-	want := "begun 0:1 churn.customer-events/1:2 1, begun 0:0 churn.customer-events/1:7 1, done 0:1 churn.customer-events/1:2 , done 0:0 churn.customer-events/1:7 "
+	seven, two := letter(7, nil), letter(2, nil)
+	want := fmt.Sprintf("begun 0:1 churn.customer-events/1:2@%d 1, begun 0:0 churn.customer-events/1:7@%d 1, "+
+		"done 0:1 churn.customer-events/1:2@%[1]d , done 0:0 churn.customer-events/1:7@%[2]d ", two.Timestamp, seven.Timestamp)
 	if got := strings.Join(notes, ", "); got != want {
 		t.Errorf("notes %s\nwant  %s", got, want)
 	}
@@ -258,14 +293,6 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 		t.Errorf("the second plan %+v", again)
 	}
 	d.redrive(again)
-	byHand, err := d.queue.PlanFor(d.ctx, []Position{{0, 0}, {1, 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(byHand.Letters) != 0 || byHand.Done != 2 {
-		t.Errorf("the plan by positions %+v", byHand)
-	}
-	d.redrive(byHand)
 	if n := len(d.records(schemas.TopicEvents, 1)); n != 4 {
 		t.Errorf("redriving again wrote %d more", n-4)
 	}
@@ -280,6 +307,19 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 	}
 	if len(letters) != 4 {
 		t.Errorf("%d letters listed, the notes among them?", len(letters))
+	}
+
+	// Who names a letter means it.
+	byHand, err := d.queue.PlanFor(d.ctx, []Position{{0, 0}, {1, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := positions(byHand.Letters); got != "0:0 1:1" || byHand.Done != 0 || !byHand.Letters[0].Redriven {
+		t.Errorf("the plan by positions %s, %+v", got, byHand)
+	}
+	d.redrive(byHand)
+	if got := values(d.records(schemas.TopicEvents, 1)); got != "value 0,value 2,value 5,value 7,value 7" {
+		t.Errorf("events %s", got)
 	}
 }
 
@@ -319,20 +359,83 @@ func TestRedriveAfterARunThatWasCutShort(t *testing.T) {
 		t.Fatalf("plan %s, %+v", got, plan)
 	}
 	d.redrive(plan)
-	var values []string
-	for _, r := range d.records(schemas.TopicEvents, 1) {
-		values = append(values, string(r.Value))
-	}
-	if got := strings.Join(values, ","); got != "other,value 11,value 12,value 13" {
+	if got := values(d.records(schemas.TopicEvents, 1)); got != "other,value 11,value 12,value 13" {
 		t.Errorf("events %s", got)
 	}
 	// What was found is noted: it need not be looked for ever after.
-	notes, err := d.queue.readNotes(d.ctx)
+	spans, err := d.queue.spans(d.ctx, schemas.TopicDeadLetters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes, err := d.queue.readNotes(d.ctx, spans, d.queue.memory())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(notes.done) != 3 || len(notes.begun) != 0 {
 		t.Errorf("notes %+v", notes)
+	}
+}
+
+// Of a letter that is redriven by name once more, too, a run that was cut short
+// is found.
+func TestRedriveByNameAfterARunThatWasCutShort(t *testing.T) {
+	d := newDesk(t)
+	d.file(0, letter(1, nil))
+	d.redrive(d.plan(Filter{}, 0))
+	byName := func() *Plan {
+		t.Helper()
+		plan, err := d.queue.PlanFor(d.ctx, []Position{{0, 0}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan
+	}
+	plan := byName()
+	if err := d.queue.note(d.ctx, begun, plan.Letters, 1); err != nil {
+		t.Fatal(err)
+	}
+	d.produce(schemas.TopicEvents, 1, plan.Letters[0].record())
+	if plan = byName(); len(plan.Letters) != 0 || plan.Done != 1 {
+		t.Fatalf("plan %+v", plan)
+	}
+	d.redrive(plan)
+	if plan = byName(); len(plan.Letters) != 1 || plan.Done != 0 {
+		t.Errorf("plan %+v", plan)
+	}
+}
+
+// Behind an open transaction nothing can be read, but it may be there.
+func TestRedriveAfterARunBehindAnOpenTransaction(t *testing.T) {
+	d := newDesk(t)
+	upstream, err := kgo.NewClient(kgo.SeedBrokers(d.broker), kgo.TransactionalID("upstream"),
+		kgo.DefaultProduceTopic(schemas.TopicEvents), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	if err := upstream.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := upstream.ProduceSync(d.ctx, &kgo.Record{Partition: 1, Value: []byte("other")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	cut := Letter{Position: Position{0, 0}, DeadLetter: letter(11, nil)}
+	d.file(0, cut.DeadLetter)
+	if err := d.queue.note(d.ctx, begun, []Letter{cut}, 0); err != nil {
+		t.Fatal(err)
+	}
+	d.produce(schemas.TopicEvents, 1, cut.record())
+	open := true
+	d.queue = New(Config{Cluster: d.cluster, Codec: d.codec, Progress: func(what string, _, _ int64) {
+		if open && what == "what was redriven" {
+			open = false
+			if err := upstream.EndTransaction(d.ctx, kgo.TryCommit); err != nil {
+				t.Error(err)
+			}
+		}
+	}})
+	if plan := d.plan(Filter{}, 0); plan.Done != 1 || len(plan.Letters) != 0 || open {
+		t.Errorf("plan %+v, transaction open: %t", plan, open)
 	}
 }
 
@@ -345,8 +448,8 @@ func TestRedriveWhenTheTraceIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan = d.plan(Filter{}, 0)
-	if len(plan.Letters) != 0 || plan.Refused[RefusedUnsure] != 1 {
-		t.Errorf("plan %+v", plan)
+	if len(plan.Letters) != 0 || shown(plan.Refused) != RefusedUnsure+": 1 [0:0]" {
+		t.Errorf("plan %s, refused %s", positions(plan.Letters), shown(plan.Refused))
 	}
 	plan, err := d.queue.PlanFor(d.ctx, []Position{{0, 0}})
 	if err != nil {
@@ -368,17 +471,18 @@ func TestRefusals(t *testing.T) {
 		letter(5, func(l *schemas.DeadLetter) { l.Partition = partitions }),
 		letter(6, func(l *schemas.DeadLetter) { l.Partition = -1 }),
 		letter(7, nil))
-	want := map[string]int{RefusedScores: 1, RefusedModels: 1, RefusedForeign: 2, RefusedEmpty: 1, RefusedPartition: 2}
+	refused := Refusals{}
+	for i, why := range []string{RefusedScores, RefusedModels, RefusedForeign, RefusedForeign, RefusedEmpty, RefusedPartition, RefusedPartition} {
+		refused.add(why, Position{0, int64(i)})
+	}
 	check := func(plan *Plan) {
 		t.Helper()
-		if positions(plan.Letters) != "0:7" || fmt.Sprint(plan.Refused) != fmt.Sprint(want) {
-			t.Errorf("plan %s, refused %v", positions(plan.Letters), plan.Refused)
+		if positions(plan.Letters) != "0:7" || shown(plan.Refused) != shown(refused) {
+			t.Errorf("plan %s, refused %s", positions(plan.Letters), shown(plan.Refused))
 		}
 	}
 	check(d.plan(Filter{}, 0))
-	// Those that are refused do not count to the limit, else no run would ever
-	// come past them.
-	check(d.plan(Filter{}, 3))
+	check(d.plan(Filter{}, 1))
 	var all []Position
 	for i := range int64(8) {
 		all = append(all, Position{0, i})
@@ -388,6 +492,114 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(plan)
+}
+
+// Letters that are not redriven do not count to the limit, else no run would
+// ever come past them.
+func TestRedriveComesPastWhatIsRefused(t *testing.T) {
+	d := newDesk(t)
+	old := func(change func(*schemas.DeadLetter)) func(*schemas.DeadLetter) {
+		return func(l *schemas.DeadLetter) { l.FailedAt -= 1000; change(l) }
+	}
+	d.file(0,
+		letter(0, old(func(l *schemas.DeadLetter) { l.Partition = partitions })),
+		letter(1, old(func(l *schemas.DeadLetter) { l.Partition = -1 })),
+		letter(2, old(func(*schemas.DeadLetter) {})),
+		letter(3, old(func(l *schemas.DeadLetter) { l.Key = []byte("bert") })),
+		letter(4, nil), letter(5, nil), letter(6, nil))
+	unsure := Letter{Position: Position{0, 2}, DeadLetter: letter(2, nil)}
+	if err := d.queue.note(d.ctx, begun, []Letter{unsure}, 1000); err != nil {
+		t.Fatal(err)
+	}
+	d.produce(schemas.TopicScores, 0, kafka.Record{Key: []byte("bert")})
+	for _, want := range []string{"0:4 0:5", "0:6", ""} {
+		plan := d.plan(Filter{}, 2)
+		if got := positions(plan.Letters); got != want {
+			t.Errorf("letters %s, want %s", got, want)
+		}
+		refused := Refusals{RefusedPartition: {2, []Position{{0, 0}, {0, 1}}}, RefusedUnsure: {1, []Position{{0, 2}}}, RefusedErased: {1, []Position{{0, 3}}}}
+		if shown(plan.Refused) != shown(refused) {
+			t.Errorf("refused %s", shown(plan.Refused))
+		}
+		d.redrive(plan)
+	}
+}
+
+// In a topic that was made anew, records get the offsets of others, of which
+// there are letters and notes.
+func TestLettersOfATopicMadeAnew(t *testing.T) {
+	d := newDesk(t)
+	d.file(0, letter(1, nil))
+	d.redrive(d.plan(Filter{}, 0))
+	d.file(0, letter(1, func(l *schemas.DeadLetter) { l.Timestamp += 1000; l.Value = []byte("another") }))
+	letters, err := d.queue.Newest(d.ctx, Filter{}, 0)
+	if err != nil || len(letters) != 2 || !letters[0].Redriven || letters[1].Redriven {
+		t.Errorf("letters %+v, %v", letters, err)
+	}
+	plan := d.plan(Filter{}, 0)
+	if len(plan.Letters) != 1 || string(plan.Letters[0].Value) != "another" || plan.Done != 1 {
+		t.Errorf("plan %+v", plan)
+	}
+	d.redrive(plan)
+	if got := values(d.records(schemas.TopicEvents, 1)); got != "value 1,another" {
+		t.Errorf("events %s", got)
+	}
+}
+
+func TestHeadersWithoutValue(t *testing.T) {
+	d := newDesk(t)
+	r := &kafka.Record{Topic: schemas.TopicEvents, Time: origin, Key: []byte("anna"), Value: []byte("x"), Headers: []kafka.Header{
+		{Key: "none"}, {Key: "empty", Value: []byte{}}, {Key: "some", Value: []byte("v")}, {Key: "none"},
+	}}
+	w := NewWriter(d.cluster.NewProducer(kafka.ProducerConfig{}), d.codec, "tester")
+	why := &schemas.PoisonError{Reason: schemas.ReasonUndecodable}
+	if err := w.Write(d.ctx, w.Letter(r, why, origin)); err != nil {
+		t.Fatal(err)
+	}
+	d.redrive(d.plan(Filter{}, 0))
+	redriven := d.records(schemas.TopicEvents, 0)
+	if len(redriven) != 1 || len(redriven[0].Headers) < len(r.Headers) {
+		t.Fatalf("events %+v", redriven)
+	}
+	for i, want := range r.Headers {
+		got := redriven[0].Headers[i]
+		if got.Key != want.Key || !bytes.Equal(got.Value, want.Value) || (got.Value == nil) != (want.Value == nil) {
+			t.Errorf("header %d is %+v, want %+v", i, got, want)
+		}
+	}
+	for _, nulls := range []string{"", ",", "-1", "4", "x,0"} { // nonsense does no harm
+		restoreNulls(&schemas.DeadLetter{Headers: make([]schemas.Header, 4)}, []byte(nulls))
+	}
+}
+
+func TestWrittenAt(t *testing.T) {
+	at := origin.UnixMilli()
+	for _, c := range []struct {
+		header string // "-" is none
+		want   int64
+	}{
+		{"-", at}, {strconv.FormatInt(at-5, 10), at - 5}, {strconv.FormatInt(at, 10), at}, {"0", 0},
+		{strconv.FormatInt(at+1, 10), at}, {"-1", at}, {"", at}, {"soon", at}, {"1e3", at}, {"99999999999999999999", at},
+	} {
+		r := &kafka.Record{Time: origin, Headers: []kafka.Header{{Key: "other", Value: []byte("7")}}}
+		l := Letter{DeadLetter: letter(0, nil)}
+		if c.header != "-" {
+			r.Headers = append(r.Headers, kafka.Header{Key: HeaderWrittenAt, Value: []byte(c.header)})
+			l.Headers = append(l.Headers, schemas.Header{Key: HeaderWrittenAt, Value: []byte(c.header)})
+		}
+		if got := WrittenAt(r).UnixMilli(); got != c.want {
+			t.Errorf("header %q: written at %d, want %d", c.header, got, c.want)
+		}
+		// A letter of such a record hands on what it says.
+		again := l.record()
+		if got := string(header(&again, HeaderWrittenAt)); got != strconv.FormatInt(c.want, 10) {
+			t.Errorf("header %q: redriven with %s, want %d", c.header, got, c.want)
+		}
+	}
+	none := Letter{DeadLetter: letter(0, func(l *schemas.DeadLetter) { l.Timestamp = -1 })}
+	if r := none.record(); header(&r, HeaderWrittenAt) != nil || !r.Time.IsZero() {
+		t.Errorf("a letter without a time becomes %+v", r)
+	}
 }
 
 func TestRedriveByPortions(t *testing.T) {
@@ -400,11 +612,7 @@ func TestRedriveByPortions(t *testing.T) {
 			t.Errorf("portion %d: %d redriven, want %d", i, r.Redriven, want)
 		}
 	}
-	var values []string
-	for _, r := range d.records(schemas.TopicEvents, 1) {
-		values = append(values, string(r.Value))
-	}
-	if got := strings.Join(values, ","); got != "value 0,value 1,value 2,value 3,value 4" {
+	if got := values(d.records(schemas.TopicEvents, 1)); got != "value 0,value 1,value 2,value 3,value 4" {
 		t.Errorf("events %s", got)
 	}
 }
@@ -447,7 +655,7 @@ func TestRedriveOfManyInBatches(t *testing.T) {
 	for i := range records {
 		l := letter(int64(i), nil)
 		if i == 3 || i == batchLetters {
-			l.Value = bytes.Repeat([]byte("x"), loneBytes)
+			l.Value = bytes.Repeat([]byte("x"), 200_000)
 		}
 		records[i] = kafka.Record{Key: l.Key, Value: d.codec.AppendDeadLetter(nil, &l)}
 	}
@@ -469,35 +677,77 @@ func TestRedriveOfManyInBatches(t *testing.T) {
 	}
 }
 
-func TestTooLargeWithTheHeader(t *testing.T) {
-	d := newDesk(t)
-	const topic, limit = schemas.TopicOutcomes + ".small", 200_000
-	err := d.cluster.EnsureTopics(d.ctx, kafka.TopicConfig{
-		Name: topic, Partitions: 1, Configs: map[string]string{"max.message.bytes": fmt.Sprint(limit)},
-	})
-	if err != nil {
-		t.Fatal(err)
+// pickyTopics refuse batches as brokers do, with what refuses says, and take
+// the others.
+type pickyTopics struct {
+	producer
+	refuses func(*kafka.Record) error
+}
+
+func (p *pickyTopics) ProduceTo(ctx context.Context, topic string, partition int, records []kafka.Record) error {
+	for i := range records {
+		if err := p.refuses(&records[i]); err != nil {
+			return fmt.Errorf("producing to %s/%d: %w", topic, partition, err)
+		}
 	}
-	// No plan would go to that topic: it stands for one of ours.
-	large := Letter{Position: Position{0, 0}, DeadLetter: letter(0, func(l *schemas.DeadLetter) {
-		l.Topic, l.Partition, l.Value = topic, 0, make([]byte, limit)
-	})}
-	small := Letter{Position: Position{0, 1}, DeadLetter: letter(1, func(l *schemas.DeadLetter) { l.Topic, l.Partition = topic, 0 })}
-	r := d.redrive(&Plan{Letters: []Letter{large, small}})
-	if r.Redriven != 1 || len(r.TooLarge) != 1 || r.TooLarge[0] != large.Position {
-		t.Errorf("result %+v", r)
-	}
-	if got := d.records(topic, 0); len(got) != 1 || string(got[0].Value) != "value 1" {
-		t.Errorf("%d records", len(got))
+	return p.producer.ProduceTo(ctx, topic, partition, records)
+}
+
+// One letter that its topic does not take holds up none of those behind it, and
+// nothing is left to look for.
+func TestRedriveGoesOnBehindWhatATopicRefuses(t *testing.T) {
+	for _, c := range []struct {
+		why     string
+		limit   int // max.message.bytes
+		refuses func(*kafka.Record) error
+	}{
+		{RefusedTooLarge, 50_000, func(*kafka.Record) error { return nil }},
+		{RefusedTime, 1 << 20, func(r *kafka.Record) error {
+			if len(r.Value) > 50_000 && r.Time.Before(time.Now().Add(-time.Hour)) {
+				return kafkago.InvalidTimestamp
+			}
+			return nil
+		}},
+		{RefusedRecord, 1 << 20, func(r *kafka.Record) error {
+			if len(r.Value) > 50_000 {
+				return kafkago.InvalidRecord
+			}
+			return nil
+		}},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			d := newDeskWith(t, map[string]string{"max.message.bytes": strconv.Itoa(c.limit)})
+			d.queue.producer = &pickyTopics{d.queue.producer, c.refuses}
+			large := func(l *schemas.DeadLetter) { l.Value = bytes.Repeat([]byte("x"), 60_000) }
+			d.file(0, letter(0, nil), letter(1, large), letter(2, nil), letter(3, large), letter(4, nil))
+			for run, want := range []int{3, 0} {
+				plan := d.plan(Filter{}, 0)
+				r := d.redrive(plan)
+				if r.Redriven != want || shown(r.Refused) != c.why+": 2 [0:1 0:3]" {
+					t.Errorf("run %d: %d redriven, refused %s", run, r.Redriven, shown(r.Refused))
+				}
+			}
+			if got := values(d.records(schemas.TopicEvents, 1)); got != "value 0,value 2,value 4" {
+				t.Errorf("events %s", got)
+			}
+			spans, err := d.queue.spans(d.ctx, schemas.TopicDeadLetters)
+			if err != nil {
+				t.Fatal(err)
+			}
+			notes, err := d.queue.readNotes(d.ctx, spans, d.queue.memory())
+			if err != nil || len(notes.begun) != 0 || len(notes.done) != 3 {
+				t.Errorf("notes %+v, %v", notes, err)
+			}
+		})
 	}
 }
 
 func TestFitBatch(t *testing.T) {
 	small, large, other := Letter{}, Letter{}, Letter{}
-	large.Value = make([]byte, loneBytes)
+	large.Value = make([]byte, batchBytes)
 	other.DeadLetter.Partition = 5
 	medium := Letter{}
-	medium.Value = make([]byte, loneBytes-1000)
+	medium.Value = make([]byte, batchBytes/4)
 	cases := []struct {
 		name    string
 		letters []Letter
@@ -507,7 +757,7 @@ func TestFitBatch(t *testing.T) {
 		{"a large one waits", []Letter{small, large, small}, 1},
 		{"a large one goes alone", []Letter{large, small}, 1},
 		{"another partition waits", []Letter{small, small, other}, 2},
-		{"bytes", slices.Repeat([]Letter{medium}, 9), batchBytes / (loneBytes - 1000)},
+		{"bytes", slices.Repeat([]Letter{medium}, 9), 3},
 		{"letters", slices.Repeat([]Letter{small}, batchLetters+1), batchLetters},
 	}
 	for _, c := range cases {
@@ -578,6 +828,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	if err != nil || len(plan.Letters) != 12 || plan.Letters[0].Position.Offset != 0 {
 		t.Errorf("the oldest: %+v, %v", plan, err)
 	}
+	if err := d.queue.note(d.ctx, done, plan.Letters, 0); err != nil {
+		t.Fatal(err)
+	}
+	d.queue = New(Config{Cluster: d.cluster, Codec: d.codec, MaxBytes: 2000})
+	if _, err := d.queue.Newest(d.ctx, Filter{Key: []byte("nobody's")}, 1); err == nil || !strings.Contains(err.Error(), "--max-memory") {
+		t.Errorf("the notes: error %v", err)
+	}
 }
 
 func TestProgressEndsAtTheEnd(t *testing.T) {
@@ -614,16 +871,20 @@ func TestParsePosition(t *testing.T) {
 
 // Whatever stands in the headers of a note, it is read or passed over.
 func FuzzNotes(f *testing.F) {
-	f.Add(done, "churn.customer-events/1:17", "0:3", "20")
-	f.Add(begun, "churn.outcomes/0:0", "1:1", "0")
-	f.Add(begun, "/-1:-1", "", "x")
-	f.Add("", ":/", ":", "")
+	f.Add(done, "churn.customer-events/1:17@1767323045678", "0:3", "20")
+	f.Add(begun, "churn.outcomes/0:0@-1", "1:1", "0")
+	f.Add(undone, "churn.outcomes/0:0@5", "1:1", "")
+	f.Add(begun, "/-1:-1@x", "", "x")
+	f.Add("", ":/@", ":", "")
 	f.Fuzz(func(t *testing.T, state, of, letter, end string) {
-		n := newNotes()
-		n.add(&kafka.Record{Key: noteKey, Headers: []kafka.Header{
+		n := newNotes(&memory{max: 1 << 20})
+		err := n.add(&kafka.Record{Key: noteKey, Headers: []kafka.Header{
 			{Key: noteState, Value: []byte(state)}, {Key: noteSource, Value: []byte(of)},
 			{Key: noteLetter, Value: []byte(letter)}, {Key: noteEnd, Value: []byte(end)},
 		}})
+		if err != nil {
+			t.Error(err)
+		}
 		for s := range n.done {
 			if state != done || !strings.HasPrefix(of, s.topic+"/") {
 				t.Errorf("%q, %q became %+v", state, of, s)

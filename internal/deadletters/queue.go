@@ -4,12 +4,13 @@
 // A record that was redriven must not be redriven again. So redriving keeps
 // notes in churn.dead-letters itself, as records without a value, in the
 // letter's own partition: one before the record is written ("begun", with the
-// end of the partition it goes to) and one after ("done"). A note lies behind
-// its letter, hence retention cannot take the note and leave the letter. When
-// a run was cut short between the two notes, the next run looks for the
-// record in its topic, from the noted end on, by the header redriven-from.
-// Looking into the topic alone would be simpler and wrong: events are kept for
-// days, letters for weeks, and a compacted topic forgets sooner still.
+// end of the partition it goes to) and one after ("done", or "undone" when its
+// topic did not take it). A note lies behind its letter, hence retention cannot
+// take the note and leave the letter. When a run was cut short between the two
+// notes, the next run looks for the record in its topic, from the noted end on,
+// by the header redriven-from. Looking into the topic alone would be simpler and
+// wrong: events are kept for days, letters for weeks, and a compacted topic
+// forgets sooner still.
 //
 // The notes know a record by where it came from, because one record can have
 // several letters: of a worker that was killed before it could commit, or of
@@ -65,11 +66,13 @@ type Letter struct {
 	Redriven bool
 }
 
-func (l *Letter) source() source { return source{l.Topic, l.DeadLetter.Partition, l.DeadLetter.Offset} }
+func (l *Letter) source() source {
+	return source{l.Topic, l.DeadLetter.Partition, l.DeadLetter.Offset, l.Timestamp}
+}
 
 // size returns about how many bytes of memory the letter takes.
 func (l *Letter) size() int {
-	n := 300 + len(l.Detail) + len(l.Key) + len(l.Value)
+	n := 300 + len(l.Topic) + len(l.Detail) + len(l.Key) + len(l.Value)
 	for _, h := range l.Headers {
 		n += 50 + len(h.Key) + len(h.Value)
 	}
@@ -84,14 +87,32 @@ func compareAge(a, b Letter) int {
 		cmp.Compare(a.Position.Offset, b.Position.Offset))
 }
 
-// source is where a record that became a letter came from.
+// source is where a record that became a letter came from. Its time, in
+// milliseconds, tells it from the one that had its place before the topic was
+// made anew.
 type source struct {
 	topic     string
 	partition int32
 	offset    int64
+	time      int64
 }
 
-func (s source) String() string { return fmt.Sprintf("%s/%d:%d", s.topic, s.partition, s.offset) }
+// String returns TOPIC/PARTITION:OFFSET@TIME.
+func (s source) String() string {
+	return fmt.Sprintf("%s/%d:%d@%d", s.topic, s.partition, s.offset, s.time)
+}
+
+// parseSource is the inverse of String.
+func parseSource(text string) (s source, ok bool) {
+	i, j, k := strings.LastIndexByte(text, '/'), strings.LastIndexByte(text, ':'), strings.LastIndexByte(text, '@')
+	if i < 0 || j < i || k < j {
+		return s, false
+	}
+	partition, err := strconv.ParseInt(text[i+1:j], 10, 32)
+	offset, err2 := strconv.ParseInt(text[j+1:k], 10, 64)
+	time, err3 := strconv.ParseInt(text[k+1:], 10, 64)
+	return source{text[:i], int32(partition), offset, time}, err == nil && err2 == nil && err3 == nil
+}
 
 // Filter says which letters are wanted. Its zero value wants all.
 type Filter struct {
@@ -123,14 +144,20 @@ type Config struct {
 	// Progress is told now and then how many of how many offsets a scan has
 	// passed. Default: nobody is.
 	Progress func(what string, done, total int64)
-	// MaxBytes bounds the letters held in memory. Default 256 MiB.
+	// MaxBytes bounds in bytes what one call holds in memory: letters, the keys
+	// of their customers, and what is noted of letters. Default 256 MiB.
 	MaxBytes int
+}
+
+// producer is what redriving needs of a *kafka.Producer.
+type producer interface {
+	ProduceTo(ctx context.Context, topic string, partition int, records []kafka.Record) error
 }
 
 // Queue is the topic of dead letters. It is safe for concurrent use.
 type Queue struct {
 	cfg      Config
-	producer *kafka.Producer
+	producer producer
 }
 
 // New returns a Queue. It does no I/O.
@@ -150,12 +177,16 @@ func New(cfg Config) *Queue {
 // Newest returns the newest limit letters that match, or all if limit is 0,
 // the newest last.
 func (q *Queue) Newest(ctx context.Context, f Filter, limit int) ([]Letter, error) {
-	kept := shelf{limit: limit, newest: true, maxBytes: q.cfg.MaxBytes}
-	notes := newNotes()
-	err := q.scan(ctx, func(r *kafka.Record) error {
+	spans, err := q.spans(ctx, schemas.TopicDeadLetters)
+	if err != nil {
+		return nil, err
+	}
+	memory := q.memory()
+	kept := shelf{limit: limit, newest: true, memory: memory}
+	notes := newNotes(memory)
+	err = q.read(ctx, scanning, spans, func(r *kafka.Record) error {
 		if r.Value == nil {
-			notes.add(r)
-			return nil
+			return notes.add(r)
 		}
 		l, err := q.decode(ctx, r)
 		if err != nil || l == nil || !f.match(l) {
@@ -183,8 +214,9 @@ func (q *Queue) Get(ctx context.Context, at Position) (*Letter, error) {
 	return &letters[0], nil
 }
 
-// get returns the letters at the positions, and the notes of all of them.
+// get returns the letters at the positions, and the notes of all letters.
 func (q *Queue) get(ctx context.Context, at []Position) ([]Letter, *notes, error) {
+	memory := q.memory()
 	var letters []Letter
 	for _, position := range at {
 		r, err := q.record(ctx, position)
@@ -195,9 +227,16 @@ func (q *Queue) get(ctx context.Context, at []Position) ([]Letter, *notes, error
 		if err := q.decodeInto(ctx, r, l); err != nil {
 			return nil, nil, fmt.Errorf("reading the dead letter at %s: %w", position, err)
 		}
+		if err := memory.take(l.size()); err != nil {
+			return nil, nil, err
+		}
 		letters = append(letters, *l)
 	}
-	notes, err := q.readNotes(ctx)
+	spans, err := q.spans(ctx, schemas.TopicDeadLetters)
+	if err != nil {
+		return nil, nil, err
+	}
+	notes, err := q.readNotes(ctx, spans, memory)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -224,36 +263,35 @@ func (q *Queue) record(ctx context.Context, at Position) (*kafka.Record, error) 
 	if at.Offset < first || at.Offset >= end {
 		return nil, missing
 	}
+	r, err := q.first(ctx, span{schemas.TopicDeadLetters, at.Partition, at.Offset, at.Offset + 1})
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || r.Value == nil {
+		return nil, missing
+	}
+	return r, nil
+}
+
+// first returns the first record of a span, nil if there is none.
+func (q *Queue) first(ctx context.Context, s span) (*kafka.Record, error) {
 	f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicDeadLetters, Partition: at.Partition, Offset: at.Offset, MaxBytes: 64 << 10,
+		Topic: s.topic, Partition: s.partition, Offset: s.start, MaxBytes: 64 << 10, MaxWait: briefly,
 	})
-	for f.Offset() <= at.Offset {
+	for f.Offset() < s.end {
 		records, err := f.Fetch(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for i := range records {
-			if records[i].Offset == at.Offset && records[i].Value != nil {
-				return &records[i], nil
-			}
-			if records[i].Offset >= at.Offset {
-				return nil, missing
-			}
+		if len(records) == 0 {
+			continue
 		}
+		if records[0].Offset >= s.end {
+			break
+		}
+		return &records[0], nil
 	}
-	return nil, missing
-}
-
-// readNotes reads what was redriven.
-func (q *Queue) readNotes(ctx context.Context) (*notes, error) {
-	n := newNotes()
-	err := q.scan(ctx, func(r *kafka.Record) error {
-		if r.Value == nil {
-			n.add(r)
-		}
-		return nil
-	})
-	return n, err
+	return nil, nil
 }
 
 // decode returns the letter in a record, nil if there is none that can be
@@ -272,31 +310,55 @@ func (q *Queue) decode(ctx context.Context, r *kafka.Record) (*Letter, error) {
 }
 
 func (q *Queue) decodeInto(ctx context.Context, r *kafka.Record, l *Letter) error {
-	return kafka.Retry(ctx, q.cfg.Logger, "decoding a dead letter", func(ctx context.Context) error {
+	err := kafka.Retry(ctx, q.cfg.Logger, "decoding a dead letter", func(ctx context.Context) error {
 		err := q.cfg.Codec.DecodeDeadLetter(ctx, r.Value, &l.DeadLetter)
 		if _, poison := schemas.AsPoison(err); poison {
 			return kafka.Permanent(err)
 		}
 		return err
 	})
+	if err == nil {
+		restoreNulls(&l.DeadLetter, header(r, headerNulls))
+	}
+	return err
 }
 
-// scan reads every record of churn.dead-letters up to the ends of this
-// moment. The record is valid until use returns.
-func (q *Queue) scan(ctx context.Context, use func(*kafka.Record) error) error {
-	n, err := q.cfg.Cluster.Partitions(ctx, schemas.TopicDeadLetters)
+// scanning is what a scan of the letters is called in Config.Progress.
+const scanning = "dead letters"
+
+// briefly is how long is waited where there may be nothing to read.
+const briefly = 50 * time.Millisecond
+
+// scan calls use for the letters in spans that match. The letter is use's to
+// keep.
+func (q *Queue) scan(ctx context.Context, spans []span, f *Filter, use func(*Letter) error) error {
+	return q.read(ctx, scanning, spans, func(r *kafka.Record) error {
+		if r.Value == nil {
+			return nil
+		}
+		l, err := q.decode(ctx, r)
+		if err != nil || l == nil || !f.match(l) {
+			return err
+		}
+		return use(l)
+	})
+}
+
+// spans returns all that the partitions of a topic hold at this moment.
+func (q *Queue) spans(ctx context.Context, topic string) ([]span, error) {
+	n, err := q.cfg.Cluster.Partitions(ctx, topic)
 	if err != nil {
-		return fmt.Errorf("looking for %s: %w", schemas.TopicDeadLetters, err)
+		return nil, fmt.Errorf("looking for %s: %w", topic, err)
 	}
 	spans := make([]span, 0, n)
 	for p := range n {
-		first, end, err := q.cfg.Cluster.Offsets(ctx, schemas.TopicDeadLetters, p)
+		first, end, err := q.cfg.Cluster.Offsets(ctx, topic, p)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		spans = append(spans, span{schemas.TopicDeadLetters, p, first, end})
+		spans = append(spans, span{topic, p, first, end})
 	}
-	return q.read(ctx, "dead letters", spans, use)
+	return spans, nil
 }
 
 // span is the records of a partition from an offset up to before another.
@@ -306,6 +368,8 @@ type span struct {
 	start, end int64
 }
 
+// read calls use for every record in spans. The record is valid until use
+// returns.
 func (q *Queue) read(ctx context.Context, what string, spans []span, use func(*kafka.Record) error) error {
 	var done, total int64
 	for _, s := range spans {
@@ -336,26 +400,37 @@ func (q *Queue) read(ctx context.Context, what string, spans []span, use func(*k
 	return nil
 }
 
+// memory counts the bytes that one call holds.
+type memory struct{ used, max int }
+
+func (q *Queue) memory() *memory { return &memory{max: q.cfg.MaxBytes} }
+
+// take counts n more bytes, and fails when it is too much.
+func (m *memory) take(n int) error {
+	m.used += n
+	if m.used > m.max {
+		return fmt.Errorf("the letters and what is noted of them take more than %d bytes of memory: narrow the choice, take fewer with --limit, or allow more with --max-memory", m.max)
+	}
+	return nil
+}
+
 // shelf keeps the oldest or the newest of the letters put on it.
 type shelf struct {
-	limit    int // 0 is no limit
-	newest   bool
-	maxBytes int
+	limit  int // 0 is no limit
+	newest bool
+	memory *memory
 
 	letters []Letter
-	bytes   int
 }
 
 func (s *shelf) add(l Letter) error {
 	s.letters = append(s.letters, l)
-	s.bytes += l.size()
-	if s.limit > 0 && (len(s.letters) >= 2*s.limit || s.bytes > s.maxBytes) {
+	err := s.memory.take(l.size())
+	if s.limit > 0 && (len(s.letters) >= 2*s.limit || err != nil) {
 		s.trim()
+		err = s.memory.take(0)
 	}
-	if s.bytes > s.maxBytes {
-		return fmt.Errorf("%d letters take more than %d MiB of memory: narrow the choice, or take fewer with --limit", len(s.letters), s.maxBytes>>20)
-	}
-	return nil
+	return err
 }
 
 func (s *shelf) trim() {
@@ -364,15 +439,14 @@ func (s *shelf) trim() {
 	if s.limit <= 0 || excess <= 0 {
 		return
 	}
+	from, to := s.limit, len(s.letters)
 	if s.newest {
-		s.letters = slices.Delete(s.letters, 0, excess)
-	} else {
-		s.letters = slices.Delete(s.letters, s.limit, len(s.letters))
+		from, to = 0, excess
 	}
-	s.bytes = 0
-	for i := range s.letters {
-		s.bytes += s.letters[i].size()
+	for i := from; i < to; i++ {
+		s.memory.used -= s.letters[i].size()
 	}
+	s.letters = slices.Delete(s.letters, from, to)
 }
 
 func (s *shelf) sorted() []Letter {

@@ -5,15 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"churnstream/internal/kafka"
 	"churnstream/schemas"
 )
 
-// limitedTopic takes batches up to a size, like a broker.
+// limitedTopic takes records up to a size, and of several those before the
+// first that is larger, as a producer may.
 type limitedTopic struct {
 	limit   int
 	records []kafka.Record
@@ -27,9 +30,18 @@ func (l *limitedTopic) Produce(_ context.Context, topic string, records ...kafka
 		if len(r.Key)+len(r.Value) > l.limit {
 			return fmt.Errorf("a record of %d bytes: %w", len(r.Key)+len(r.Value), kafka.ErrTooLarge)
 		}
+		l.records = append(l.records, r)
 	}
-	l.records = append(l.records, records...)
 	return nil
+}
+
+// The letter of a batch that cannot be read holds the batch.
+func TestLetterOfABatch(t *testing.T) {
+	r := &kafka.Record{Topic: "t", Offset: 9, Value: []byte{}, Unreadable: &kafka.Unreadable{First: 7, Batch: []byte("batch"), Err: errors.New("it becomes too large")}}
+	got := new(Writer).Letter(r, &schemas.PoisonError{Reason: schemas.ReasonBadFrame, Detail: "0 bytes"}, time.UnixMilli(1))
+	if string(got.Value) != "batch" || got.Offset != 9 || got.Detail != "the batch of records from offset 7 to 9: it becomes too large" {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestWriterShortensWhatIsTooLarge(t *testing.T) {
@@ -46,6 +58,7 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 		}
 		return r
 	}
+	const limit = 100_000
 	for name, c := range map[string]struct {
 		r        *kafka.Record
 		key, val int // of the letter; −1 for none
@@ -54,11 +67,11 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 		"fits":          {record(5, 100), 5, 100, "no frame"},
 		"empty value":   {record(5, 0), 5, 0, "no frame"},
 		"no value":      {record(5, -1), 5, -1, "no frame"},
-		"large value":   {record(5, 2000), 5, -1, "the value, 2000 bytes, is too large"},
-		"large key too": {record(2000, 3000), -1, -1, "the key, 2000 bytes, is too large"},
+		"large value":   {record(5, 200_000), 5, -1, "the value and the headers, 200002 bytes, are too large"},
+		"large key too": {record(200_000, 300_000), -1, -1, "the key, 200000 bytes, is too large"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			topic := &limitedTopic{limit: 1000}
+			topic := &limitedTopic{limit: limit}
 			w := NewWriter(topic, codec, "tester")
 			small := w.Letter(record(1, 1), why, now)
 			letter := w.Letter(c.r, why, now)
@@ -68,9 +81,15 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 			if len(topic.records) != 3 {
 				t.Fatalf("%d letters, want 3", len(topic.records))
 			}
-			var got schemas.DeadLetter
-			if err := codec.DecodeDeadLetter(t.Context(), topic.records[1].Value, &got); err != nil {
-				t.Fatal(err)
+			got := schemas.DeadLetter{}
+			for _, r := range topic.records {
+				var l schemas.DeadLetter
+				if err := codec.DecodeDeadLetter(t.Context(), r.Value, &l); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(l.Key, small.Key) {
+					got = l
+				}
 			}
 			length := func(b []byte) int {
 				if b == nil {
@@ -87,10 +106,61 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 			}
 		})
 	}
+	// Each comes also where not even small letters fit together.
+	tiny := &limitedTopic{limit: 1000}
+	w := NewWriter(tiny, codec, "tester")
+	if err := w.Write(t.Context(), w.Letter(record(1, 1), why, now), w.Letter(record(2, 2000), why, now), w.Letter(record(3, 1), why, now)); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]bool{}
+	for _, r := range tiny.records {
+		keys[string(r.Key)] = true
+	}
+	if len(keys) != 3 {
+		t.Errorf("letters with keys %v", keys)
+	}
 	topic := &limitedTopic{limit: 10}
-	w := NewWriter(topic, codec, "tester")
+	w = NewWriter(topic, codec, "tester")
 	if err := w.Write(t.Context(), w.Letter(record(1, 1), why, now)); !errors.Is(err, kafka.ErrTooLarge) {
 		t.Errorf("a topic that takes nothing: %v", err)
+	}
+}
+
+// Whatever a record has too much of, its letter is written.
+func TestWriterWritesAnyLetter(t *testing.T) {
+	codec := testCodec(t)
+	long := strings.Repeat("é", 200_000)
+	for name, c := range map[string]struct {
+		r      *kafka.Record
+		detail string
+	}{
+		"detail":     {&kafka.Record{Value: []byte("v")}, long},
+		"header":     {&kafka.Record{Value: []byte("v"), Headers: []kafka.Header{{Key: long}}}, "short"},
+		"everything": {&kafka.Record{Key: []byte(long), Value: []byte(long), Headers: []kafka.Header{{Key: long, Value: []byte(long)}}}, long},
+	} {
+		t.Run(name, func(t *testing.T) {
+			topic := &limitedTopic{limit: 2000}
+			w := NewWriter(topic, codec, "tester")
+			letter := w.Letter(c.r, &schemas.PoisonError{Reason: schemas.ReasonUndecodable, Detail: c.detail}, time.UnixMilli(1))
+			if len(letter.Detail) > maxDetail || !utf8.ValidString(letter.Detail) {
+				t.Errorf("a detail of %d bytes, valid: %t", len(letter.Detail), utf8.ValidString(letter.Detail))
+			}
+			if err := w.Write(t.Context(), letter); err != nil {
+				t.Fatal(err)
+			}
+			if len(topic.records) != 1 {
+				t.Errorf("%d letters", len(topic.records))
+			}
+		})
+	}
+	for _, c := range []struct {
+		text string
+		n    int
+		want string
+	}{{"", 5, ""}, {"12345", 5, "12345"}, {"123456", 5, "12…"}, {"1éé45", 6, "1é…"}, {"日本語", 8, "日…"}, {"\xff\xff\xff\xff\xff\xff", 5, "\xff\xff…"}} {
+		if got := clip(c.text, c.n); got != c.want {
+			t.Errorf("%q cut to %d is %q, want %q", c.text, c.n, got, c.want)
+		}
 	}
 }
 
