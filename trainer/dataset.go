@@ -82,6 +82,9 @@ func NewDataset(spec *scoring.Spec, max int) *Dataset {
 	return d
 }
 
+// Limit returns how many examples are kept.
+func (d *Dataset) Limit() int { return d.max }
+
 // Spec returns the specification of the examples.
 func (d *Dataset) Spec() *scoring.Spec { return d.spec }
 

@@ -26,8 +26,10 @@ type joiner struct {
 	rowBytes  int
 
 	customers map[uint64]*timeline
-	// queue holds the open outcomes as they came.
-	queue []openOutcome
+	// queue holds the open outcomes as they came, as many as there can be
+	// examples. Beyond that the oldest are closed.
+	queue   []openOutcome
+	dropped int // without a snapshot, since the last expire
 	// erased holds when customers were erased: what was written before, in
 	// whatever topic, is to be ignored.
 	erased map[uint64]int64
@@ -108,6 +110,12 @@ func (j *joiner) outcome(e Example, writtenAt, readAt int64) (added bool) {
 		j.unpack(t.row(j, best), x)
 		j.join(&t.open[k], t.time(j, best), x)
 	}
+	for len(j.queue) > j.data.Limit() {
+		if j.close(j.queue[0].customer, j.queue[0].observedAt) {
+			j.dropped++
+		}
+		j.queue = j.queue[1:]
+	}
 	return added
 }
 
@@ -179,9 +187,10 @@ func (j *joiner) erase(customer uint64, writtenAt int64, inOrder bool) {
 	}
 }
 
-// expire closes the outcomes read at or before a time, and returns how many of
-// them no snapshot was found for.
+// expire closes the outcomes read at or before a time, and returns how many have
+// been closed for which no snapshot was found.
 func (j *joiner) expire(readAt int64) (unjoined int) {
+	unjoined, j.dropped = j.dropped, 0
 	n := 0
 	for ; n < len(j.queue) && j.queue[n].readAt <= readAt; n++ {
 		if j.close(j.queue[n].customer, j.queue[n].observedAt) {

@@ -165,3 +165,28 @@ func TestJoinDoesNotDependOnTheOrderOfReading(t *testing.T) {
 		}
 	}
 }
+
+// However many outcomes come for which there is no score, those that wait are
+// bounded: the newest.
+func TestWaitingOutcomesAreBounded(t *testing.T) {
+	const limit, n = 100, 250
+	j := newJoiner(NewDataset(joinSpec(t), limit), 3)
+	for i := range int64(n) {
+		j.outcome(Example{Customer: uint64(i % 40), ObservedAt: i, Churned: true}, i, i)
+	}
+	open := 0
+	for _, timeline := range j.customers {
+		open += len(timeline.open)
+	}
+	if len(j.queue) != limit || open != limit || j.pending != limit {
+		t.Errorf("%d in the queue, %d open, %d without a snapshot, want %d", len(j.queue), open, j.pending, limit)
+	}
+	if got := j.expire(-1); got != n-limit {
+		t.Errorf("%d are said to have been dropped, want %d", got, n-limit)
+	}
+	x := scoring.NewVector(j.data.Spec().Len())
+	j.score(39, 0, x, 0) // of the outcomes at 39, 79, … 239
+	if j.data.Has(39, 119) || !j.data.Has(39, 159) {
+		t.Errorf("an outcome that was dropped is an example: %t; one that waits is none: %t", j.data.Has(39, 119), !j.data.Has(39, 159))
+	}
+}

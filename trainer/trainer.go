@@ -46,8 +46,8 @@ type Config struct {
 	// that one caught in the middle of a load waits for the rest, though at
 	// most ten times as long. Default 1 second.
 	Settle time.Duration
-	// MaxExamples bounds the examples kept, the newest, at about 64 bytes
-	// each. Default 1,000,000.
+	// MaxExamples bounds the examples kept, the newest, at about 64 bytes each,
+	// and the outcomes that wait for a score. Default 1,000,000.
 	MaxExamples int
 	// MaxAge bounds the age of examples. Default 0: no bound.
 	MaxAge time.Duration
@@ -344,7 +344,7 @@ func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) erro
 		if err != nil {
 			return err
 		}
-		t.takeOutcome(&o, r.Time)
+		t.takeOutcome(&o, deadletters.WrittenAt(r))
 	}
 	t.poke()
 	return nil
@@ -410,11 +410,13 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 	return nil
 }
 
-// erase forgets a customer; inOrder says that the tombstone is an outcome's.
+// erase forgets a customer; inOrder says that the tombstone is an outcome's. One
+// that the scorer passes on is older than its place among the outcomes.
 func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.join.erase(CustomerHash(r.Key), r.Time.UnixMilli(), inOrder)
+	at := deadletters.WrittenAt(r)
+	t.join.erase(CustomerHash(r.Key), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
 	t.show()
 }
 

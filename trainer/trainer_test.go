@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/embedded"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
@@ -376,6 +377,39 @@ func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
 	}
 }
 
+// An outcome that was redriven is as old as it was: it does not bring back a
+// customer who was erased since.
+func TestTrainerForgetsRedrivenOutcomes(t *testing.T) {
+	w := newWorld(t)
+	const erasedAt = 1_700_000_000_000
+	outcome := func(id, writtenAt string) kafka.Record {
+		r := w.outcome(id, 100, true, scoring.Vector{scoring.Missing, scoring.Missing, 1})
+		r.Time = time.UnixMilli(erasedAt + 1000)
+		if writtenAt != "" {
+			r.Headers = []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: []byte(writtenAt)}}
+		}
+		return r
+	}
+	ids := []string{"anna", "bert", "carl", "dora", "emil"}
+	for _, id := range ids {
+		w.produce(schemas.TopicOutcomes, kafka.Record{Key: []byte(id), Time: time.UnixMilli(erasedAt)})
+	}
+	w.produce(schemas.TopicOutcomes,
+		outcome("anna", "1699999999999"), // written before
+		outcome("bert", "1700000000001"), // and after the erasure
+		outcome("carl", ""),
+		outcome("dora", "1700000099999"), // later than it can be
+		outcome("emil", "long ago"))
+	tr, _ := w.trainer(Config{})
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, id := range ids {
+		if got, want := tr.data.Has(CustomerHash([]byte(id)), 100), id != "anna"; got != want {
+			t.Errorf("%s is an example: %t", id, got)
+		}
+	}
+}
+
 // The trainer reads nothing here: labels and clock are the test's own.
 func TestDue(t *testing.T) {
 	w := newWorld(t)
@@ -578,5 +612,25 @@ func TestNewRefusesNonsense(t *testing.T) {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// A tombstone that the scorer passes on takes effect at the time of the one that
+// it was given, not at its place: the customer may be back already.
+func TestTrainerTakesErasuresAtTheirTime(t *testing.T) {
+	w := newWorld(t)
+	const at = 1_700_000_000_000
+	before := w.outcome("anna", at-1000, true, scoring.Vector{scoring.Missing, scoring.Missing, 1})
+	after := w.outcome("anna", at+1000, false, scoring.Vector{scoring.Missing, scoring.Missing, 1})
+	tombstone := kafka.Record{Key: []byte("anna"), Time: time.UnixMilli(at + 2000),
+		Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: []byte("1700000000000")}}}
+	before.Time, after.Time = time.UnixMilli(at-500), time.UnixMilli(at+1500)
+	w.produce(schemas.TopicOutcomes, before, after, tombstone)
+	tr, _ := w.trainer(Config{})
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	id := CustomerHash([]byte("anna"))
+	if tr.data.Has(id, at-1000) || !tr.data.Has(id, at+1000) {
+		t.Errorf("examples: before the erasure %t, after it %t", tr.data.Has(id, at-1000), tr.data.Has(id, at+1000))
 	}
 }
