@@ -157,6 +157,22 @@ type ModelVersion struct {
 	Baseline           []BaselineDistribution
 }
 
+// Risk measures a probability against the version's thresholds.
+func (v *ModelVersion) Risk(probability float64) Risk {
+	return RiskAt(probability, scoring.Thresholds{Medium: v.MediumThreshold, High: v.HighThreshold})
+}
+
+// RiskAt measures a probability against thresholds.
+func RiskAt(probability float64, t scoring.Thresholds) Risk {
+	switch {
+	case probability >= t.High:
+		return RiskHigh
+	case probability >= t.Medium:
+		return RiskMedium
+	}
+	return RiskLow
+}
+
 // Header is a record header.
 type Header struct {
 	Key   string

@@ -99,17 +99,6 @@ func maybe(x float64) *float64 {
 	return &x
 }
 
-// riskOf measures a probability against a version's thresholds.
-func riskOf(v *models.Version, probability float64) schemas.Risk {
-	switch {
-	case probability >= v.HighThreshold:
-		return schemas.RiskHigh
-	case probability >= v.MediumThreshold:
-		return schemas.RiskMedium
-	}
-	return schemas.RiskLow
-}
-
 // prediction is what a model version says about a customer.
 type prediction struct {
 	*scoring.Explanation
@@ -118,7 +107,7 @@ type prediction struct {
 
 func predict(v *models.Version, x scoring.Vector, w *scoring.Workspace) *prediction {
 	e := v.Predictor.Explain(x, w)
-	return &prediction{e, riskOf(v, e.Probability)}
+	return &prediction{e, v.Risk(e.Probability)}
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
@@ -170,7 +159,7 @@ func (s *Server) score(w http.ResponseWriter, r *http.Request) {
 	}{v.Version, make([]float64, len(batch)), make([]string, len(batch))}
 	for i, x := range batch {
 		out.Probabilities[i] = v.Predictor.Probability(x)
-		out.Risks[i] = riskOf(v, out.Probabilities[i]).String()
+		out.Risks[i] = v.Risk(out.Probabilities[i]).String()
 	}
 	s.answer(w, r, out)
 }
@@ -234,7 +223,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 	}
 	ws := v.Predictor.NewWorkspace()
 	show := func(p *scoring.Explanation) side {
-		return side{s.data(p.Attributes), p.Probability, riskOf(v, p.Probability).String(), s.byFeature(p.LIME), s.byFeature(p.SHAP),
+		return side{s.data(p.Attributes), p.Probability, v.Risk(p.Probability).String(), s.byFeature(p.LIME), s.byFeature(p.SHAP),
 			s.byFeature(p.LogOdds), s.names(p.Missing)}
 	}
 	now, then := v.Predictor.WhatIf(before, changes, ws)

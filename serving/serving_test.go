@@ -265,7 +265,7 @@ func (st *stage) scored(id string, attributes string) *schemas.ChurnScore {
 	if v := st.models.Champion(); v != nil {
 		s.ModelVersion = v.Version
 		s.Probability = v.Predictor.Probability(s.Attributes)
-		s.Risk = riskOf(v, s.Probability)
+		s.Risk = v.Risk(s.Probability)
 	}
 	return s
 }

@@ -230,12 +230,9 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 	for _, f := range all.Missing {
 		unknown[f] = !scoring.IsMissing(x[f])
 	}
-	e := explained{Probability: all.Probability, ExpectedProbability: p.ExpectedProbability(), Risk: schemas.RiskLow.String()}
-	switch t := p.Model().RiskThresholds(); {
-	case e.Probability >= t.High:
-		e.Risk = schemas.RiskHigh.String()
-	case e.Probability >= t.Medium:
-		e.Risk = schemas.RiskMedium.String()
+	e := explained{
+		Probability: all.Probability, ExpectedProbability: p.ExpectedProbability(),
+		Risk: schemas.RiskAt(all.Probability, p.Model().RiskThresholds()).String(),
 	}
 	values := set.AttributesToMap(x)
 	for _, f := range scoring.TopByMagnitude(nil, all.LIME, -1) {

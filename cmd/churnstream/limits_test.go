@@ -47,7 +47,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 			t.Errorf("%s: %s, but the default of --%s is %s", what, value, name, f.Default)
 		}
 	}
-	bounds := regexp.MustCompile(`-(timeout|bytes|wait|streams|bodies|scrapes|connections|size|batch|grace)$|^max-|-max-`)
+	bounds := regexp.MustCompile(`-(timeout|bytes|wait|streams|bodies|scrapes|connections|size|batch|grace|patience)$|^patience$|^max-|-max-`)
 	for name := range flags {
 		if bounds.MatchString(name) && !documented[name] {
 			t.Errorf("docs/limits.md does not name --%s", name)

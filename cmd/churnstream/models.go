@@ -21,7 +21,7 @@ type modelsCommand struct {
 }
 
 // modelsDirectory reads every model version there is.
-func (c *connection) modelsDirectory(ctx context.Context, log *slog.Logger, use func(*platform) error) error {
+func (c *answering) modelsDirectory(ctx context.Context, log *slog.Logger, use func(*platform) error) error {
 	c.CreateTopics = false
 	p, err := c.open(log)
 	if err != nil {
@@ -54,7 +54,7 @@ func (p *platform) version(number int64) (*models.Version, error) {
 }
 
 type modelsListCommand struct {
-	connection
+	answering
 }
 
 func (c *modelsListCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
@@ -76,7 +76,7 @@ func (c *modelsListCommand) Run(ctx context.Context, out io.Writer, log *slog.Lo
 }
 
 type modelsShowCommand struct {
-	connection
+	answering
 	Version int64 `arg:"" help:"Version to show."`
 	Payload bool  `help:"Print the model itself, as churnstream explain --model takes it."`
 }
@@ -111,7 +111,7 @@ func (c *modelsShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Lo
 }
 
 type modelsActivateCommand struct {
-	connection
+	answering
 	Version int64 `arg:"" help:"Version to make the champion."`
 }
 

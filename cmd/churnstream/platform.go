@@ -50,6 +50,8 @@ type connection struct {
 	KafkaCompression      string        `help:"Compression of the batches written: none, gzip, snappy, lz4 or zstd. All are read." enum:"none,gzip,snappy,lz4,zstd" default:"none" group:"connection"`
 	KafkaLargestBatch     byteSize      `help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" group:"connection"`
 
+	SchemaBytes byteSize `help:"Longest schema of a writer, as the registry has it; records of longer ones are set aside." default:"256KiB" group:"connection"`
+
 	Schema       string `help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE" group:"connection"`
 	CreateTopics bool   `help:"Create the topics that do not exist." default:"true" negatable:"" group:"connection"`
 	Partitions   int    `help:"Partitions of topics that are created." default:"6" group:"connection"`
@@ -200,6 +202,7 @@ func (c *connection) open(log *slog.Logger) (*platform, error) {
 		return nil, err
 	}
 	p.codec = schemas.NewCodec(p.set, registry)
+	p.codec.MaxSchemaBytes = int(c.SchemaBytes)
 	p.models = models.NewFeed(models.FeedConfig{Cluster: p.cluster, Codec: p.codec, Logger: log, Registerer: p.metrics})
 	return p, nil
 }
@@ -233,17 +236,20 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 	return nil
 }
 
-// patience is how long a command that answers once waits for Kafka: somebody
-// is waiting for it in turn. Roles wait for as long as it takes.
-const patience = 30 * time.Second
+// answering holds the flags of commands that answer once.
+type answering struct {
+	connection
+	Patience time.Duration `help:"How long to wait for Kafka." default:"30s"`
+}
 
-// reach makes sure that Kafka answers and has the topic.
-func (p *platform) reach(ctx context.Context, c *connection, topic string) error {
-	limited, cancel := context.WithTimeout(ctx, patience)
+// reach makes sure that Kafka answers and has the topic. It waits for a limited
+// time: somebody is waiting in turn. Roles wait for as long as it takes.
+func (p *platform) reach(ctx context.Context, c *answering, topic string) error {
+	limited, cancel := context.WithTimeout(ctx, c.Patience)
 	defer cancel()
 	_, err := p.cluster.Partitions(limited, topic)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("no answer from Kafka at %s for %v: is it up, and are --brokers and the login right? %w", strings.Join(c.Brokers, ","), patience, err)
+		return fmt.Errorf("no answer from Kafka at %s for %v: is it up, and are --brokers and the login right? %w", strings.Join(c.Brokers, ","), c.Patience, err)
 	}
 	if err != nil {
 		return fmt.Errorf("looking for %s: %w", topic, err)

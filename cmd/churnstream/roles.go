@@ -43,7 +43,7 @@ type (
 		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
 		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
 		JoinGrace    time.Duration `help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" group:"train"`
-		MaxExamples  int           `help:"Labelled examples to keep, the newest." default:"1000000" group:"train"`
+		MaxExamples  int           `help:"Labelled examples to keep, the newest; as many outcomes may wait for a score." default:"1000000" group:"train"`
 		MaxAge       time.Duration `help:"Age from which an example is not learnt from any more; 0 is none." default:"0s" group:"train"`
 		MaxModelAge  time.Duration `help:"Age of the model in use from which a training is due as soon as there are new labels; 0 is none." default:"0s" group:"train"`
 		MinLabels    int           `help:"Labelled examples that a training needs." default:"500" group:"train"`

@@ -21,7 +21,7 @@ import (
 )
 
 type tailCommand struct {
-	connection
+	answering
 	Topic     string  `arg:"" help:"Topic to read, such as churn.scores."`
 	FromStart bool    `help:"Print from the first record on, not only the last ones."`
 	Records   *int    `name:"records" short:"n" help:"Records to print: the last ones, or with --from-start the first. Default: the last 10, with --from-start all." placeholder:"N"`
@@ -60,7 +60,7 @@ func (c *tailCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) 
 		return err
 	}
 	defer p.cluster.Close()
-	if err := p.reach(ctx, &c.connection, c.Topic); err != nil {
+	if err := p.reach(ctx, &c.answering, c.Topic); err != nil {
 		return err
 	}
 

@@ -113,7 +113,7 @@ func (w *world) process(change func(*Config)) *Scorer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s.partitions = 1
+	s.partitions.Store(1)
 	if w.metrics == nil {
 		w.metrics = s.metrics
 	}
@@ -380,6 +380,7 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 		}
 		k := workers[0]
 		workers = workers[1:]
+		processes[k.process].killed.Store(k.crash)
 		k.stop(k.crash || rng.IntN(4) == 0)
 		if k.crash {
 			processes[k.process] = w.process(historyConfig(rng))

@@ -55,7 +55,7 @@ func (m *misplaced) note(source []byte, now time.Time) (count int, due bool) {
 
 // home tells whether this is the partition where a key belongs.
 func (p *partition) home(key []byte) bool {
-	n := p.scorer.partitions
+	n := int(p.scorer.partitions.Load())
 	return n <= 1 || kafka.PartitionOf(key, n) == p.number
 }
 

@@ -15,7 +15,7 @@ import (
 //	customer id     length and bytes
 //	source offset   varint
 //	occurred at     varint
-//	model version   varint
+//	model version   8 bytes: scoring again under another does not move it
 //	probability     8 bytes
 //	event id        length and bytes; or a zero and 16 bytes for a UUID
 //	recent events   count and 8 bytes each
@@ -54,7 +54,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(len(s.CustomerID))), s.CustomerID...)
 	dst = binary.AppendVarint(dst, s.SourceOffset)
 	dst = binary.AppendVarint(dst, s.OccurredAt)
-	dst = binary.AppendVarint(dst, s.ModelVersion)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(s.ModelVersion))
 	dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(s.Probability))
 	dst = appendEventID(dst, s.EventID)
 	recent := s.RecentEvents[:min(len(s.RecentEvents), scoring.RecentEvents)]
@@ -104,7 +104,7 @@ func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) (
 	s.CustomerID = in.bytes(in.length(schemas.MaxIDBytes))
 	s.SourceOffset = in.varint()
 	s.OccurredAt = in.varint()
-	s.ModelVersion = in.varint()
+	s.ModelVersion = int64(in.uint64())
 	s.Probability = in.number()
 	s.EventID, scratch = in.eventID(scratch)
 	s.RecentEvents = s.RecentEvents[:0]
@@ -284,5 +284,5 @@ func packedModel(record []byte) int64 {
 	r := packedReader{data: record[width+int(n):]}
 	r.varint() // source offset
 	r.varint() // occurred at
-	return r.varint()
+	return int64(r.uint64())
 }

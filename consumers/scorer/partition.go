@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"churnstream/internal/deadletters"
 	"churnstream/internal/kafka"
 	"churnstream/internal/models"
 	"churnstream/schemas"
@@ -30,14 +31,14 @@ const (
 // the former owner's writes. No customer id starts with a zero byte.
 var markerKey = []byte("\x00fence")
 
-// maxIDBytes bounds a customer id.
-const maxIDBytes = 256
-
 // claim is the right to work on a partition, as the group gives it.
 type claim struct {
 	partition int
 	committed int64 // offset of events committed to the group, −1 if none
 	commit    func(offset int64) error
+	// written is the offset behind the last record that a worker of this claim
+	// has had acknowledged, or has read.
+	written int64
 }
 
 // work owns one partition until ctx ends: it fences off the former owner,
@@ -49,8 +50,15 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 	log := s.log.With("partition", claim.partition)
 	for {
 		p := newPartition(s, claim, log)
+		s.restoring(claim.partition, true)
 		err := p.run(ctx)
-		p.leave(running.Err() != nil)
+		s.restoring(claim.partition, false)
+		if p.restored {
+			claim.written = p.state.reflected
+		}
+		if !s.killed.Load() {
+			p.leave(running.Err() != nil)
+		}
 		claim.committed = max(claim.committed, p.committed)
 		switch {
 		case ctx.Err() != nil:
@@ -76,7 +84,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// What was acknowledged is gone, and with it what the committed
 			// offset relies on.
 			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
-			claim.committed = -1
+			claim.committed, claim.written = -1, 0
 			if !wait(ctx, retakePause) {
 				return nil
 			}
@@ -97,7 +105,7 @@ func (s *Scorer) sessionTimeout() time.Duration {
 	if s.cfg.SessionTimeout > 0 {
 		return s.cfg.SessionTimeout
 	}
-	return 30 * time.Second
+	return kafka.DefaultSessionTimeout
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
@@ -122,6 +130,7 @@ type partition struct {
 	out       *kafka.FencedProducer
 	owner     []byte // what tells this ownership's markers from others
 	lastWrite time.Time
+	renewed   time.Time // when the transactional id was last asked for
 	state     *state
 	restored  bool // up to this ownership's marker
 	// dirty is set while the state is ahead of what was acknowledged.
@@ -156,6 +165,7 @@ type partition struct {
 	headers  []kafka.Header
 	occurred []int64
 	letters  []schemas.DeadLetter
+	aside    int            // bytes of records among them
 	erasures []kafka.Record // for the topic of outcomes
 }
 
@@ -186,18 +196,23 @@ func (p *partition) run(ctx context.Context) error {
 	if err := p.checkSource(ctx); err != nil {
 		return err
 	}
-	source := p.scorer.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicEvents, Partition: p.number, Offset: p.next,
-	})
+	p.scorer.restoring(p.number, false)
+	source := p.source()
 	// A batch in hand is written even when ctx ends, so that the state stays
 	// that of the topic and the next owner has nothing to do again.
 	finishing, stop := outlive(ctx, p.scorer.grace)
 	defer stop()
 	lastCommit := p.scorer.cfg.Now()
 	for {
-		model, err := p.scorer.model(ctx)
+		model, err := p.scorer.model(ctx, p.scorer.cfg.MarkerInterval)
 		if err != nil {
 			return err
+		}
+		if err := p.stayOwner(finishing); err != nil {
+			return err
+		}
+		if model == nil {
+			continue
 		}
 		p.use(model)
 		if err := p.repair(finishing); err != nil {
@@ -206,6 +221,15 @@ func (p *partition) run(ctx context.Context) error {
 		records, err := source.Fetch(ctx)
 		if err != nil {
 			return fmt.Errorf("fetching from %s: %w", schemas.TopicEvents, err)
+		}
+		if source.Offset() < p.next || len(records) > 0 && records[0].Offset < p.next {
+			// The log ends before what was read of it: its leader has lost the
+			// rest, or does not know it yet.
+			if err := p.checkSource(ctx); err != nil {
+				return err
+			}
+			source = p.source()
+			continue
 		}
 		if err := p.batch(ctx, finishing, records); err != nil {
 			return err
@@ -222,12 +246,35 @@ func (p *partition) run(ctx context.Context) error {
 			lastCommit = now
 			p.commit()
 		}
-		if now.Sub(p.lastWrite) >= p.scorer.cfg.MarkerInterval {
-			if err := p.mark(finishing); err != nil {
-				return err
-			}
-		}
 	}
+}
+
+// source reads the events from the next one on.
+func (p *partition) source() *kafka.Fetcher {
+	offset := p.next
+	if offset == 0 {
+		offset = -1 // from the first there is: nothing has been missed
+	}
+	return p.scorer.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
+		Topic: schemas.TopicEvents, Partition: p.number, Offset: offset,
+	})
+}
+
+// stayOwner keeps the broker from forgetting whose the output partition is.
+func (p *partition) stayOwner(ctx context.Context) error {
+	now := p.scorer.cfg.Now()
+	renew := now.Sub(p.renewed) >= p.scorer.cfg.RenewInterval
+	if renew {
+		if err := p.out.Renew(ctx); err != nil {
+			return err
+		}
+		p.renewed = now
+	}
+	// The new epoch counts from the first append under it.
+	if renew || now.Sub(p.lastWrite) >= p.scorer.cfg.MarkerInterval {
+		return p.mark(ctx)
+	}
+	return nil
 }
 
 // batch processes records and writes what follows from them. When ctx ends
@@ -244,12 +291,21 @@ func (p *partition) batch(ctx, finishing context.Context, records []kafka.Record
 		}
 		p.state.watermark = records[i].Offset
 		p.next = records[i].Offset + 1
+		// One fetch may bring a batch that was compressed well.
+		if len(p.arena)+p.aside >= flushBytes {
+			if err := p.flush(finishing); err != nil {
+				return err
+			}
+		}
 	}
 	if err := p.flush(finishing); err != nil {
 		return err
 	}
 	return stopped
 }
+
+// flushBytes is how much is made of a batch before it is written.
+const flushBytes = 8 << 20
 
 // outlive returns a context that ends some time after ctx.
 func outlive(ctx context.Context, by time.Duration) (context.Context, func()) {
@@ -310,11 +366,14 @@ func (p *partition) fence(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("taking the ownership of %s: %w", schemas.TopicScores, err)
 	}
-	p.out = out
+	p.out, p.renewed = out, started
 	marker := p.marker()
 	at, err := p.append(ctx, marker)
 	if err != nil {
 		return err
+	}
+	if at < p.claim.written {
+		return fmt.Errorf("%w: a marker was given offset %d, after %d", errShortened, at, p.claim.written-1)
 	}
 	from, err := p.restore(ctx, at)
 	if err != nil {
@@ -517,10 +576,12 @@ func (p *partition) process(ctx context.Context, r *kafka.Record) error {
 	p.checkPlace(ev.CustomerID, ev.Source)
 	p.recall(ev.CustomerID)
 	p.change = scoring.Change{
-		EventHash:  scoring.HashEvent(ev.EventID),
 		OccurredAt: ev.OccurredAt,
 		Set:        ev.Changes,
 		Add:        ev.Increments,
+	}
+	if len(ev.EventID) > 0 { // those without an id are not the same event
+		p.change.EventHash = scoring.HashEvent(ev.EventID)
 	}
 	applied := p.customer.Apply(&p.change)
 	if applied.LateAttributes > 0 {
@@ -581,8 +642,6 @@ func (p *partition) decode(ctx context.Context, r *kafka.Record) (poison *schema
 	}
 	id := p.event.CustomerID
 	switch {
-	case len(id) > maxIDBytes:
-		return &schemas.PoisonError{Reason: schemas.ReasonTooLarge, Detail: fmt.Sprintf("customer_id of %d bytes, at most %d are allowed", len(id), maxIDBytes)}, nil
 	case isMarker(id):
 		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}, nil
 	case !bytes.Equal(r.Key, id):
@@ -600,7 +659,10 @@ func (p *partition) erase(r *kafka.Record) {
 	}
 	key := p.keep(r.Key)
 	p.emit(kafka.Record{Key: key, Time: p.scorer.cfg.Now()}, r.Offset)
-	p.erasures = append(p.erasures, kafka.Record{Key: key})
+	// What is written of the customer from now on, here too, is of a new one,
+	// though the broker may stamp this tombstone later.
+	at := strconv.AppendInt(nil, r.Time.UnixMilli(), 10)
+	p.erasures = append(p.erasures, kafka.Record{Key: key, Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: at}}})
 	p.scorer.metrics.erased.Inc()
 }
 
@@ -664,6 +726,9 @@ func (p *partition) scoreAgain(record []byte) {
 	s := p.known
 	p.unpack(record, s)
 	s.Previous = s.Probability
+	if s.ModelVersion == p.model.Version {
+		s.Previous = scoring.Missing // it is the same score; the one before is not known any more
+	}
 	p.add(s)
 }
 
@@ -674,13 +739,7 @@ func (p *partition) add(s *schemas.ChurnScore) {
 	s.ScoredAt = now.UnixMilli()
 	s.ModelVersion = m.Version
 	s.Probability = m.Predictor.Probability(x)
-	s.Risk = schemas.RiskLow
-	switch {
-	case s.Probability >= m.HighThreshold:
-		s.Risk = schemas.RiskHigh
-	case s.Probability >= m.MediumThreshold:
-		s.Risk = schemas.RiskMedium
-	}
+	s.Risk = m.Risk(s.Probability)
 	s.ExpectedProbability = m.Predictor.ExpectedProbability()
 	p.explain(s)
 	s.Missing = m.Predictor.Missing(s.Missing[:0], x)
@@ -735,6 +794,7 @@ func (p *partition) explain(s *schemas.ChurnScore) {
 // setAside adds a dead letter to the batch.
 func (p *partition) setAside(r *kafka.Record, why *schemas.PoisonError) {
 	p.letters = append(p.letters, p.scorer.letters.Letter(r, why, p.scorer.cfg.Now()))
+	p.aside += len(p.letters[len(p.letters)-1].Value)
 	p.scorer.metrics.letters.WithLabelValues(string(why.Reason)).Inc()
 	p.log.Warn("record set aside as a dead letter", "reason", why.Reason, "detail", why.Detail,
 		"topic", schemas.TopicEvents, "offset", r.Offset)
@@ -746,7 +806,7 @@ func (p *partition) flush(ctx context.Context) error {
 	if err := p.scorer.letters.Write(ctx, p.letters...); err != nil {
 		return err
 	}
-	p.letters = p.letters[:0]
+	p.letters, p.aside = p.letters[:0], 0
 	if err := p.eraseOutcomes(ctx); err != nil {
 		return err
 	}
@@ -770,5 +830,8 @@ func (p *partition) flush(ctx context.Context) error {
 	}
 	p.gauges.customers.Set(float64(p.state.customers.len()))
 	p.arena, p.scores, p.headers, p.occurred = p.arena[:0], p.scores[:0], p.headers[:0], p.occurred[:0]
+	if cap(p.arena) > 2*flushBytes {
+		p.arena = nil
+	}
 	return nil
 }

@@ -14,6 +14,12 @@ import (
 	"churnstream/schemas"
 )
 
+// ErrUnreadableState means that a score which a scorer has written cannot be
+// read. Going on without it would lose what it holds for good: a restart cures a
+// process that knows too many levels, the right registry one that knows too few
+// schemas.
+var ErrUnreadableState = errors.New("the state in " + schemas.TopicScores + " cannot be read; is this the registry it was written with?")
+
 // Where a state was restored from; values of a metric label.
 const (
 	fromTopic    = "topic"
@@ -35,15 +41,24 @@ type restorer struct {
 	base int64
 	// erased holds the source offsets of the erasures that were read.
 	erased map[string]int64
-	// behind holds the customers behind whose true record another one stands
-	// that no scorer should have written there.
-	behind map[string]struct{}
+	// behind holds the customers behind whose true record others stand that no
+	// scorer should have written there. What comes of a snapshot, which may
+	// know customers better than the log it goes back to, is settled by what
+	// follows.
+	behind map[string]*foreignRecords
 
 	score    *schemas.ChurnScore
 	packed   []byte
 	read     int
 	started  time.Time
 	progress time.Time
+}
+
+// foreignRecords are those behind one customer's true record.
+type foreignRecords struct {
+	count   int
+	offset  int64 // of the last
+	problem string
 }
 
 // restore brings p.state up to the marker, from the state in memory or on disk
@@ -89,7 +104,10 @@ func (p *partition) restore(ctx context.Context, marker int64) (from string, err
 	if err := r.run(ctx, marker); err != nil {
 		return "", err
 	}
-	for id := range r.behind {
+	for id, f := range r.behind {
+		for range f.count {
+			p.foreignRecord(f.offset, f.problem)
+		}
 		p.repairs = append(p.repairs, []byte(id))
 	}
 	return from, nil
@@ -168,7 +186,7 @@ func newRestorer(p *partition) *restorer {
 	now := p.scorer.cfg.Now()
 	return &restorer{
 		p: p, base: p.state.complete,
-		erased: map[string]int64{}, behind: map[string]struct{}{},
+		erased: map[string]int64{}, behind: map[string]*foreignRecords{},
 		score:   p.scorer.cfg.Codec.NewScore(),
 		started: now, progress: now,
 	}
@@ -236,6 +254,10 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	problem, err := r.decode(ctx, record.Value)
 	if err != nil {
 		return err
+	}
+	if offset, ok := sourceOffset(record.Headers); problem != "" && ok && sourcePartition(record.Headers) == r.p.number {
+		return fmt.Errorf("%w: the score of the event at offset %d, at offset %d of %s/%d: %s",
+			ErrUnreadableState, offset, record.Offset, schemas.TopicScores, r.p.number, problem)
 	}
 	s := r.score
 	switch {
@@ -319,10 +341,17 @@ func (r *restorer) settled(id []byte) {
 // foreign notes a record that its owner has not written; repair says whether
 // the customer's true record has to be written behind it.
 func (r *restorer) foreign(record *kafka.Record, problem string, repair bool) {
-	r.p.foreignRecord(record.Offset, problem)
-	if repair {
-		r.behind[string(record.Key)] = struct{}{}
+	if !repair {
+		r.p.foreignRecord(record.Offset, problem)
+		return
 	}
+	f := r.behind[string(record.Key)]
+	if f == nil {
+		f = &foreignRecords{}
+		r.behind[string(record.Key)] = f
+	}
+	f.count++
+	f.offset, f.problem = record.Offset, problem
 }
 
 // knows reports whether it is known what is true of a customer.
@@ -334,8 +363,20 @@ func (r *restorer) knows(id []byte) bool {
 func isMarker(key []byte) bool { return len(key) > 0 && key[0] == 0 }
 
 func sourceOffset(headers []kafka.Header) (int64, bool) {
+	return headerNumber(headers, HeaderSourceOffset)
+}
+
+// sourcePartition returns −1 if the headers do not tell.
+func sourcePartition(headers []kafka.Header) int {
+	if n, ok := headerNumber(headers, HeaderSourcePartition); ok {
+		return int(n)
+	}
+	return -1
+}
+
+func headerNumber(headers []kafka.Header, name string) (int64, bool) {
 	for _, h := range headers {
-		if h.Key == HeaderSourceOffset {
+		if h.Key == name {
 			n, err := strconv.ParseInt(string(h.Value), 10, 64)
 			return n, err == nil
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -489,7 +490,7 @@ func TestMisplacedEvents(t *testing.T) {
 	w := newWorld(t, attributes)
 	var log logBuffer
 	s := w.process(func(cfg *Config) { cfg.Logger = log.logger() })
-	s.partitions = 4 // of which this worker has the first
+	s.partitions.Store(4) // of which this worker has the first
 	codec := s.cfg.Codec
 	var records []kafka.Record
 	wrong := 0
@@ -578,4 +579,65 @@ func TestRescore(t *testing.T) {
 	if got := testutil.ToFloat64(w.metrics.rescored); got != n {
 		t.Errorf("after a restart %v more customers were scored again", got-n)
 	}
+}
+
+// While a state is restored, the metrics and the log say how far that is, and
+// the scorer is not ready.
+func TestRestoreShowsItsProgress(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	const n = 5000
+	var records []kafka.Record
+	for i := range n {
+		records = append(records, event(t, s.cfg.Codec, fmt.Sprint("customer", i), fmt.Sprint("e", i), start+int64(i), map[int]string{months: "1"}, nil))
+	}
+	w.produce(schemas.TopicEvents, records...)
+	stop := w.run(s)
+	w.caughtUp(n)
+	stop(true)
+
+	var log logBuffer
+	var ready atomic.Value
+	now := time.Now()
+	again := w.process(func(cfg *Config) {
+		cfg.StateDir, cfg.Logger = "", log.logger()
+		cfg.Ready = func(_ string, ok bool, why string) { ready.Store(fmt.Sprint(ok, " ", why)) }
+		// Every look at the clock is as long after the one before as two lines
+		// of progress are apart.
+		var mu sync.Mutex
+		cfg.Now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			now = now.Add(progressInterval)
+			return now
+		}
+		cfg.SnapshotMaxAge, cfg.MarkerInterval, cfg.RenewInterval = 1000*time.Hour, 1000*time.Hour, 1000*time.Hour
+	})
+	again.joined = true
+	// The broker gives out the second half only when the first has been looked at.
+	half := make(chan struct{})
+	fetches := 0
+	w.broker.Cluster().ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		if req.(*kmsg.FetchRequest).Topics[0].Topic == schemas.TopicScores {
+			if fetches++; fetches == 2 {
+				w.broker.Cluster().SleepControl(func() { <-half })
+			}
+		}
+		return nil, nil, false
+	})
+	before := testutil.ToFloat64(w.metrics.restoreReads)
+	stop = w.run(again)
+	w.until("half of the restore", func() bool { return testutil.ToFloat64(w.metrics.restoreReads) > before })
+	w.until("progress in the log", func() bool { return strings.Contains(log.String(), "restoring the state") })
+	left := testutil.ToFloat64(w.metrics.of(0).restoring)
+	if left <= 0 || left >= n+2 {
+		t.Errorf("%v records are said to remain of %d", left, n)
+	}
+	if got := fmt.Sprint(ready.Load()); !strings.HasPrefix(got, "false restoring the state of partitions [0]") {
+		t.Errorf("readiness %q", got)
+	}
+	close(half)
+	w.until("readiness", func() bool { return strings.HasPrefix(fmt.Sprint(ready.Load()), "true") })
+	stop(true)
 }

@@ -18,6 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,6 +99,10 @@ type Config struct {
 	// its marker, so that the broker does not forget who owns the partition;
 	// 0 means four hours.
 	MarkerInterval time.Duration
+	// RenewInterval is how often a worker asks anew for the transactional id of
+	// its partition; 0 means one day. It must stay well below Kafka's
+	// transactional.id.expiration.ms (default: a week).
+	RenewInterval time.Duration
 	// StateDir is a directory for snapshots of the state, so that a restart
 	// reads only the scores written since. Scorers may share one. Its files
 	// hold customers' attributes. "" means none.
@@ -145,12 +153,20 @@ type Scorer struct {
 	lost      lostStates
 	misplaced misplaced
 	// partitions is their number; 0 until Run has asked.
-	partitions int
+	partitions atomic.Int64
+
+	// What readiness depends on.
+	mu         sync.Mutex
+	joined     bool
+	unrestored map[int]bool // partitions that are to be restored before they can be worked on
+
 	// grace is how long a worker may go on to finish a batch when it has to
 	// stop. It must stay below the time the group waits for workers.
 	grace time.Duration
 	// sourcePatience is sourcePatience outside of tests.
 	sourcePatience time.Duration
+	// killed is set by tests: workers end as if their process did.
+	killed atomic.Bool
 }
 
 // stopGrace is the grace of every scorer outside of tests.
@@ -175,6 +191,9 @@ func New(cfg Config) (*Scorer, error) {
 	}
 	if cfg.MarkerInterval <= 0 {
 		cfg.MarkerInterval = 4 * time.Hour
+	}
+	if cfg.RenewInterval <= 0 {
+		cfg.RenewInterval = 24 * time.Hour
 	}
 	if cfg.SnapshotInterval <= 0 {
 		cfg.SnapshotInterval = time.Minute
@@ -221,7 +240,7 @@ var ErrPartitions = errors.New("topics must have the same number of partitions")
 // Run scores until ctx ends, and returns nil then. It fails at once when the
 // topics do not fit each other.
 func (s *Scorer) Run(ctx context.Context) error {
-	s.cfg.Ready("scorer", false, "joining the consumer group "+s.cfg.Group)
+	s.tell()
 	if err := s.checkPartitions(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -234,7 +253,17 @@ func (s *Scorer) Run(ctx context.Context) error {
 		Group:          s.cfg.Group,
 		Topics:         []string{schemas.TopicEvents},
 		SessionTimeout: s.cfg.SessionTimeout,
+		OnAssigned: func(int) {
+			s.mu.Lock()
+			s.joined = true
+			s.mu.Unlock()
+			s.tell()
+		},
 	}, func(workerCtx context.Context, c *kafka.Claim) error {
+		// Topics grow.
+		if err := s.checkPartitions(workerCtx); err != nil {
+			return err
+		}
 		return s.work(ctx, workerCtx, claim{partition: c.Partition, committed: c.Committed, commit: c.Commit})
 	})
 	if ctx.Err() != nil {
@@ -256,8 +285,40 @@ func (s *Scorer) checkPartitions(ctx context.Context) error {
 		return fmt.Errorf("%w: %s has %d, %s has %d; recreate one of them with the other's number",
 			ErrPartitions, schemas.TopicEvents, in, schemas.TopicScores, out)
 	}
-	s.partitions = in
+	s.partitions.Store(int64(in))
 	return nil
+}
+
+// restoring notes that a partition has to be restored before it can be worked
+// on, or need not any more.
+func (s *Scorer) restoring(partition int, yes bool) {
+	s.mu.Lock()
+	if yes {
+		if s.unrestored == nil {
+			s.unrestored = map[int]bool{}
+		}
+		s.unrestored[partition] = true
+	} else {
+		delete(s.unrestored, partition)
+	}
+	s.mu.Unlock()
+	s.tell()
+}
+
+// tell makes known whether the scorer can work.
+func (s *Scorer) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock() // also so that what is told last is what is so
+	switch {
+	case s.cfg.Models.Champion() == nil:
+		s.cfg.Ready("scorer", false, "no model yet: events wait in "+schemas.TopicEvents)
+	case !s.joined:
+		s.cfg.Ready("scorer", false, "joining the consumer group "+s.cfg.Group)
+	case len(s.unrestored) > 0:
+		s.cfg.Ready("scorer", false, fmt.Sprintf("restoring the state of partitions %v", slices.Sorted(maps.Keys(s.unrestored))))
+	default:
+		s.cfg.Ready("scorer", true, "")
+	}
 }
 
 // watchModel keeps readiness and the model metric in step with the champion.
@@ -266,10 +327,8 @@ func (s *Scorer) watchModel(ctx context.Context) {
 		changed := s.cfg.Models.Changed()
 		if m := s.cfg.Models.Champion(); m != nil {
 			s.metrics.modelVersion.Set(float64(m.Version))
-			s.cfg.Ready("scorer", true, "")
-		} else {
-			s.cfg.Ready("scorer", false, "no model yet: events wait in "+schemas.TopicEvents)
 		}
+		s.tell()
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -295,15 +354,21 @@ func (s *Scorer) forgetOldStates(ctx context.Context) {
 	}
 }
 
-// model waits for a champion.
-func (s *Scorer) model(ctx context.Context) (*models.Version, error) {
+// model waits for a champion, and returns nil when there is none within a time.
+func (s *Scorer) model(ctx context.Context, limit time.Duration) (*models.Version, error) {
+	var late <-chan time.Time
 	for {
 		changed := s.cfg.Models.Changed()
 		if m := s.cfg.Models.Champion(); m != nil {
 			return m, nil
 		}
+		if late == nil {
+			late = time.After(limit)
+		}
 		select {
 		case <-changed:
+		case <-late:
+			return nil, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

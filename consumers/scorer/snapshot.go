@@ -39,7 +39,7 @@ import (
 // Records may be newer than the offset reflected, since scoring goes on while
 // they are written. The scores behind that offset are read again at restore
 // and bring every customer to the same point.
-const snapshotMagic = "churnst\x01"
+const snapshotMagic = "churnst\x02"
 
 const (
 	blockHeader    = 1

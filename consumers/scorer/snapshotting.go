@@ -94,6 +94,7 @@ func (p *partition) endSnapshot(err error) {
 	s := &p.snapshot
 	took := p.scorer.cfg.Now().Sub(s.began)
 	if err != nil {
+		s.reflected = -1 // so that it is tried again
 		p.scorer.metrics.failedSnapshots.Inc()
 		p.log.Warn("the state could not be written to disk; a restart will read more of the topic", "error", err)
 	} else {

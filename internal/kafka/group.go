@@ -20,6 +20,9 @@ const (
 	leaveTimeout = 10 * time.Second
 )
 
+// DefaultSessionTimeout is that of GroupConfig.
+const DefaultSessionTimeout = 15 * time.Second
+
 // GroupConfig configures Consume. Group and Topics are required.
 type GroupConfig struct {
 	// Group is the consumer group's name.
@@ -28,7 +31,7 @@ type GroupConfig struct {
 	// one number go to one member.
 	Topics []string
 	// SessionTimeout is how long a member that fell silent keeps its
-	// partitions. Default 15 s.
+	// partitions. Default DefaultSessionTimeout.
 	SessionTimeout time.Duration
 	// HeartbeatInterval is the time between signs of life, within which a
 	// member also learns that it has to stop its workers. Default 3 s.
@@ -36,6 +39,9 @@ type GroupConfig struct {
 	// RebalanceTimeout is how long the others wait for a member's workers to
 	// stop. Default Config.RebalanceTimeout.
 	RebalanceTimeout time.Duration
+	// OnAssigned is called when this member has become part of a generation,
+	// with the number of partitions it was given. Default none.
+	OnAssigned func(partitions int)
 }
 
 // Claim is one partition assigned to this member of a group, for as long as
@@ -98,7 +104,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx 
 		},
 		Topics:            cfg.Topics,
 		GroupBalancers:    []kafkago.GroupBalancer{balancer{}},
-		SessionTimeout:    cmp.Or(cfg.SessionTimeout, 15*time.Second),
+		SessionTimeout:    cmp.Or(cfg.SessionTimeout, DefaultSessionTimeout),
 		HeartbeatInterval: cmp.Or(cfg.HeartbeatInterval, 3*time.Second),
 		RebalanceTimeout:  cmp.Or(cfg.RebalanceTimeout, c.cfg.RebalanceTimeout),
 		JoinGroupBackoff:  joinBackoff,
@@ -245,6 +251,9 @@ func (m *member) start(ctx context.Context, generation *kafkago.Generation) chan
 	slices.Sort(names)
 	log.Info("partitions assigned", "partitions", names)
 	assigned.Set(float64(len(claims)))
+	if m.cfg.OnAssigned != nil {
+		m.cfg.OnAssigned(len(claims))
+	}
 
 	var workers sync.WaitGroup
 	for _, claim := range claims {

@@ -1,0 +1,287 @@
+package scorer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"churnstream/internal/kafka"
+	"churnstream/schemas"
+	"churnstream/scoring"
+)
+
+// ends returns how a worker of this scorer comes to an end by itself.
+func (w *world) ends(s *Scorer) <-chan error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	done, ended := make(chan error, 1), make(chan struct{})
+	w.t.Cleanup(func() { cancel(); <-ended })
+	go func() {
+		defer close(ended)
+		done <- s.work(ctx, ctx, claim{committed: w.committed.Load(), commit: func(offset int64) error { w.committed.Store(offset); return nil }})
+	}()
+	return done
+}
+
+// Events without an id are not each other's duplicates.
+func TestEventsWithoutID(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(nil)
+	for i := range 3 {
+		w.produce(schemas.TopicEvents, event(t, s.cfg.Codec, "anna", "", start+int64(i), map[int]string{months: fmt.Sprint(i)}, nil))
+	}
+	stop := w.run(s)
+	w.caughtUp(3)
+	stop(false)
+	if n := len(w.records(schemas.TopicScores)); n != 3 {
+		t.Errorf("%d scores of 3 events", n)
+	}
+}
+
+// The topic of events is made anew under a scorer that has read some of it.
+func TestEventsMadeAnewWhileScoring(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(nil)
+	s.sourcePatience = 0
+	c := s.cfg.Codec
+	for i := range 5 {
+		w.produce(schemas.TopicEvents, event(t, c, "anna", fmt.Sprint("e", i), start+int64(i), map[int]string{months: fmt.Sprint(i)}, nil))
+	}
+	done := w.ends(s)
+	w.caughtUp(5)
+	if err := w.broker.Cluster().DeleteTopic(schemas.TopicEvents); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cluster.EnsureTopics(t.Context(), kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	w.produce(schemas.TopicEvents, event(t, c, "anna", "new", start+100, map[int]string{months: "9"}, nil))
+	if err := <-done; !errors.Is(err, ErrSourceShortened) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	if n := len(w.records(schemas.TopicScores)); n != 5 {
+		t.Errorf("%d scores", n)
+	}
+}
+
+// A leader that knows less becomes one that knows all again.
+func TestEventsShorterForAMoment(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(nil)
+	c := s.cfg.Codec
+	send := func(from, to int) {
+		for i := from; i < to; i++ {
+			w.produce(schemas.TopicEvents, event(t, c, "anna", fmt.Sprint("e", i), start+int64(i), map[int]string{months: fmt.Sprint(i)}, nil))
+		}
+	}
+	send(0, 5)
+	w.ends(s)
+	w.caughtUp(5)
+	// One answer says that offset 5 does not exist, and two that the log ends at 3.
+	w.broker.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: schemas.TopicEvents, Err: kerr.OffsetOutOfRange, Count: 1})
+	answered := 0
+	w.broker.Cluster().ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		asked := req.(*kmsg.ListOffsetsRequest)
+		if asked.Topics[0].Topic != schemas.TopicEvents || asked.Topics[0].Partitions[0].Timestamp != -1 || answered == 2 {
+			return nil, nil, false
+		}
+		answered++
+		res := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		p := kmsg.NewListOffsetsResponseTopicPartition()
+		p.Offset = 3
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic, rt.Partitions = schemas.TopicEvents, append(rt.Partitions, p)
+		res.Topics = append(res.Topics, rt)
+		return res, nil, true
+	})
+	send(5, 8)
+	w.caughtUp(8)
+	records := w.records(schemas.TopicScores)
+	for i, r := range records {
+		if got := score(t, c, r); string(got.EventID) != fmt.Sprint("e", i) {
+			t.Errorf("score %d is of event %s", i, got.EventID)
+		}
+	}
+	if len(records) != 8 {
+		t.Errorf("%d scores of 8 events", len(records))
+	}
+}
+
+// The broker loses scores that it has acknowledged, and knows of their producer
+// only what is left. What they were of is scored again.
+func TestLostScoresAreMadeAgain(t *testing.T) {
+	w := newWorld(t, attributes)
+	var log logBuffer
+	s := w.process(func(cfg *Config) { cfg.StateDir, cfg.Logger = "", log.logger() })
+	c := s.cfg.Codec
+	w.produce(schemas.TopicEvents, event(t, c, "anna", "e0", start, map[int]string{months: "0"}, nil))
+	add := func(i int) {
+		w.produce(schemas.TopicEvents, event(t, c, "anna", fmt.Sprint("e", i), start+int64(i), nil, map[int]float64{months: 1}))
+	}
+	for i := 1; i < 5; i++ {
+		add(i)
+	}
+	w.run(s)
+	w.caughtUp(5)
+	all := w.records(schemas.TopicScores)
+	w.recreateScores()
+	w.produce(schemas.TopicScores, all[:3]...)
+	w.broker.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: schemas.TopicScores, Err: kerr.OutOfOrderSequenceNumber, Count: 1})
+	add(5)
+	w.until("six scores", func() bool { return len(w.records(schemas.TopicScores)) >= 6 })
+	for i, r := range w.records(schemas.TopicScores) {
+		if got := score(t, c, r); string(got.EventID) != fmt.Sprint("e", i) || got.Attributes[months] != float64(i) {
+			t.Errorf("score %d is of event %s, months %v", i, got.EventID, got.Attributes[months])
+		}
+	}
+	if !strings.Contains(log.String(), "has lost records") {
+		t.Errorf("the log does not say so: %s", log.String())
+	}
+}
+
+// writeSnapshot writes a snapshot of a table by hand.
+func (w *world) writeSnapshot(s *Scorer, h snapshotHeader, table *customers) {
+	w.t.Helper()
+	set := s.cfg.Codec.Set()
+	h.fingerprint, h.topic, h.written = set.Spec().Fingerprint(), schemas.TopicScores, time.Now()
+	e := newSnapshotEncoder(set.Vocabulary())
+	data := e.start(nil, &h)
+	var at cursor
+	for done := false; !done; {
+		data, done = e.customers(data, table, &at)
+	}
+	path := snapshotPath(w.stateDir, DefaultGroup, 0)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, e.end(data), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// A snapshot is written while scoring goes on, so it may know a customer better
+// than the offset that it goes back to. Nobody else has written anything then.
+func TestSnapshotAheadOfItsOffset(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	c := s.cfg.Codec
+	for i := range 5 {
+		w.produce(schemas.TopicEvents, event(t, c, "anna", fmt.Sprint("e", i), start+int64(i), map[int]string{months: fmt.Sprint(i)}, nil))
+	}
+	stop := w.run(s)
+	w.caughtUp(5)
+	stop(true)
+	records := w.records(schemas.TopicScores)
+	table := newCustomers(1000)
+	table.put(s.packing.append(nil, score(t, c, records[4])))
+	w.writeSnapshot(s, snapshotHeader{
+		reflected: records[0].Offset + 1, watermark: 0, landmarks: []landmark{{records[0].Offset, recordHash(&records[0])}},
+	}, table)
+	_, from := w.stateOf(w.process(nil), 5)
+	if n := testutil.ToFloat64(w.metrics.foreign); from != fromSnapshot || n != 0 {
+		t.Errorf("restored from %s, %v foreign records counted", from, n)
+	}
+	if n := len(w.records(schemas.TopicScores)); n != 5 {
+		t.Errorf("%d scores", n)
+	}
+}
+
+// To score a customer again under another model must not move its record: the
+// walk of a snapshot could miss it.
+func TestModelsDoNotMoveRecords(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	table := testTable(t, set, 500)
+	var s schemas.ChurnScore
+	var at cursor
+	for record := table.next(&at); record != nil; record = table.next(&at) {
+		want := len(record)
+		if _, err := k.unpack(record, &s, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range []int64{1, 63, 64, 8191, 8192, 1 << 40} {
+			s.ModelVersion = version
+			packed := k.append(nil, &s)
+			if len(packed) != want || packedModel(packed) != version {
+				t.Fatalf("%d bytes under version %d, %d before", len(packed), version, want)
+			}
+		}
+	}
+}
+
+// A score of a scorer's own that cannot be read is not passed over: what stands
+// behind it would be computed from a state without it.
+func TestOwnScoreThatCannotBeRead(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	c := s.cfg.Codec
+	w.produce(schemas.TopicEvents, event(t, c, "anna", "e0", start, map[int]string{plan: "monthly", months: "1"}, nil))
+	w.produce(schemas.TopicEvents, event(t, c, "anna", "e1", start+1, map[int]string{plan: "rare", months: "2"}, nil))
+	stop := w.run(s)
+	w.caughtUp(2)
+	stop(true)
+
+	// A process that has met as many levels as it can hold, in other partitions.
+	full := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	v := full.cfg.Codec.Set().Vocabulary()
+	for _, level := range []string{"monthly", "yearly"} {
+		if _, err := v.CodeString(plan, level); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; v.Size(plan) < scoring.MaxLevels; i++ {
+		if _, err := v.CodeString(plan, fmt.Sprint("level ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-w.ends(full); !errors.Is(err, ErrUnreadableState) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	if n := len(w.records(schemas.TopicScores)); n != 2 {
+		t.Errorf("%d scores, want the two there were", n)
+	}
+	// After a restart all is well.
+	got, _ := w.stateOf(w.process(func(cfg *Config) { cfg.StateDir = "" }), 2)
+	if len(got) != 1 {
+		t.Errorf("%d customers", len(got))
+	}
+}
+
+// One fetch may bring very many events, if they were compressed well: they are
+// written as they are scored.
+func TestLargeBatchesAreWrittenInParts(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	const n = 60_000
+	var records []kafka.Record
+	for i := range n {
+		records = append(records, event(t, s.cfg.Codec, fmt.Sprint("customer", i%100), fmt.Sprint("e", i), start+int64(i), map[int]string{months: "1"}, nil))
+	}
+	zstd := w.cluster.NewProducer(kafka.ProducerConfig{Compression: kafka.Zstd, MaxBatchBytes: 64 << 20})
+	if err := zstd.Produce(t.Context(), schemas.TopicEvents, records...); err != nil {
+		t.Fatal(err)
+	}
+	p := newPartition(s, claim{committed: -1, commit: func(int64) error { return nil }}, quiet())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.run(ctx) }()
+	w.until("scores of all", func() bool {
+		_, end, err := w.cluster.Offsets(t.Context(), schemas.TopicScores, 0)
+		return err == nil && end >= n+1 // and the marker
+	})
+	cancel()
+	<-done
+	if limit := 3 * flushBytes; cap(p.arena) > limit {
+		t.Errorf("%d bytes are held for scores that are to be written, want %d at most", cap(p.arena), limit)
+	}
+}
