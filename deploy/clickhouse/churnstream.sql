@@ -194,13 +194,24 @@ ENGINE = ReplacingMergeTree(score_recency, not_at_risk)
 ORDER BY customer_id
 SETTINGS allow_experimental_replacing_merge_with_cleanup = 1;
 
+CREATE TABLE IF NOT EXISTS erasures
+(
+    customer_id String CODEC(ZSTD(1)),
+    source_partition Int32,
+    source_offset Int64,
+    erased_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (source_partition, source_offset, customer_id)
+TTL toDateTime(erased_at) + INTERVAL 90 DAY;
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_current_feed TO churn_scores_current AS
 SELECT * FROM churn_scores;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_at_risk_feed TO churn_scores_at_risk AS
 SELECT * FROM churn_scores WHERE risk = 'HIGH';
 
-INSERT INTO schema_migrations (version, applied_at) SELECT 2, now64(3);
+INSERT INTO schema_migrations (version, applied_at) SELECT 3, now64(3);
 
 CREATE OR REPLACE VIEW churn_scores_latest AS
 SELECT *
