@@ -60,9 +60,10 @@ type (
 	}
 	sinkFlags struct {
 		MaxRows                int           `name:"sink-rows" help:"Rows of a partition that are written at once." default:"10000" group:"sink"`
+		MaxBytes               byteSize      `name:"sink-bytes" help:"Records of a partition, in bytes, that are written at once." default:"32MiB" group:"sink"`
 		MaxDelay               time.Duration `name:"sink-delay" help:"How long a row waits for more." default:"1s" group:"sink"`
 		SessionTimeout         time.Duration `name:"sink-session-timeout" help:"After how long without a sign of life a sink's partitions go to others." default:"15s" group:"sink"`
-		ClickHouseTimeout      time.Duration `name:"clickhouse-timeout" help:"Longest that connecting or one write may take; it is tried again." default:"1m" group:"sink"`
+		ClickHouseTimeout      time.Duration `name:"clickhouse-timeout" help:"Longest that connecting or one write may take; it is tried again. Migrations and tidying up may take a day." default:"1m" group:"sink"`
 		SQLite                 string        `name:"sqlite" help:"SQLite file to write to." placeholder:"FILE" group:"sink"`
 		ClickHouse             string        `name:"clickhouse" help:"ClickHouse servers to write to; one is used at a time." placeholder:"HOST:PORT,…" group:"sink"`
 		ClickHouseProtocol     string        `name:"clickhouse-protocol" help:"Speak to it by native (usually port 9000) or http (8123)." enum:"native,http" default:"native" group:"sink"`
@@ -159,7 +160,7 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 		stores = append(stores, store)
 		s, err := sink.New(sink.Config{
 			Cluster: p.cluster, Codec: p.codec, Store: store, Ready: p.ready.Set,
-			MaxRows: f.MaxRows, MaxDelay: f.MaxDelay, SessionTimeout: f.SessionTimeout,
+			MaxRows: f.MaxRows, MaxBytes: int(f.MaxBytes), MaxDelay: f.MaxDelay, SessionTimeout: f.SessionTimeout,
 			Logger: p.log, Registerer: p.metrics,
 		})
 		if err != nil {

@@ -1,11 +1,14 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"math"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +36,8 @@ type ClickHouseConfig struct {
 	Protocol string
 	// TLS is nil for a plain connection.
 	TLS *tls.Config
-	// Timeout bounds connecting, and each Write; 0 is one minute.
+	// Timeout bounds connecting, each Write, and what else is quick; 0 is one
+	// minute. What goes through whole tables takes as long as it takes.
 	Timeout time.Duration
 	// RetentionDays is for how many days after they were computed the scores
 	// in churn_scores are kept. The views churn_scores_latest and
@@ -69,6 +73,10 @@ type ClickHouse struct {
 	tidying    sync.WaitGroup
 }
 
+// longest is for how long a statement that goes through whole tables is waited
+// for. Without a deadline the client would set one of its own.
+const longest = 24 * time.Hour
+
 var clickhouseProtocols = map[string]clickhouse.Protocol{"": clickhouse.Native, "native": clickhouse.Native, "http": clickhouse.HTTP}
 
 // OpenClickHouse returns a store on the given servers for rows with the given
@@ -91,20 +99,14 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Minute
 	}
-	readTimeout := cfg.Timeout
-	if protocol == clickhouse.HTTP {
-		// Over HTTP nothing is heard of a statement until it ends, and a
-		// migration of a large table may take long. All others have a
-		// deadline of their own.
-		readTimeout = 24 * time.Hour
-	}
 	conn, err := clickhouse.Open(&clickhouse.Options{
 		Protocol:    protocol,
 		Addr:        servers,
 		Auth:        clickhouse.Auth{Database: cfg.Database, Username: cfg.Username, Password: cfg.Password},
 		TLS:         cfg.TLS,
 		DialTimeout: min(cfg.Timeout, 10*time.Second),
-		ReadTimeout: readTimeout,
+		// Every statement has a deadline of its own.
+		ReadTimeout: longest,
 		Compression: &clickhouse.Compression{Method: clickhouse.CompressionLZ4},
 		// One worker a partition writes at a time; none should wait for a
 		// connection long enough to take the server for down.
@@ -117,8 +119,10 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 			// Replicated tables drop a block equal to one inserted before. A
 			// batch written again after an erasure must not be dropped: its
 			// rows were deleted in between.
-			"insert_deduplicate":       0,
-			"lightweight_deletes_sync": 2,
+			"insert_deduplicate": 0,
+			// Wait for the replicas that are up only: else one that is down
+			// would hold up every erasure. It erases when it is back.
+			"lightweight_deletes_sync": 3,
 		},
 	})
 	if err != nil {
@@ -157,6 +161,9 @@ func (c *ClickHouse) Migrate(ctx context.Context) error {
 	if err := c.dialect.migrate(ctx, t); err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
 	}
+	if err := c.eraseReturned(ctx); err != nil {
+		return err
+	}
 	if c.retention > 0 {
 		if err := t.retain(ctx, c.retention); err != nil {
 			return fmt.Errorf("clickhouse: retention of %d days: %w", c.retention, err)
@@ -177,7 +184,8 @@ func (t clickhouseTables) exec(ctx context.Context, statement string) error {
 }
 
 func (t clickhouseTables) fill(ctx context.Context, statement string) error {
-	return t.conn.Exec(ctx, statement)
+	t.timeout = longest
+	return t.exec(ctx, statement)
 }
 
 // retain sets the TTL of churn_scores unless it is this one: setting it goes
@@ -227,17 +235,19 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 	return columns, rows.Err()
 }
 
-// Write deletes what was erased, then inserts each table's rows as one block,
-// then settles who is at risk.
+// Write deletes what was erased, then inserts each table's rows as one block.
+// Of scores it then deletes those of customers erased meanwhile, and settles
+// who is at risk.
 func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	for _, table := range []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes"} {
-		if err := c.erase(ctx, table, b.Erased); err != nil {
-			return err
-		}
+	if err := c.remember(ctx, remembered(b.Erased)); err != nil {
+		return err
 	}
-	if err := c.erase(ctx, "churn_outcomes", b.ErasedOutcomes); err != nil {
+	if err := c.eraseScores(ctx, b.Erased); err != nil {
+		return err
+	}
+	if err := c.eraseOutcomes(ctx, b.ErasedOutcomes); err != nil {
 		return err
 	}
 	if len(b.Scores) > 0 {
@@ -245,6 +255,9 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		err := c.insert(ctx, "churn_scores", c.dialect.allScoreColumns(), len(b.Scores),
 			func(i int) []any { return row(b.Scores[i]) })
 		if err != nil {
+			return err
+		}
+		if err := c.eraseLate(ctx, b.Scores); err != nil {
 			return err
 		}
 		if err := c.settle(ctx, b.Scores); err != nil {
@@ -316,7 +329,8 @@ func (c *ClickHouse) settle(ctx context.Context, scores []*schemas.ChurnScore) e
 	return nil
 }
 
-// tidyInterval is how often churn_scores_at_risk is freed of what settle left.
+// tidyInterval is how often the tables are freed of erased customers' scores
+// that came late, and churn_scores_at_risk of what settle left.
 const tidyInterval = 10 * time.Minute
 
 // tidyStatement merges churn_scores_at_risk into one part and drops from it
@@ -325,21 +339,24 @@ const tidyInterval = 10 * time.Minute
 // churn_scores_current.
 const tidyStatement = "OPTIMIZE TABLE churn_scores_at_risk FINAL CLEANUP"
 
-// tidy starts tidying if it is time to. Queries are right without it, only
-// slower, so when it fails the next time will do.
+// tidy starts tidying if it is time to. When it fails the next time will do:
+// queries are only slower without it, and Write has erased what it could.
 func (c *ClickHouse) tidy() {
 	last, now := c.tidied.Load(), time.Now().UnixNano()
 	if time.Duration(now-last) < tidyInterval || !c.tidied.CompareAndSwap(last, now) {
 		return
 	}
-	c.tidying.Go(func() { _ = c.conn.Exec(c.background, tidyStatement) })
+	c.tidying.Go(func() {
+		_ = c.eraseReturned(c.background)
+		_ = clickhouseTables{c.conn, c.timeout}.fill(c.background, tidyStatement)
+	})
 }
 
 // settleStatement returns the statement for the customers that the condition
 // leaves.
 func settleStatement(and string) string {
-	return `INSERT INTO churn_scores_at_risk (customer_id, scored_at, model_version, source_offset, risk)
-SELECT customer_id, scored_at, model_version, source_offset, risk
+	return `INSERT INTO churn_scores_at_risk (customer_id, scored_at, model_version, source_partition, source_offset, risk)
+SELECT customer_id, scored_at, model_version, source_partition, source_offset, risk
 FROM churn_scores_current FINAL
 WHERE risk != 'HIGH' AND customer_id IN
 (
@@ -347,33 +364,170 @@ WHERE risk != 'HIGH' AND customer_id IN
 )`
 }
 
-// maxQueryBytes keeps a statement below max_query_size, 256 KiB on a server
-// that was left as it is. Escaping at most quadruples a character.
-const maxQueryBytes = 48 << 10
+// scoreTables have scores.
+var scoreTables = []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk"}
 
-// erase deletes customers from a table.
-func (c *ClickHouse) erase(ctx context.Context, table string, customers []string) error {
-	for len(customers) > 0 {
-		n, bytes := 0, 0
-		for n < len(customers) && (n == 0 || bytes+len(customers[n])+4 <= maxQueryBytes) {
-			bytes += len(customers[n]) + 4
-			n++
+// remember notes erasures for eraseLate and eraseReturned, of whatever sink.
+func (c *ClickHouse) remember(ctx context.Context, erasures []Erasure) error {
+	if len(erasures) == 0 {
+		return nil
+	}
+	return c.insert(ctx, "erasures", erasureColumns, len(erasures), func(i int) []any {
+		e := erasures[i]
+		return []any{e.CustomerID, e.SourcePartition, e.SourceOffset}
+	})
+}
+
+// eraseLate deletes those of a batch's scores whose customers were erased
+// after them. Most often there are none to know of, as erasures come in the
+// order of the scores; not so when a sink was held up for so long that another
+// has gone on in its place.
+//
+// It comes after the insert, as an erasure is remembered before it deletes: of
+// two writers, one with a score and one with its erasure, the latter deletes
+// the score, or the former finds the erasure.
+func (c *ClickHouse) eraseLate(ctx context.Context, scores []*schemas.ChurnScore) error {
+	var partitions []int32
+	first := scores[0].SourceOffset
+	for _, s := range scores {
+		first = min(first, s.SourceOffset)
+		if !slices.Contains(partitions, s.SourcePartition) { // a batch has one or few
+			partitions = append(partitions, s.SourcePartition)
 		}
-		var b strings.Builder
-		b.WriteString("DELETE FROM " + table + " WHERE customer_id IN (")
-		for i, id := range customers[:n] {
-			if i > 0 {
-				b.WriteByte(',')
+	}
+	later, err := c.erasures(ctx, fmt.Sprintf("SELECT customer_id, source_partition, source_offset FROM erasures WHERE source_partition IN (%s) AND source_offset > %d",
+		commas(partitions), first))
+	if err != nil || len(later) == 0 {
+		return err
+	}
+	erased := lastErasures(later)
+	var late []Erasure
+	for _, s := range scores {
+		if offset := erased[customer{string(s.CustomerID), s.SourcePartition}]; s.SourceOffset < offset {
+			late = append(late, Erasure{string(s.CustomerID), s.SourcePartition, offset})
+		}
+	}
+	return c.eraseScores(ctx, late)
+}
+
+// eraseReturned deletes what others have written late of erased customers'
+// scores: a sink that ended before it could erase them itself, one of an older
+// version, the migration of one that began before the erasure.
+func (c *ClickHouse) eraseReturned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	var rows []string
+	for _, table := range scoreTables {
+		rows = append(rows, "SELECT customer_id, source_partition, source_offset FROM "+table+" WHERE customer_id IN (SELECT customer_id FROM erasures)")
+	}
+	returned, err := c.erasures(ctx, `SELECT e.customer_id, e.source_partition, max(e.source_offset)
+FROM (`+strings.Join(rows, " UNION ALL ")+`) AS s
+INNER JOIN erasures AS e ON s.customer_id = e.customer_id AND s.source_partition = e.source_partition
+WHERE s.source_offset < e.source_offset
+GROUP BY e.customer_id, e.source_partition`)
+	if err != nil {
+		return err
+	}
+	return c.eraseScores(ctx, returned)
+}
+
+// erasures returns a query's rows.
+func (c *ClickHouse) erasures(ctx context.Context, query string) ([]Erasure, error) {
+	rows, err := c.conn.Query(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("clickhouse: read erasures: %w", err)
+	}
+	defer rows.Close()
+	var list []Erasure
+	for rows.Next() {
+		var e Erasure
+		if err := rows.Scan(&e.CustomerID, &e.SourcePartition, &e.SourceOffset); err != nil {
+			return nil, fmt.Errorf("clickhouse: read erasures: %w", err)
+		}
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("clickhouse: read erasures: %w", err)
+	}
+	return list, nil
+}
+
+// eraseScores deletes scores of before the erasures from all tables.
+func (c *ClickHouse) eraseScores(ctx context.Context, erasures []Erasure) error {
+	// The last erasure of a customer is what counts.
+	erasures = slices.SortedFunc(slices.Values(erasures), func(a, b Erasure) int {
+		return cmp.Or(cmp.Compare(a.SourcePartition, b.SourcePartition), cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(b.SourceOffset, a.SourceOffset))
+	})
+	erasures = slices.CompactFunc(erasures, func(a, b Erasure) bool {
+		return a.SourcePartition == b.SourcePartition && a.CustomerID == b.CustomerID
+	})
+	for len(erasures) > 0 {
+		var customers []string
+		var offsets []int64
+		partition := erasures[0].SourcePartition
+		for _, e := range erasures {
+			if e.SourcePartition != partition {
+				break
 			}
-			writeClickHouseString(&b, id, '\'')
+			customers, offsets = append(customers, e.CustomerID), append(offsets, e.SourceOffset)
 		}
-		b.WriteByte(')')
-		if err := c.conn.Exec(ctx, b.String()); err != nil {
-			return fmt.Errorf("clickhouse: erase from %s: %w", table, err)
+		ids, n := literals(customers)
+		// A thousand conditions with OR between them would take the server a
+		// minute.
+		condition := fmt.Sprintf("source_partition = %d AND customer_id IN (%s) AND source_offset < transform(customer_id, [%s], [%s], 0)",
+			partition, ids, ids, commas(offsets[:n]))
+		for _, table := range scoreTables {
+			if err := c.conn.Exec(ctx, "DELETE FROM "+table+" WHERE "+condition); err != nil {
+				return fmt.Errorf("clickhouse: erase from %s: %w", table, err)
+			}
+		}
+		erasures = erasures[n:]
+	}
+	return nil
+}
+
+func (c *ClickHouse) eraseOutcomes(ctx context.Context, customers []string) error {
+	for len(customers) > 0 {
+		ids, n := literals(customers)
+		if err := c.conn.Exec(ctx, "DELETE FROM churn_outcomes WHERE customer_id IN ("+ids+")"); err != nil {
+			return fmt.Errorf("clickhouse: erase from churn_outcomes: %w", err)
 		}
 		customers = customers[n:]
 	}
 	return nil
+}
+
+// These keep a statement that has the same literals twice, and a number for
+// each, below max_query_size: 256 KiB on a server that was left as it is.
+const (
+	maxLiterals     = 2000
+	maxLiteralBytes = 64 << 10
+)
+
+// literals returns the first n of the strings as literals: as many as a
+// statement can have.
+func literals(list []string) (text string, n int) {
+	var b strings.Builder
+	for n < min(len(list), maxLiterals) && b.Len() < maxLiteralBytes {
+		if n > 0 {
+			b.WriteByte(',')
+		}
+		writeClickHouseString(&b, list[n], '\'')
+		n++
+	}
+	return b.String(), n
+}
+
+// commas returns the numbers with commas between them.
+func commas[T int32 | int64](numbers []T) string {
+	var b []byte
+	for i, x := range numbers {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, int64(x), 10)
+	}
+	return string(b)
 }
 
 // writeClickHouseString writes s as a literal or identifier between quotes.
@@ -628,6 +782,20 @@ LIMIT 1 BY customer_id`,
 SELECT $COLUMNS
 FROM churn_scores_current FINAL
 WHERE risk = 'HIGH'`,
+		},
+	}, {
+		// The order is eraseLate's.
+		tables: []string{
+			`CREATE TABLE IF NOT EXISTS erasures
+(
+    customer_id String CODEC(ZSTD(1)),
+    source_partition Int32,
+    source_offset Int64,
+    erased_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (source_partition, source_offset, customer_id)
+TTL toDateTime(erased_at) + INTERVAL 90 DAY`,
 		},
 	}}
 	d.copies = []string{"churn_scores_current", "churn_scores_at_risk"}

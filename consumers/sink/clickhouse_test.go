@@ -64,6 +64,38 @@ func TestClickHouseDDLRunByHand(t *testing.T) {
 	expectRows(t, s.ask(t, "SELECT count() FROM churn_scores_latest"), "3")
 }
 
+// A migration may take longer than a write may.
+func TestClickHouseWaitsForSlowStatements(t *testing.T) {
+	c := threeFeatures(t)
+	for protocol, open := range map[string]func(testing.TB, Attributes) *opened{"native": openTestClickHouse, "http": openTestClickHouseHTTP} {
+		t.Run(protocol, func(t *testing.T) {
+			before := open(t, c)
+			before.mustMigrate(t)
+			cfg := before.cfg
+			cfg.Timeout = time.Second
+			s, err := OpenClickHouse(cfg, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			slow := `INSERT INTO schema_migrations (version, applied_at)
+SELECT 0, now64(3) FROM numbers(4) WHERE sleepEachRow(0.6) = 0 SETTINGS max_block_size = 1`
+			s.dialect.migrations = append(s.dialect.migrations, migration{fill: []string{slow}})
+			start := time.Now()
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Fatalf("after %v: %v", time.Since(start), err)
+			}
+			if took := time.Since(start); took < 2*cfg.Timeout {
+				t.Fatalf("the migration took only %v", took)
+			}
+			// Others are not waited for that long.
+			if err := (clickhouseTables{s.conn, s.timeout}).exec(t.Context(), slow); err == nil {
+				t.Error("no error for a statement that takes longer than the timeout")
+			}
+		})
+	}
+}
+
 // Over TLS, as a server of a company is reached; one with an unknown
 // certificate is refused.
 func TestClickHouseTLS(t *testing.T) {

@@ -16,6 +16,8 @@
 //	                      with the reasons as text
 //	model_accuracy_daily  outcomes against the score in force at observed_at,
 //	                      by day and model version
+//	erasures              whose scores were erased in the last 90 days, and
+//	                      from before which place among the customer events
 //	schema_migrations     which numbered changes the tables have had
 //
 // What the views of the latest scores need is kept ready in tables derived
@@ -48,6 +50,27 @@
 //
 // Times are UTC with milliseconds: DateTime64(3, 'UTC') in ClickHouse, text
 // such as "2026-01-31 23:59:59.999" in SQLite.
+//
+// # Erasures
+//
+// A tombstone in churn.scores erases the customer's scores of events before its
+// place among the customer events, which stands in its headers, in the
+// partition that it names. A tombstone in churn.outcomes erases the customer's
+// outcomes. Neither does the other's work: the two topics are read at different
+// speeds, and what is written after an erasure stays.
+//
+// An erasure of scores is remembered for 90 days, as a sink that was held up,
+// one of an older version, or a migration that began before may write such a
+// score late. SQLite then does not take it. In ClickHouse the sink deletes it
+// in the same Write. What others leave there, or a sink that ends in the middle,
+// is deleted at the next start or tidying: with the first scores that are
+// written more than ten minutes after the one before. So the customer's id
+// stays in erasures, and there alone, for 90 days. Remembered are neither
+// erasures of outcomes, nor tombstones without a place, nor those that a sink
+// of version 1 or 2 took: have the customer erased again.
+//
+// Places count anew when the topic of customer events is made anew. Then the
+// tables must be emptied too, erasures among them.
 //
 // # Feature columns
 //

@@ -170,5 +170,5 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 		t.Cleanup(func() { store.Close() })
 		return store
 	}
-	return &opened{reopen(attributes), db, reopen}
+	return &opened{Store: reopen(attributes), db: db, reopen: reopen, cfg: cfg}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +32,9 @@ type Config struct {
 	// MaxRows is how many rows of a partition are written at once; 0 is
 	// 10,000.
 	MaxRows int
+	// MaxBytes is at how many bytes of a partition's records, as they are in
+	// the topic, rows are written though they are fewer; 0 is 32 MiB.
+	MaxBytes int
 	// MaxDelay is how long a row waits for more; 0 is one second.
 	MaxDelay time.Duration
 	// SessionTimeout is after how long without a sign of life the group gives
@@ -73,6 +78,9 @@ func New(cfg Config) (*Sink, error) {
 	}
 	if cfg.MaxRows <= 0 {
 		cfg.MaxRows = 10_000
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = 32 << 20
 	}
 	if cfg.MaxDelay <= 0 {
 		cfg.MaxDelay = time.Second
@@ -160,7 +168,6 @@ func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
 		log:       s.log.With("topic", claim.Topic, "partition", claim.Partition),
 		claim:     claim,
 		committed: claim.Committed,
-		erased:    map[string]int{},
 	}
 	for {
 		records, err := fetcher.Fetch(ctx)
@@ -171,7 +178,7 @@ func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
 			if err := w.take(ctx, &records[i]); err != nil {
 				return err
 			}
-			if w.rows() >= s.cfg.MaxRows {
+			if w.rows() >= s.cfg.MaxRows || w.bytes >= s.cfg.MaxBytes {
 				if err := w.flush(ctx, records[i].Offset+1); err != nil {
 					return err
 				}
@@ -198,14 +205,12 @@ type worker struct {
 	since     time.Time // when the batch was begun; zero if it was not
 
 	batch Batch
-	// erased tells how many of the batch's scores came before the erasure of
-	// their customer.
-	erased map[string]int
-	free   []*schemas.ChurnScore
+	bytes int // of the records in it
+	free  []*schemas.ChurnScore
 }
 
 func (w *worker) rows() int {
-	return len(w.batch.Scores) + len(w.batch.Outcomes) + len(w.batch.Models) + len(w.erased) + len(w.batch.ErasedOutcomes)
+	return len(w.batch.Scores) + len(w.batch.Outcomes) + len(w.batch.Models) + len(w.batch.Erased) + len(w.batch.ErasedOutcomes)
 }
 
 // take adds a record to the batch. It waits while the registry is down, and
@@ -214,6 +219,7 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) error {
 	if w.since.IsZero() {
 		w.since = time.Now()
 	}
+	w.bytes += len(r.Key) + len(r.Value)
 	if len(r.Key) > 0 && r.Key[0] == 0 {
 		return nil // a scorer's marker: no customer has such an id
 	}
@@ -259,7 +265,13 @@ func (w *worker) decodeScore(ctx context.Context, r *kafka.Record) error {
 		if err := checkErasure(r.Key); err != nil {
 			return err
 		}
-		w.erased[string(r.Key)] = len(w.batch.Scores)
+		e := erasure(r)
+		if e.SourceOffset == EverythingErased {
+			w.dropScores(func(s *schemas.ChurnScore) bool {
+				return string(s.CustomerID) == e.CustomerID && s.SourcePartition == e.SourcePartition
+			})
+		}
+		w.batch.Erased = append(w.batch.Erased, e)
 		return nil
 	}
 	var score *schemas.ChurnScore
@@ -307,6 +319,30 @@ func (w *worker) decodeOutcome(ctx context.Context, r *kafka.Record) error {
 	}
 	w.batch.Outcomes = append(w.batch.Outcomes, outcome)
 	return nil
+}
+
+// Headers of a customer's tombstone in churn.scores: where in the customer
+// events the erasure stands.
+const (
+	headerSourcePartition = "source-partition"
+	headerSourceOffset    = "source-offset"
+)
+
+// erasure returns what a tombstone among the scores erases.
+func erasure(r *kafka.Record) Erasure {
+	position := map[string]int64{}
+	for _, h := range r.Headers {
+		if n, err := strconv.ParseInt(string(h.Value), 10, 64); err == nil && n >= 0 {
+			position[h.Key] = n
+		}
+	}
+	partition, ok1 := position[headerSourcePartition]
+	offset, ok2 := position[headerSourceOffset]
+	if !ok1 || !ok2 || partition > math.MaxInt32 {
+		// Not a scorer's. Scores stand in the partition of their events.
+		return Erasure{string(r.Key), int32(r.Partition), EverythingErased}
+	}
+	return Erasure{string(r.Key), int32(partition), offset}
 }
 
 func checkErasure(key []byte) error {
@@ -374,11 +410,10 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	w.metrics.models.Add(float64(len(b.Models)))
 	w.metrics.erased.Add(float64(len(b.Erased)))
 
-	w.committed, w.since = next, time.Time{}
+	w.committed, w.since, w.bytes = next, time.Time{}, 0
 	w.free = append(w.free, b.Scores...)
 	clear(b.Outcomes)
 	clear(b.Models)
-	clear(w.erased)
 	*b = Batch{Erased: b.Erased[:0], ErasedOutcomes: b.ErasedOutcomes[:0], Scores: b.Scores[:0], Outcomes: b.Outcomes[:0], Models: b.Models[:0]}
 
 	if err := ctx.Err(); err != nil {
@@ -391,25 +426,25 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	return nil
 }
 
-// settleErasures lists the erased customers and takes their scores from
-// before the erasure out of the batch.
+// settleErasures takes the scores of before an erasure out of the batch.
 func (w *worker) settleErasures() {
-	b := &w.batch
-	if len(w.erased) == 0 {
-		return
+	if erased := lastErasures(w.batch.Erased); len(erased) > 0 {
+		w.dropScores(func(s *schemas.ChurnScore) bool {
+			return s.SourceOffset < erased[customer{string(s.CustomerID), s.SourcePartition}]
+		})
 	}
-	kept := b.Scores[:0]
-	for i, score := range b.Scores {
-		if before, ok := w.erased[string(score.CustomerID)]; ok && i < before {
-			w.free = append(w.free, score)
-			continue
+}
+
+func (w *worker) dropScores(drop func(*schemas.ChurnScore) bool) {
+	kept := w.batch.Scores[:0]
+	for _, s := range w.batch.Scores {
+		if drop(s) {
+			w.free = append(w.free, s)
+		} else {
+			kept = append(kept, s)
 		}
-		kept = append(kept, score)
 	}
-	b.Scores = kept
-	for id := range w.erased {
-		b.Erased = append(b.Erased, id)
-	}
+	w.batch.Scores = kept
 }
 
 // metrics are the sink's figures.

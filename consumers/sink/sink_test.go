@@ -111,6 +111,15 @@ func (s *stack) score(t *testing.T, customer string, offset int64, p float64) ka
 	return kafka.Record{Key: []byte(customer), Value: s.codec.AppendScore(nil, score)}
 }
 
+// erased returns the record by which a scorer erases a customer's scores of
+// before an offset.
+func (s *stack) erased(customer string, offset int64) kafka.Record {
+	return kafka.Record{Key: []byte(customer), Headers: []kafka.Header{
+		{Key: "source-partition", Value: strconv.AppendInt(nil, int64(kafka.PartitionOf([]byte(customer), partitions)), 10)},
+		{Key: "source-offset", Value: strconv.AppendInt(nil, offset, 10)},
+	}}
+}
+
 func (s *stack) outcome(customer string, observedAt int64) kafka.Record {
 	return kafka.Record{Key: []byte(customer), Value: s.codec.AppendOutcome(nil, &schemas.ChurnOutcome{
 		CustomerID: customer, Churned: true, ObservedAt: observedAt, Source: "crm",
@@ -217,19 +226,28 @@ func TestSinkStoresEverything(t *testing.T) {
 		stack.produce(t, schemas.TopicScores,
 			kafka.Record{Key: []byte("\x00marker"), Value: []byte("not a score")},
 			stack.score(t, "anna", 1, 0.5), stack.score(t, "anna", 2, 0.75),
+			stack.erased("anna", 1), // from before, written late
 			stack.score(t, "bert", 3, 0.75),
-			kafka.Record{Key: []byte("bert")}, // erased
+			kafka.Record{Key: []byte("bert")}, // erased, by someone else than a scorer
 			stack.score(t, "carl", 4, 0.75),
-			kafka.Record{Key: []byte("carl")}, // erased, and a customer again
-			stack.score(t, "carl", 5, 0.875),
+			stack.erased("carl", 5), // and a customer again
+			stack.score(t, "carl", 6, 0.875),
+			// Written late, by a scorer that has lost its partition.
+			stack.score(t, "carl", 3, 0.5),
 			kafka.Record{Key: []byte("anna"), Value: []byte("junk")},
-			kafka.Record{Key: []byte("dora"), Value: stack.score(t, "anna", 6, 0.5).Value},
+			kafka.Record{Key: []byte("dora"), Value: stack.score(t, "anna", 7, 0.5).Value},
 			kafka.Record{Value: nil},
 		)
 		stack.produce(t, schemas.TopicOutcomes,
 			stack.outcome("anna", 1767225700000),
 			stack.outcome("emil", 1767225700000),
 			kafka.Record{Key: []byte("emil")}, // withdrawn
+			// Written after an erasure that the other topic still tells of.
+			stack.outcome("carl", 1767225700000),
+			// Withdrawn, while the scores stay.
+			stack.outcome("anna", 1767225600000),
+			kafka.Record{Key: []byte("anna")},
+			stack.outcome("anna", 1767225700000),
 			kafka.Record{Key: []byte("anna"), Value: []byte{0, 0, 0}},
 		)
 		model := schemas.ModelVersion{Version: 1, Stage: schemas.StageChampion, Payload: "{}", FeatureFingerprint: stack.set.Spec().Fingerprint()}
@@ -243,27 +261,27 @@ func TestSinkStoresEverything(t *testing.T) {
 		}
 
 		expectRows(t, s.ask(t, "SELECT customer_id, source_offset, churn_probability, plan, feature_risk FROM "+s.table("churn_scores")+" ORDER BY source_offset"),
-			"anna | 1 | 0.5 | monthly | 7", "anna | 2 | 0.75 | monthly | 7", "carl | 5 | 0.875 | monthly | 7")
+			"anna | 1 | 0.5 | monthly | 7", "anna | 2 | 0.75 | monthly | 7", "carl | 6 | 0.875 | monthly | 7")
 		expectRows(t, s.ask(t, "SELECT customer_id, reasons FROM customers_at_risk"), "carl | plan: monthly (+0.25)", "anna | plan: monthly (+0.25)")
-		expectRows(t, s.ask(t, "SELECT customer_id, churned FROM "+s.table("churn_outcomes")), "anna | 1")
+		expectRows(t, s.ask(t, "SELECT customer_id, churned FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "anna | 1", "carl | 1")
 		expectRows(t, s.ask(t, "SELECT version, stage FROM "+s.table("model_versions")), "1 | CHAMPION")
-		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 1 | 1")
+		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 2 | 1")
 
 		letters := slices.DeleteFunc(stack.deadLetters(t), func(letter string) bool {
 			return !strings.HasSuffix(letter, " by sink "+s.Name()) // of the other store's run
 		})
 		expectRows(t, slices.Compact(letters),
 			`bad_frame churn.scores "anna" "junk" by sink `+s.Name(),
-			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink %s", stack.score(t, "anna", 6, 0.5).Value, s.Name()),
+			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink %s", stack.score(t, "anna", 7, 0.5).Value, s.Name()),
 			`missing_customer_id churn.scores "" "" by sink `+s.Name())
 		want := strings.ReplaceAll(`# HELP churn_sink_rows_total Rows that the store acknowledged, rewritten ones included.
 # TYPE churn_sink_rows_total counter
-churn_sink_rows_total{store="STORE",table="churn_outcomes"} 1
+churn_sink_rows_total{store="STORE",table="churn_outcomes"} 2
 churn_sink_rows_total{store="STORE",table="churn_scores"} 3
 churn_sink_rows_total{store="STORE",table="model_versions"} 1
 # HELP churn_sink_erased_customers_total Customers whose rows were deleted because they were erased.
 # TYPE churn_sink_erased_customers_total counter
-churn_sink_erased_customers_total{store="STORE"} 2
+churn_sink_erased_customers_total{store="STORE"} 3
 # HELP churn_sink_unreadable_outcomes_total Outcomes passed over because they cannot be read; the trainer makes dead letters of them.
 # TYPE churn_sink_unreadable_outcomes_total counter
 churn_sink_unreadable_outcomes_total{reason="bad_frame",store="STORE"} 1
@@ -399,6 +417,50 @@ func TestSinkWaitsForItsStore(t *testing.T) {
 	want := "# HELP churn_sink_retries_total Writes that failed and were tried again.\n# TYPE churn_sink_retries_total counter\nchurn_sink_retries_total{store=\"sqlite\"} 3\n"
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "churn_sink_retries_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Large records are written before they are many, and before their time.
+func TestSinkBoundsABatchsBytes(t *testing.T) {
+	stack := newStack(t)
+	s := openTestSQLite(t, stack.set)
+	store := &failing{Store: s}
+	var records []kafka.Record
+	for i := range 20 {
+		records = append(records, stack.score(t, "anna", int64(i), 0.5))
+	}
+	stack.produce(t, schemas.TopicScores, records...)
+	size := len(records[0].Key) + len(records[0].Value)
+	stack.start(t, Config{Store: store, MaxBytes: 4*size + 1, MaxDelay: time.Hour})
+	eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
+	if n := store.rows.Load(); n != 5 {
+		t.Errorf("the largest batch had %d rows of %d bytes, want 5", n, size)
+	}
+}
+
+func TestErasurePosition(t *testing.T) {
+	header := func(key, value string) kafka.Header { return kafka.Header{Key: key, Value: []byte(value)} }
+	everything := Erasure{"anna", 2, EverythingErased}
+	tests := []struct {
+		name    string
+		headers []kafka.Header
+		want    Erasure
+	}{
+		{"a scorer's", []kafka.Header{header("source-partition", "2"), header("source-offset", "1099511627776")}, Erasure{"anna", 2, 1 << 40}},
+		{"mirrored to another partition", []kafka.Header{header("other", "x"), header("source-offset", "0"), header("source-partition", "7")}, Erasure{"anna", 7, 0}},
+		{"none", nil, everything},
+		{"an offset alone", []kafka.Header{header("source-offset", "3")}, everything},
+		{"a partition alone", []kafka.Header{header("source-partition", "2")}, everything},
+		{"below zero", []kafka.Header{header("source-partition", "2"), header("source-offset", "-1")}, everything},
+		{"not a number", []kafka.Header{header("source-partition", "2"), header("source-offset", "3x")}, everything},
+		{"no such partition", []kafka.Header{header("source-partition", "4294967298"), header("source-offset", "3")}, everything},
+		{"no such offset", []kafka.Header{header("source-partition", "2"), header("source-offset", "9223372036854775808")}, everything},
+	}
+	for _, test := range tests {
+		got := erasure(&kafka.Record{Partition: 2, Key: []byte("anna"), Headers: test.headers})
+		if got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
 	}
 }
 

@@ -46,6 +46,9 @@ func OpenSQLite(path string, attributes Attributes) (*SQLite, error) {
 			// the default of 2 MiB, pages go to the file several times a batch.
 			"cache_size(-65536)",
 			"temp_store(MEMORY)",
+			// What is deleted is overwritten: else an erased customer stays
+			// legible in the file.
+			"secure_delete(ON)",
 		},
 		"_txlock": {"immediate"},
 	}
@@ -141,19 +144,32 @@ func (t sqliteTables) columns(ctx context.Context, table string) (map[string]str
 // Write stores a batch in one transaction.
 func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 	return s.transaction(ctx, func(tx *sql.Tx) error {
-		for _, id := range b.Erased {
-			if _, err := tx.ExecContext(ctx, "DELETE FROM churn_scores WHERE customer_id = ?", id); err != nil {
+		erasures := remembered(b.Erased)
+		err := s.insert(ctx, tx, "erasures", erasureColumns, len(erasures), func(row []any, i int) []any {
+			e := erasures[i]
+			return append(row, e.CustomerID, e.SourcePartition, e.SourceOffset)
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range b.Erased {
+			_, err := tx.ExecContext(ctx, "DELETE FROM churn_scores WHERE customer_id = ? AND source_partition = ? AND source_offset < ?",
+				e.CustomerID, e.SourcePartition, e.SourceOffset)
+			if err != nil {
 				return fmt.Errorf("erase from churn_scores: %w", err)
 			}
 		}
-		for _, ids := range [][]string{b.Erased, b.ErasedOutcomes} {
-			for _, id := range ids {
-				if _, err := tx.ExecContext(ctx, "DELETE FROM churn_outcomes WHERE customer_id = ?", id); err != nil {
-					return fmt.Errorf("erase from churn_outcomes: %w", err)
-				}
+		for _, id := range b.ErasedOutcomes {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM churn_outcomes WHERE customer_id = ?", id); err != nil {
+				return fmt.Errorf("erase from churn_outcomes: %w", err)
 			}
 		}
-		err := s.insert(ctx, tx, "churn_scores", s.dialect.allScoreColumns(), len(b.Scores),
+		if len(b.Erased) > 0 {
+			if _, err := tx.ExecContext(ctx, sqliteForgetErasures); err != nil {
+				return fmt.Errorf("forget old erasures: %w", err)
+			}
+		}
+		err = s.insert(ctx, tx, "churn_scores", s.dialect.allScoreColumns(), len(b.Scores),
 			func(row []any, i int) []any { return s.appendScore(row, b.Scores[i]) })
 		if err != nil {
 			return err
@@ -356,6 +372,8 @@ const sqliteSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
     applied_at TEXT NOT NULL
 )`
 
+const sqliteForgetErasures = `DELETE FROM erasures WHERE erased_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-90 days')`
+
 func sqliteDialect(spec *scoring.Spec) *dialect {
 	d := &dialect{
 		quote:     quoteSQLite,
@@ -461,7 +479,29 @@ FROM (
 )
 WHERE n = 1`,
 		},
+	}, {
+		// The trigger keeps out scores of before an erasure that come late,
+		// whoever writes them.
+		tables: []string{
+			`CREATE TABLE erasures
+(
+    customer_id TEXT NOT NULL,
+    source_partition INTEGER NOT NULL,
+    source_offset INTEGER NOT NULL,
+    erased_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
+    PRIMARY KEY (customer_id, source_partition, source_offset)
+) WITHOUT ROWID`,
+			`CREATE TRIGGER churn_scores_erased BEFORE INSERT ON churn_scores
+WHEN EXISTS (
+    SELECT 1 FROM erasures
+    WHERE customer_id = NEW.customer_id AND source_partition = NEW.source_partition AND source_offset > NEW.source_offset
+)
+BEGIN
+    SELECT RAISE(IGNORE);
+END`,
+		},
 	}}
+	d.settle = []string{sqliteForgetErasures}
 	// The latest is looked up anew instead of compared with the row written:
 	// a row written again, or out of order, or deleted then needs no thought.
 	current := func(row string) string {

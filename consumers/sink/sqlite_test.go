@@ -1,10 +1,12 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,7 +25,7 @@ func TestSQLiteWriteIsOneTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.Write(context.Background(), &Batch{
-		Erased: []string{"first"},
+		Erased: []Erasure{{"first", 0, 2}},
 		Scores: []*schemas.ChurnScore{score(t, c, "second", 0, 2, 1, 0.5, "2026-01-01 00:00:00.000")},
 		Models: []ModelRow{{}},
 	})
@@ -32,11 +34,11 @@ func TestSQLiteWriteIsOneTransaction(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := s.Write(ctx, &Batch{Erased: []string{"first"}}); err == nil {
+	if err := s.Write(ctx, &Batch{Erased: []Erasure{{"first", 0, 2}}}); err == nil {
 		t.Fatal("no error for a context that ended")
 	}
 	again := s.reopen(c).(*SQLite)
-	expectRows(t, (&opened{again, again.db, nil}).ask(t, "SELECT customer_id FROM churn_scores"), "first")
+	expectRows(t, (&opened{Store: again, db: again.db}).ask(t, "SELECT customer_id FROM churn_scores"), "first")
 }
 
 // Readers in other connections see finished batches only and do not block the
@@ -49,7 +51,7 @@ func TestSQLiteReadersDoNotBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	store := &opened{s, s.db, nil}
+	store := &opened{Store: s, db: s.db}
 	store.mustMigrate(t)
 	store.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "a", 0, 1, 1, 0.5, "2026-01-01 00:00:00.000")}})
 
@@ -82,6 +84,59 @@ func TestOpenSQLiteSaysWhichFile(t *testing.T) {
 	_, err := OpenSQLite(filepath.Join(dir, "no such directory", "x.db"), threeFeatures(t))
 	if err == nil || !strings.Contains(err.Error(), dir) {
 		t.Fatalf("got %v, want an error that names the file", err)
+	}
+}
+
+// What is erased is not in the file either, nor beside it; after 90 days nor is
+// that it was erased.
+func TestSQLiteOverwritesWhatIsErased(t *testing.T) {
+	c := threeFeatures(t)
+	s := openTestSQLite(t, c)
+	s.mustMigrate(t)
+	b := &Batch{Erased: []Erasure{{"erased customer", 0, 1000}}, ErasedOutcomes: []string{"erased customer"}}
+	for i := range int64(500) {
+		id := []string{"erased customer", "customer who stays"}[i%2]
+		r := score(t, c, id, 0, i, 1, 0.75, "2026-01-01 00:00:00.000")
+		r.EventID = fmt.Appendf(nil, "event of %s %d", id, i)
+		s.mustWrite(t, &Batch{
+			Scores:   []*schemas.ChurnScore{r},
+			Outcomes: []*schemas.ChurnOutcome{{CustomerID: id, ObservedAt: r.OccurredAt + i}},
+		})
+	}
+	// found counts what is legible when nobody has the file open.
+	found := func(text string) (n int) {
+		t.Helper()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{s.file, s.file + "-wal"} {
+			data, err := os.ReadFile(name)
+			if err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			n += bytes.Count(data, []byte(text))
+		}
+		s.Store = s.reopen(c)
+		s.db = s.Store.(*SQLite).db
+		return n
+	}
+	if found("event of erased customer") < 250 || found("erased customer") < 500 {
+		t.Fatal("the file is not what it is taken for")
+	}
+	s.mustWrite(t, b)
+	if n := found("event of erased customer"); n > 0 {
+		t.Errorf("%d of the customer's events are legible in the file", n)
+	}
+	if n := found("erased customer"); n != 1 {
+		t.Errorf("the customer's id is legible %d times in the file, want once, in erasures", n)
+	}
+	s.exec(t, "UPDATE erasures SET erased_at = '2020-01-01 00:00:00.000'")
+	s.mustMigrate(t)
+	if n := found("erased customer"); n > 0 {
+		t.Errorf("the customer's id is legible %d times in the file", n)
+	}
+	if n := found("event of customer who stays"); n < 250 {
+		t.Errorf("%d events of another customer are left", n)
 	}
 }
 

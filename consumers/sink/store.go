@@ -32,17 +32,56 @@ type Store interface {
 	Close() error
 }
 
-// Batch is what one Write stores. Deletions come first: rows of an erased
-// customer in the same batch are newer than the erasure.
+// Batch is what one Write stores. Deletions come first: an outcome in the same
+// batch is newer than the erasure of its customer's outcomes.
 type Batch struct {
-	// Erased lists customers whose scores and outcomes are deleted.
-	Erased []string
-	// ErasedOutcomes lists customers whose outcomes alone are deleted.
+	// Erased lists customers whose scores are deleted. Their outcomes stay.
+	Erased []Erasure
+	// ErasedOutcomes lists customers whose outcomes are deleted. Their scores
+	// stay.
 	ErasedOutcomes []string
 
 	Scores   []*schemas.ChurnScore
 	Outcomes []*schemas.ChurnOutcome
 	Models   []ModelRow
+}
+
+// Erasure says which scores of a customer are deleted: those of events before
+// the one that erased the customer. The store remembers it for 90 days, so that
+// such a score goes too when it is written late; those of events after it stay.
+type Erasure struct {
+	CustomerID      string
+	SourcePartition int32
+	// SourceOffset is that of the erasing event. Where it is not known it is
+	// EverythingErased.
+	SourceOffset int64
+}
+
+// EverythingErased as the offset of an Erasure stands for all scores of the
+// customer and the partition that the store has when it is told. It is not
+// remembered.
+const EverythingErased = math.MaxInt64
+
+// remembered returns the erasures that the store remembers.
+func remembered(erasures []Erasure) []Erasure {
+	return slices.DeleteFunc(slices.Clone(erasures), func(e Erasure) bool { return e.SourceOffset == EverythingErased })
+}
+
+// customer is one as far as a partition knows it.
+type customer struct {
+	id        string
+	partition int32
+}
+
+// lastErasures returns the highest offset of each customer's erasures, without
+// those that are not remembered.
+func lastErasures(erasures []Erasure) map[customer]int64 {
+	last := map[customer]int64{}
+	for _, e := range remembered(erasures) {
+		c := customer{e.CustomerID, e.SourcePartition}
+		last[c] = max(last[c], e.SourceOffset)
+	}
+	return last
 }
 
 // ModelRow is a model version with the offset of its record in churn.models:
@@ -76,6 +115,7 @@ var (
 		"source_partition", "source_offset",
 	}
 	outcomeColumns = []string{"customer_id", "observed_at", "churned", "source"}
+	erasureColumns = []string{"customer_id", "source_partition", "source_offset"}
 	modelColumns   = []string{
 		"version", "created_at", "stage", "reason", "payload", "sha256", "holdout_rows",
 		"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier",
@@ -134,8 +174,7 @@ type dialect struct {
 	// feeds keep derived tables up to date with churn_scores from then on.
 	// They are there before rows of old are copied, so that none is missed.
 	feeds []feed
-	// settle puts right, at every start, what rows that others wrote left
-	// undone in derived tables.
+	// settle puts right, at every start, what others or time left undone.
 	settle []string
 	// views are replaced at every start: they hold no data and follow the
 	// features.

@@ -107,6 +107,9 @@ type opened struct {
 	db *sql.DB
 	// reopen opens the same data for another feature specification.
 	reopen func(Attributes) Store
+	// file is SQLite's, cfg what ClickHouse was opened with.
+	file string
+	cfg  ClickHouseConfig
 }
 
 // eachStore runs a test on SQLite, and on a ClickHouse server (see
@@ -133,7 +136,7 @@ func openTestSQLite(t testing.TB, attributes Attributes) *opened {
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("the file is not where it should be: %v", err)
 	}
-	return &opened{s, s.(*SQLite).db, reopen}
+	return &opened{Store: s, db: s.(*SQLite).db, reopen: reopen, file: path}
 }
 
 func openTestClickHouse(t testing.TB, attributes Attributes) *opened {
@@ -154,6 +157,13 @@ func (s *opened) mustMigrate(t testing.TB) {
 	t.Helper()
 	if err := s.Migrate(context.Background()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func (s *opened) exec(t testing.TB, statement string) {
+	t.Helper()
+	if _, err := s.db.Exec(statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
 	}
 }
 
@@ -368,29 +378,40 @@ func TestStoreErases(t *testing.T) {
 		outcome := func(id string) *schemas.ChurnOutcome {
 			return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: when}
 		}
+		plain := func(id string, partition int32, offset int64) *schemas.ChurnScore {
+			return score(t, c, id, partition, offset, 1, 0.5, "2026-01-01 00:00:00.000")
+		}
 		s.mustWrite(t, &Batch{
 			Scores: []*schemas.ChurnScore{
-				score(t, c, "keep", 0, 1, 1, 0.5, "2026-01-01 00:00:00.000"),
-				score(t, c, odd, 0, 2, 1, 0.5, "2026-01-01 00:00:00.000"),
-				score(t, c, "back", 0, 3, 1, 0.5, "2026-01-01 00:00:00.000"),
+				plain("keep", 0, 1), plain(odd, 0, 2), plain("back", 0, 3),
+				plain("in two places", 0, 4), plain("in two places", 1, 5), plain("nowhere", 0, 6),
 			},
 			Outcomes: []*schemas.ChurnOutcome{outcome("keep"), outcome(odd), outcome("back"), outcome("mistake")},
 		})
 		b := &Batch{
-			Erased:         []string{odd, "back", "never seen"},
-			ErasedOutcomes: []string{"mistake"},
-			// Newer than the erasure.
-			Scores: []*schemas.ChurnScore{score(t, c, "back", 0, 9, 1, 0.5, "2026-01-02 00:00:00.000")},
+			// One of them twice, as a customer who came back and left again.
+			Erased: []Erasure{{odd, 0, 8}, {odd, 0, 2}, {"back", 0, 8}, {"never seen", 0, 8}, {"in two places", 0, 8},
+				{"nowhere", 0, EverythingErased}},
+			ErasedOutcomes: []string{"mistake", odd},
+			// Newer than the erasures.
+			Scores:   []*schemas.ChurnScore{plain("back", 0, 9)},
+			Outcomes: []*schemas.ChurnOutcome{outcome(odd)},
 		}
 		// So many that they do not fit into one statement.
 		for i := range 3000 {
-			b.Erased = append(b.Erased, fmt.Sprintf("%040d", i))
+			b.Erased = append(b.Erased, Erasure{fmt.Sprintf("%040d", i), int32(i % 2), 8})
+			b.ErasedOutcomes = append(b.ErasedOutcomes, fmt.Sprintf("%040d", i))
 		}
+		scores := "SELECT customer_id, source_offset FROM " + s.table("churn_scores") + " ORDER BY 1"
 		for range 2 { // again, as after a crash
 			s.mustWrite(t, b)
-			expectRows(t, s.ask(t, "SELECT customer_id, source_offset FROM "+s.table("churn_scores")+" ORDER BY 1"), "back | 9", "keep | 1")
-			expectRows(t, s.ask(t, "SELECT customer_id FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "keep")
+			expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1")
+			// Scores and outcomes are erased by tombstones of their own.
+			expectRows(t, s.ask(t, "SELECT customer_id FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "back", "keep", odd)
 		}
+		// An erasure without a place says nothing about what comes after it.
+		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{plain("nowhere", 0, 6)}})
+		expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1", "nowhere | 6")
 	})
 }
 
@@ -468,11 +489,11 @@ func TestMigrateIsRepeatableAndAddsFeatures(t *testing.T) {
 			s.mustMigrate(t)
 		}
 		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
-		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "2 | 2")
+		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "3 | 3")
 
 		// A later schema: a feature in between, one dropped.
 		later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))
-		l := &opened{s.reopen(later), s.db, s.reopen}
+		l := &opened{Store: s.reopen(later), db: s.db, reopen: s.reopen}
 		l.mustMigrate(t)
 		l.mustMigrate(t)
 		young := score(t, later, "young", 0, 2, 1, 0.625, "2026-01-01 00:00:00.000")
@@ -554,7 +575,7 @@ func TestFeatureColumns(t *testing.T) {
 
 // Own columns must not clash among themselves, whatever the case.
 func TestOwnColumnsAreDistinct(t *testing.T) {
-	for _, list := range [][]string{append(slices.Clone(scoreColumns), reservedColumns...), outcomeColumns, modelColumns} {
+	for _, list := range [][]string{append(slices.Clone(scoreColumns), reservedColumns...), outcomeColumns, modelColumns, erasureColumns} {
 		seen := map[string]bool{}
 		for _, name := range list {
 			if seen[name] || name != strings.ToLower(name) {
