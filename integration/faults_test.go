@@ -670,7 +670,11 @@ func (f *faults) brokerDiskFull() {
 
 // disk is a small file system of its own. Only processes started after it was
 // mounted see it, and it goes with the last of them.
-type disk struct{ dir string }
+type disk struct {
+	dir string
+	// stop ends keeping it full.
+	stop func()
+}
 
 // ownMounts gives the thread that starts processes, and so these, mounts of
 // their own: nothing that is mounted for a test outlives it.
@@ -711,16 +715,41 @@ func mountDisk(t testing.TB, dir, size string) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &disk{dir}, nil
+	return &disk{dir: dir}, nil
 }
 
 func (d *disk) ballast() string { return filepath.Join(d.dir, "ballast") }
 
-// fill leaves no room.
+// fill leaves no room until free is called, whatever the disk's user deletes.
 func (d *disk) fill(t testing.TB) {
 	t.Helper()
-	err := inside(func() error {
-		file, err := os.Create(d.ballast())
+	if err := d.topUp(); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	d.stop = sync.OnceFunc(func() { close(stop); <-stopped })
+	t.Cleanup(d.stop)
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if err := d.topUp(); err != nil {
+					t.Errorf("keeping a disk full: %v", err)
+					return
+				}
+			}
+		}
+	}()
+}
+
+func (d *disk) topUp() error {
+	return inside(func() error {
+		file, err := os.OpenFile(d.ballast(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			return err
 		}
@@ -735,14 +764,12 @@ func (d *disk) fill(t testing.TB) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // free makes room again.
 func (d *disk) free(t testing.TB) {
 	t.Helper()
+	d.stop()
 	if err := inside(func() error { return os.Remove(d.ballast()) }); err != nil {
 		t.Fatal(err)
 	}

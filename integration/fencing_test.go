@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -276,7 +277,10 @@ func startWorld(t *testing.T, cfg KafkaConfig) *world {
 }
 
 // score runs a scorer until the test ends.
-func (w *world) score(cfg scorer.Config) {
+func (w *world) score(cfg scorer.Config) { w.t.Helper(); w.startScorer(cfg) }
+
+// startScorer runs a scorer until it is stopped or the test ends.
+func (w *world) startScorer(cfg scorer.Config) (stop func()) {
 	w.t.Helper()
 	cfg.Cluster, cfg.Codec, cfg.Models, cfg.Registerer = w.cluster, w.codec, handmade(w.t, w.codec.Set()), w.metrics
 	cfg.Logger = slog.New(slog.NewTextHandler(w.t.Output(), nil))
@@ -287,12 +291,14 @@ func (w *world) score(cfg scorer.Config) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	w.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			w.t.Errorf("the scorer: %v", err)
 		}
 	})
+	w.t.Cleanup(stop)
+	return stop
 }
 
 // event returns a new event that sets a customer's complaints.
