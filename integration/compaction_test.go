@@ -114,14 +114,3 @@ func TestRestoreAfterCompaction(t *testing.T) {
 		t.Errorf("%v foreign records were counted", n)
 	}
 }
-
-// increment returns a new event that adds to a customer's complaints.
-func (w *world) increment(customer string, complaints float64) kafka.Record {
-	w.events++
-	e := w.codec.NewEvent()
-	e.EventID = fmt.Appendf(nil, "00000000-0000-0000-0000-%012d", w.events)
-	e.CustomerID = []byte(customer)
-	e.OccurredAt = time.Now().UnixMilli()
-	e.Increments[1] = complaints
-	return kafka.Record{Key: e.CustomerID, Value: w.codec.AppendEvent(nil, e)}
-}

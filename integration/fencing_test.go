@@ -303,12 +303,21 @@ func (w *world) startScorer(cfg scorer.Config) (stop func()) {
 
 // event returns a new event that sets a customer's complaints.
 func (w *world) event(customer string, complaints float64) kafka.Record {
+	return w.newEvent(customer, func(e *schemas.CustomerEvent) { e.Changes[1] = complaints })
+}
+
+// increment returns a new event that adds to a customer's complaints.
+func (w *world) increment(customer string, complaints float64) kafka.Record {
+	return w.newEvent(customer, func(e *schemas.CustomerEvent) { e.Increments[1] = complaints })
+}
+
+func (w *world) newEvent(customer string, fill func(*schemas.CustomerEvent)) kafka.Record {
 	w.events++
 	e := w.codec.NewEvent()
 	e.EventID = fmt.Appendf(nil, "00000000-0000-0000-0000-%012d", w.events)
 	e.CustomerID = []byte(customer)
 	e.OccurredAt = time.Now().UnixMilli()
-	e.Changes[1] = complaints
+	fill(e)
 	return kafka.Record{Key: e.CustomerID, Value: w.codec.AppendEvent(nil, e)}
 }
 

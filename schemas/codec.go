@@ -219,7 +219,7 @@ func (c *Codec) maxSchemaBytes(k messageKind) int {
 func (c *Codec) planFor(k messageKind, text string) *plan {
 	root, err := compile(text, c.set.messages[k].typ)
 	if err != nil {
-		return &plan{reason: ReasonUndecodable, problem: clip(err.Error(), maxDetail)}
+		return &plan{reason: ReasonUndecodable, problem: Clip(err.Error(), maxDetail)}
 	}
 	return &plan{root: root, bytes: len(text)}
 }

@@ -42,7 +42,7 @@ func TestClip(t *testing.T) {
 		{"", ""}, {"12345678", "12345678"}, {"123456789", "12345…"}, {"äääää", "ää…"}, {"1234€6789", "1234…"},
 		{strings.Repeat("\x80", 9), "…"}, {"12\xff456789", "1245…"},
 	} {
-		if got := clip(c.in, 8); got != c.want {
+		if got := Clip(c.in, 8); got != c.want {
 			t.Errorf("%q became %q, want %q", c.in, got, c.want)
 		}
 	}

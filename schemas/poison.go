@@ -32,19 +32,20 @@ func AsPoison(err error) (*PoisonError, bool) {
 }
 
 func poison(reason Reason, format string, args ...any) *PoisonError {
-	return &PoisonError{Reason: reason, Detail: clip(fmt.Sprintf(format, args...), maxDetail)}
+	return &PoisonError{Reason: reason, Detail: Clip(fmt.Sprintf(format, args...), maxDetail)}
 }
 
 // in puts the name of a field before what went wrong in it.
 func (e *PoisonError) in(field string) {
-	e.Detail = clip(clip(field, maxDetail/8)+": "+e.Detail, maxDetail)
+	e.Detail = Clip(Clip(field, maxDetail/8)+": "+e.Detail, maxDetail)
 }
 
-// clip cuts text that is longer than n bytes, with an ellipsis for the rest.
-func clip(text string, n int) string {
+// Clip cuts text that is longer than n bytes, with an ellipsis for the rest. It
+// leaves no half of a rune.
+func Clip(text string, n int) string {
 	if len(text) <= n {
 		return text
 	}
 	const ellipsis = "…"
-	return strings.ToValidUTF8(text[:n-len(ellipsis)], "") + ellipsis // without the half of a rune
+	return strings.ToValidUTF8(text[:n-len(ellipsis)], "") + ellipsis
 }

@@ -185,7 +185,7 @@ type shortError struct {
 	err  error
 }
 
-func shortened(err error) error { return &shortError{clip(err.Error(), maxRegistryError), err} }
+func shortened(err error) error { return &shortError{Clip(err.Error(), maxRegistryError), err} }
 
 func (e *shortError) Error() string { return e.text }
 func (e *shortError) Unwrap() error { return e.err }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"churnstream/internal/kafka"
 	"churnstream/schemas"
@@ -40,33 +39,19 @@ const maxDetail = 1024
 // cannot be read it holds the batch.
 func (w *Writer) Letter(r *kafka.Record, why *schemas.PoisonError, now time.Time) schemas.DeadLetter {
 	letter := schemas.DeadLetter{
-		Reason: why.Reason, Detail: clip(why.Detail, maxDetail),
+		Reason: why.Reason, Detail: schemas.Clip(why.Detail, maxDetail),
 		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
 		Key: clone(r.Key), Value: clone(r.Value),
 		FailedAt: now.UnixMilli(), FailedBy: w.role,
 	}
 	if u := r.Unreadable; u != nil {
-		letter.Detail = clip(fmt.Sprintf("the batch of records from offset %d to %d: %v", u.First, r.Offset, u.Err), maxDetail)
+		letter.Detail = schemas.Clip(fmt.Sprintf("the batch of records from offset %d to %d: %v", u.First, r.Offset, u.Err), maxDetail)
 		letter.Value = clone(u.Batch)
 	}
 	for _, h := range r.Headers {
 		letter.Headers = append(letter.Headers, schemas.Header{Key: h.Key, Value: clone(h.Value)})
 	}
 	return letter
-}
-
-// clip returns the beginning of a text that is longer than n bytes, without the
-// half of a rune at its end.
-func clip(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	const ellipsis = "…"
-	n -= len(ellipsis)
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n] + ellipsis
 }
 
 // clone keeps nil, a record without key or value, apart from an empty one.
