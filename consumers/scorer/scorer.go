@@ -228,6 +228,7 @@ func New(cfg Config) (*Scorer, error) {
 		packing:        newPacking(cfg.Codec.Set().Spec()),
 		rounding:       newRounding(cfg.Codec.Set()),
 		lost:           lostStates{limit: cfg.KeepLost},
+		unrestored:     map[int]bool{},
 		grace:          stopGrace,
 		sourcePatience: sourcePatience,
 	}, nil
@@ -253,9 +254,13 @@ func (s *Scorer) Run(ctx context.Context) error {
 		Group:          s.cfg.Group,
 		Topics:         []string{schemas.TopicEvents},
 		SessionTimeout: s.cfg.SessionTimeout,
-		OnAssigned: func(int) {
+		OnAssigned: func(claims []*kafka.Claim) {
 			s.mu.Lock()
 			s.joined = true
+			clear(s.unrestored) // the workers of before have ended
+			for _, c := range claims {
+				s.unrestored[c.Partition] = true
+			}
 			s.mu.Unlock()
 			s.tell()
 		},
@@ -294,9 +299,6 @@ func (s *Scorer) checkPartitions(ctx context.Context) error {
 func (s *Scorer) restoring(partition int, yes bool) {
 	s.mu.Lock()
 	if yes {
-		if s.unrestored == nil {
-			s.unrestored = map[int]bool{}
-		}
 		s.unrestored[partition] = true
 	} else {
 		delete(s.unrestored, partition)

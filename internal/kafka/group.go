@@ -40,8 +40,8 @@ type GroupConfig struct {
 	// stop. Default Config.RebalanceTimeout.
 	RebalanceTimeout time.Duration
 	// OnAssigned is called when this member has become part of a generation,
-	// with the number of partitions it was given. Default none.
-	OnAssigned func(partitions int)
+	// with what it was given, before the workers start. Default none.
+	OnAssigned func(claims []*Claim)
 }
 
 // Claim is one partition assigned to this member of a group, for as long as
@@ -252,7 +252,7 @@ func (m *member) start(ctx context.Context, generation *kafkago.Generation) chan
 	log.Info("partitions assigned", "partitions", names)
 	assigned.Set(float64(len(claims)))
 	if m.cfg.OnAssigned != nil {
-		m.cfg.OnAssigned(len(claims))
+		m.cfg.OnAssigned(claims)
 	}
 
 	var workers sync.WaitGroup
