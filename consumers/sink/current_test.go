@@ -501,13 +501,9 @@ func TestCustomersAtRiskIsQuick(t *testing.T) {
 	rows := scoreRows(t)
 	timeViews := func(t *testing.T, s *opened, rows int) {
 		s.mustWrite(t, telcoBatch(t, 1000, max(rows/10, 1), int64(rows)))
-		for _, query := range []string{
-			"SELECT * FROM customers_at_risk LIMIT 100",
-			fmt.Sprintf("SELECT * FROM churn_scores_latest WHERE customer_id = '%06d-CUST'", rows/20),
-			"SELECT risk, count(*) FROM churn_scores_latest GROUP BY risk",
-		} {
+		p50 := func(query string, n int) time.Duration {
 			var times []time.Duration
-			for range 40 {
+			for range n {
 				start := time.Now()
 				if got := s.ask(t, query); len(got) == 0 {
 					t.Fatalf("%s: no rows", query)
@@ -515,12 +511,15 @@ func TestCustomersAtRiskIsQuick(t *testing.T) {
 				times = append(times, time.Since(start))
 			}
 			slices.Sort(times)
-			p50 := times[20]
-			t.Logf("%d scores, p50 %v, p95 %v: %s", rows, p50.Round(10*time.Microsecond), times[38].Round(10*time.Microsecond), query)
-			// Generous, for a machine that does much else.
-			if p50 > 200*time.Millisecond && !strings.Contains(query, "count") {
-				t.Errorf("%s: half of the answers took more than %v", query, p50)
-			}
+			t.Logf("%d scores, p50 %v, p95 %v: %s", rows, times[n/2].Round(10*time.Microsecond), times[n*19/20].Round(10*time.Microsecond), query)
+			return times[n/2]
+		}
+		quick := p50("SELECT * FROM customers_at_risk LIMIT 100", 40)
+		p50(fmt.Sprintf("SELECT * FROM churn_scores_latest WHERE customer_id = '%06d-CUST'", rows/20), 40)
+		all := p50("SELECT risk, count(*) FROM churn_scores_latest GROUP BY risk", 5)
+		t.Logf("customers_at_risk takes %.3f of the time that it takes to look at every customer", quick.Seconds()/all.Seconds())
+		if rows >= 1_000_000 && quick > all {
+			t.Errorf("those at risk are found in %v, all are looked at in %v", quick, all)
 		}
 	}
 	t.Run("sqlite", func(t *testing.T) {
