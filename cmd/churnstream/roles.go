@@ -57,6 +57,7 @@ type (
 		DriftWindow  int           `help:"Latest scores that drift is measured on." default:"5000" group:"monitor"`
 		ScoreHistory int           `help:"Latest scores kept for each customer; with a long --lead-time they must cover it." default:"8" group:"monitor"`
 		OutcomeGrace time.Duration `help:"How long an outcome waits for a score." default:"1m" group:"monitor"`
+		MaxPending   int           `name:"max-pending" help:"Outcomes of a partition that may wait for a score." default:"100000" group:"monitor"`
 	}
 	sinkFlags struct {
 		MaxRows                int           `name:"sink-rows" help:"Rows of a partition that are written at once." default:"10000" group:"sink"`
@@ -135,7 +136,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
 	m, err := monitor.New(monitor.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		LeadTime: f.LeadTime, Window: f.Window, DriftWindow: f.DriftWindow, History: f.ScoreHistory, Grace: f.OutcomeGrace,
+		LeadTime: f.LeadTime, Window: f.Window, DriftWindow: f.DriftWindow, History: f.ScoreHistory, Grace: f.OutcomeGrace, MaxPending: f.MaxPending,
 		Ready:  p.ready.Set,
 		Logger: p.log, Registerer: p.metrics,
 	})

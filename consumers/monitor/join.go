@@ -9,8 +9,8 @@ const (
 	// rememberedOutcomes bounds what a partition keeps to know an outcome
 	// that comes again.
 	rememberedOutcomes = 1 << 16
-	// maxPending bounds the outcomes of a partition that wait for a score.
-	maxPending = 1 << 17
+	// maxPending is the default of Config.MaxPending.
+	maxPending = 100_000
 )
 
 // Why an outcome found no score: the values of a metric's label.
@@ -62,6 +62,7 @@ type results interface {
 type join struct {
 	history int   // scores kept for each customer
 	lead    int64 // milliseconds
+	pending int   // outcomes that may wait
 	results results
 
 	customers map[string]*customer
@@ -78,7 +79,7 @@ type customer struct {
 
 func newJoin(history int, lead int64, r results) *join {
 	return &join{
-		history: history, lead: lead, results: r,
+		history: history, lead: lead, pending: maxPending, results: r,
 		customers: make(map[string]*customer),
 		seen:      recent{seed: maphash.MakeSeed(), set: make(map[uint64]struct{}), limit: rememberedOutcomes},
 	}
@@ -136,7 +137,7 @@ func (j *join) outcome(o outcome, deadline int64) {
 		j.results.joined(&o, s)
 		return
 	}
-	if len(j.queue) >= maxPending {
+	if len(j.queue) >= j.pending {
 		j.giveUp(reasonTooMany)
 	}
 	o.deadline = deadline

@@ -49,6 +49,9 @@ type Config struct {
 	History int
 	// Grace is how long an outcome waits for a score. Default 1 minute.
 	Grace time.Duration
+	// MaxPending is how many outcomes of a partition may wait for a score; of
+	// more, the oldest count as unmatched. Default 100,000.
+	MaxPending int
 	// Ready, if set, is told whether the monitor can work and otherwise why
 	// not.
 	Ready func(name string, ready bool, why string)
@@ -131,6 +134,9 @@ func New(cfg Config) (*Monitor, error) {
 	}
 	if cfg.Grace <= 0 {
 		cfg.Grace = time.Minute
+	}
+	if cfg.MaxPending <= 0 {
+		cfg.MaxPending = maxPending
 	}
 	if cfg.Ready == nil {
 		cfg.Ready = func(string, bool, string) {}
@@ -231,6 +237,7 @@ func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
 			join:  newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m),
 			score: m.cfg.Codec.NewScore(),
 		}
+		p.join.pending = m.cfg.MaxPending
 		if p.scores, err = open(schemas.TopicScores, scoresWait); err != nil {
 			return nil, err
 		}
