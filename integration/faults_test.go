@@ -632,10 +632,20 @@ func (f *faults) clickHouseDiskFull() {
 		f.note("ClickHouse's disk full: NOT TRIED, a file system of its own cannot be mounted here")
 		return
 	}
+	// A merge that the full disk breaks off can leave a part in this engine that
+	// it cannot read any more. What is tried here is that it takes no rows.
+	merges := func(what string) {
+		f.t.Helper()
+		if err := f.rows.Exec(testContext(f.t), "SYSTEM "+what+" MERGES"); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	merges("STOP")
 	d.fill(f.t)
 	f.scored(f.more(ahead)) // without it
 	why := f.sink.Unready(recovery, "", "")
 	d.free(f.t)
+	merges("START")
 	begin := time.Now()
 	f.settled("ClickHouse's disk full, from when it had room again", begin)
 	f.note("meanwhile the sink said %q", why)

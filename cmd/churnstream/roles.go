@@ -60,6 +60,7 @@ type (
 		MaxPending   int           `name:"max-pending" help:"Outcomes of a partition that may wait for a score." default:"100000" group:"monitor"`
 	}
 	sinkFlags struct {
+		Group                  string        `name:"sink-group" help:"Consumer group of the sinks, if not churn-sink- and the store's kind. A group that is new writes all that the topics hold, which changes nothing that is there." group:"sink"`
 		MaxRows                int           `name:"sink-rows" help:"Rows of a partition that are written at once." default:"10000" group:"sink"`
 		MaxBytes               byteSize      `name:"sink-bytes" help:"Records of a partition, in bytes, that are written at once." default:"32MiB" group:"sink"`
 		MaxDelay               time.Duration `name:"sink-delay" help:"How long a row waits for more." default:"1s" group:"sink"`
@@ -160,7 +161,7 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 	add := func(name string, store sink.Store) error {
 		stores = append(stores, store)
 		s, err := sink.New(sink.Config{
-			Cluster: p.cluster, Codec: p.codec, Store: store, Ready: p.ready.Set,
+			Cluster: p.cluster, Codec: p.codec, Store: store, Group: f.Group, Ready: p.ready.Set,
 			MaxRows: f.MaxRows, MaxBytes: int(f.MaxBytes), MaxDelay: f.MaxDelay, SessionTimeout: f.SessionTimeout,
 			Logger: p.log, Registerer: p.metrics,
 		})
@@ -169,6 +170,9 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 		}
 		roles = append(roles, role{"sink " + name, s.Run})
 		return nil
+	}
+	if f.Group != "" && f.SQLite != "" && f.ClickHouse != "" {
+		return nil, closeStores, errors.New("--sink-group is the group of one store, as members of a group share the work; run a sink for each store")
 	}
 	if f.SQLite != "" {
 		store, err := sink.OpenSQLite(f.SQLite, p.set)
