@@ -5,10 +5,10 @@ GO ?= go
 # The race detector needs a C compiler; without one the same tests run without it.
 RACE := $(shell command -v "$${CC:-gcc}" >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
-.PHONY: help demo test lint build bench fuzz integration up down clean
+.PHONY: help demo test lint build bench bench-store fuzz integration up down clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## run everything in one process on real customers (ARGS="--duration 20s" to pass flags)
 	@bin/churnstream demo $(ARGS)
@@ -29,6 +29,10 @@ build: ## build bin/churnstream
 bench: ## measure the hot paths, and exact against sampled explanations
 	$(GO) test -run '^$$' -bench . -benchmem ./scoring ./schemas ./consumers/scorer ./benchmarks
 	$(GO) run ./benchmarks/report
+
+bench-store: ## measure the views of a real ClickHouse over 10 million scores (minutes)
+	deploy/local/stack install clickhouse
+	CHURN_SINK_ROWS=10000000 CHURN_CHDB_LAUNCHER="$$(deploy/local/stack launcher)" $(GO) test -count 1 -v ./consumers/sink -run CustomersAtRiskIsQuick/clickhouse
 
 fuzz: ## fuzz every decoder for ten seconds each
 	@for package in $$($(GO) list ./...); do \
