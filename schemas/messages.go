@@ -13,6 +13,13 @@ const (
 	subjectSuffix = "-value"
 )
 
+// Header keys that carry the source position of a score, in decimal digits, also
+// on the tombstone of an erased customer, which has no value to carry it.
+const (
+	HeaderSourcePartition = "source-partition"
+	HeaderSourceOffset    = "source-offset"
+)
+
 // Times in messages are milliseconds since 1970 UTC, as on the wire.
 
 // CustomerEvent says what happened to a customer. Byte slices of a decoded

@@ -143,7 +143,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	roles = append(roles, serve)
 	server, err := ops.NewServer(ops.Config{
-		Addr: preferred(d.HTTP, "127.0.0.1:8080"), Gatherer: p.metrics, Readiness: p.ready, Handler: p.guard.ProtectReading(handler), Logger: log,
+		Addr: preferred(d.HTTP, "127.0.0.1:8080"), Gatherer: p.metrics, Readiness: p.ready, Handler: handler, Guard: p.guard, Logger: log,
 	})
 	if err != nil {
 		return fmt.Errorf("--http %s: %w", d.HTTP, err)

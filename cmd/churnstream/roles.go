@@ -258,11 +258,8 @@ func (p *platform) run(ctx context.Context, c *connection, l listener, handler h
 	if (l.HTTPTLSCert == "") != (l.HTTPTLSKey == "") {
 		return errors.New("--http-tls-cert and --http-tls-key belong together")
 	}
-	if handler != nil {
-		handler = p.guard.ProtectReading(handler)
-	}
 	server, err := ops.NewServer(ops.Config{
-		Addr: l.HTTP, Gatherer: p.metrics, Readiness: p.ready, Handler: handler,
+		Addr: l.HTTP, Gatherer: p.metrics, Readiness: p.ready, Handler: handler, Guard: p.guard,
 		CertFile: l.HTTPTLSCert, KeyFile: l.HTTPTLSKey, Limits: l.limits(), Logger: p.log,
 	})
 	if err != nil {

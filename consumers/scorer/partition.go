@@ -17,15 +17,8 @@ import (
 	"churnstream/scoring"
 )
 
-// Header keys that carry the source position of a score, also on the
-// tombstone of an erased customer, which has no value to carry it.
-const (
-	HeaderSourcePartition = "source-partition"
-	HeaderSourceOffset    = "source-offset"
-
-	// headerOwner is the header of a marker that tells owners apart.
-	headerOwner = "owner"
-)
+// headerOwner is the header of a marker that tells owners apart.
+const headerOwner = "owner"
 
 // markerKey is the key of the record by which a worker makes the broker refuse
 // the former owner's writes. No customer id starts with a zero byte.
@@ -698,8 +691,8 @@ func (p *partition) emit(out kafka.Record, sourceOffset int64) {
 	end := len(p.arena)
 	h := len(p.headers)
 	p.headers = append(p.headers,
-		kafka.Header{Key: HeaderSourcePartition, Value: p.arena[start:mid:mid]},
-		kafka.Header{Key: HeaderSourceOffset, Value: p.arena[mid:end:end]})
+		kafka.Header{Key: schemas.HeaderSourcePartition, Value: p.arena[start:mid:mid]},
+		kafka.Header{Key: schemas.HeaderSourceOffset, Value: p.arena[mid:end:end]})
 	out.Headers = p.headers[h : h+2 : h+2]
 	p.scores = append(p.scores, out)
 }

@@ -363,12 +363,12 @@ func (r *restorer) knows(id []byte) bool {
 func isMarker(key []byte) bool { return len(key) > 0 && key[0] == 0 }
 
 func sourceOffset(headers []kafka.Header) (int64, bool) {
-	return headerNumber(headers, HeaderSourceOffset)
+	return headerNumber(headers, schemas.HeaderSourceOffset)
 }
 
 // sourcePartition returns −1 if the headers do not tell.
 func sourcePartition(headers []kafka.Header) int {
-	if n, ok := headerNumber(headers, HeaderSourcePartition); ok {
+	if n, ok := headerNumber(headers, schemas.HeaderSourcePartition); ok {
 		return int(n)
 	}
 	return -1

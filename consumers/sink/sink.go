@@ -321,13 +321,6 @@ func (w *worker) decodeOutcome(ctx context.Context, r *kafka.Record) error {
 	return nil
 }
 
-// Headers of a customer's tombstone in churn.scores: where in the customer
-// events the erasure stands.
-const (
-	headerSourcePartition = "source-partition"
-	headerSourceOffset    = "source-offset"
-)
-
 // erasure returns what a tombstone among the scores erases.
 func erasure(r *kafka.Record) Erasure {
 	position := map[string]int64{}
@@ -336,8 +329,8 @@ func erasure(r *kafka.Record) Erasure {
 			position[h.Key] = n
 		}
 	}
-	partition, ok1 := position[headerSourcePartition]
-	offset, ok2 := position[headerSourceOffset]
+	partition, ok1 := position[schemas.HeaderSourcePartition]
+	offset, ok2 := position[schemas.HeaderSourceOffset]
 	if !ok1 || !ok2 || partition > math.MaxInt32 {
 		// Not a scorer's. Scores stand in the partition of their events.
 		return Erasure{string(r.Key), int32(r.Partition), EverythingErased}

@@ -32,6 +32,9 @@ type Config struct {
 	// CertFile and KeyFile are PEM files with the server's certificate and
 	// its key; both or none. Default none: plain HTTP. They are read once.
 	CertFile, KeyFile string
+	// Guard decides who may read what Handler answers; see
+	// Guard.CheckReading. Default: everybody.
+	Guard *Guard
 	// Limits bounds what clients may do.
 	Limits Limits
 	// Logger takes the log. Default none.
@@ -189,7 +192,11 @@ func routes(cfg *Config) http.Handler {
 			Checks map[string]Check `json:"checks"`
 		}{ready, checks})
 	})
-	mux.Handle("/", cfg.Handler)
+	if cfg.Guard == nil {
+		mux.Handle("/", cfg.Handler)
+	} else {
+		mux.Handle("/", cfg.Guard.ProtectReading(cfg.Handler))
+	}
 	return mux
 }
 
