@@ -1,4 +1,4 @@
-module churnstream
+module github.com/churnstream/churnstream
 
 go 1.26.0
 

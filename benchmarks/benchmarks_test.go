@@ -14,8 +14,8 @@ import (
 
 	"gonum.org/v1/gonum/stat"
 
-	"churnstream/scoring"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 func synthetic(t testing.TB, n int) *Case {

@@ -7,10 +7,10 @@ import (
 	"math/rand/v2"
 	"os"
 
-	"churnstream/producers/replay"
-	"churnstream/schemas"
-	"churnstream/scoring"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 // customersPerCase is how many customers the figures of a case are over.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Cost is what explanations of one case cost on one core. Times are in

@@ -18,8 +18,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/embedded"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // programDir is where program has built churnstream.
@@ -33,7 +33,7 @@ var program = sync.OnceValues(func() (string, error) {
 	}
 	programDir = dir
 	path := filepath.Join(dir, "churnstream")
-	if out, err := exec.Command("go", "build", "-o", path, "churnstream/cmd/churnstream").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/churnstream/churnstream/cmd/churnstream").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building churnstream: %w\n%s", err, out)
 	}
 	return path, nil

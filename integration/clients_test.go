@@ -19,8 +19,8 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // python runs a script of testdata with Debian's Python, whose packages

@@ -18,9 +18,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"churnstream/consumers/scorer"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/consumers/scorer"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // transaction writes records in one transaction and ends it as told.

@@ -21,8 +21,8 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
 
-	"churnstream/internal/certificates"
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/certificates"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 // brokerStart is how long brokers may take to start on a machine that is busy.

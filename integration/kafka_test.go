@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 // ensureTopic creates a topic with as many replicas as the cluster has by

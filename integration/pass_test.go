@@ -11,8 +11,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // TestFullPass runs every role as a process, on three brokers and ClickHouse,

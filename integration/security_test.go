@@ -19,10 +19,10 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
-	"churnstream/internal/certificates"
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/certificates"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // A part of every password of these tests, unlike anything that is printed.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // timeout bounds what one test does on its services.

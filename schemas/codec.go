@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Registry knows schemas by id. Its implementations are safe for concurrent

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -5,7 +5,7 @@ import (
 	"context"
 	"strconv"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Positions of the fields in our schemas. A test holds them against the files.

@@ -5,7 +5,7 @@ import (
 	"math"
 	"strconv"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // AppendEvent appends an event, framed, to dst. Register comes first: without

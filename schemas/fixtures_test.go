@@ -10,7 +10,7 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // memoryRegistry is a Registry in memory.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // FuzzSchema feeds the parser of writers' schemas with whatever a producer

@@ -8,7 +8,7 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // maxFuzzInput keeps goavro, which allocates what a block count asks for, from

@@ -1,6 +1,6 @@
 package schemas
 
-import "churnstream/scoring"
+import "github.com/churnstream/churnstream/scoring"
 
 // Topics, and the suffix that makes a topic's subject in the registry.
 const (

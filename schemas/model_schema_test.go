@@ -13,10 +13,10 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"churnstream/producers/replay"
-	"churnstream/schemas"
-	"churnstream/scoring"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 // modelSchema compiles model.schema.json, which thereby is a valid schema.

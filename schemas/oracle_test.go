@@ -4,7 +4,7 @@ import (
 	"math"
 	"strconv"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // oracle turns what goavro decoded into our messages, by field names, and

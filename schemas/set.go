@@ -10,7 +10,7 @@ import (
 	"os"
 	"sync"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 //go:embed customer_event.avsc

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // The shipped files are what the derivation makes of the shipped event, to the

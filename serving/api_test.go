@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func TestExplain(t *testing.T) {

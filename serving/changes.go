@@ -6,10 +6,10 @@ import (
 	"net/http"
 	"strconv"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/internal/ops"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Producer writes records and returns when they are acknowledged: each to the

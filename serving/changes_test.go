@@ -13,9 +13,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/ops"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 var bearer = []string{"Authorization", "Bearer " + token}

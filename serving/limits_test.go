@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // The document of limits says what the code does.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // problem is an answer in the form of RFC 9457. It is an error, so that

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func plainScore(id string, offset int64, probability float64, risk schemas.Risk) *schemas.ChurnScore {

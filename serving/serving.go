@@ -22,9 +22,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/models"
-	"churnstream/internal/ops"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Models tells which models there are. models.Feed is one.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // checkPage looks for what holds of every page: headers, no inline script or

@@ -5,7 +5,7 @@ import (
 	"math/bits"
 	"slices"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Example is a labelled customer at one moment.

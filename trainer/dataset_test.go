@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func TestCustomerHashIsStable(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sort"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Design is the design matrix of some examples of a Dataset: an intercept, one

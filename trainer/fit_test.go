@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // dense is an independent statement of what a fit minimises: all columns

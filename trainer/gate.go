@@ -6,8 +6,8 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Champion is the model in use, as the gate sees it.

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // FuzzRetrain posts any body to a trainer that is not ready yet: the answer is

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // tally sums one feature's weights over rows.

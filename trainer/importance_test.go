@@ -11,7 +11,7 @@ import (
 	"slices"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func importanceOf(t *testing.T, m *scoring.Model, feature string) scoring.Importance {

@@ -5,7 +5,7 @@ import (
 	"math"
 	"slices"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // joiner makes examples of outcomes. An outcome that names the customer's

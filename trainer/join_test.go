@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func joinSpec(t *testing.T) *scoring.Spec {

@@ -10,7 +10,7 @@ import (
 
 	"gonum.org/v1/gonum/optimize"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func TestKnotsAreValuesThatOccur(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"sort"
 	"strconv"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // ScoreBaseline is the name under which a version's baseline holds the

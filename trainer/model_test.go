@@ -9,8 +9,8 @@ import (
 	"slices"
 	"testing"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func TestPredictorReproducesTheFit(t *testing.T) {

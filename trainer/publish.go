@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // transactionalID names the right to publish model versions. With access

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/producers/replay"
-	"churnstream/schemas"
-	"churnstream/scoring"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 // reference reads a file of values measured with other implementations, or

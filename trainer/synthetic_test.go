@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // synthetic makes a dataset with the Telco table's shape, 16 categorical and 3

@@ -13,10 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"churnstream/internal/deadletters"
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // role names the trainer in dead letters.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"churnstream/benchmarks"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/benchmarks"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 type flags struct {

@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"path/filepath"
 
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 type brokerCommand struct {

@@ -18,10 +18,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"churnstream/internal/avrojson"
-	"churnstream/internal/deadletters"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/avrojson"
+	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 type lettersCommand struct {

@@ -15,11 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/deadletters"
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // smallAttributes are those of a company with two of them.

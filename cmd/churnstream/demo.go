@@ -14,12 +14,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"churnstream/consumers/monitor"
-	"churnstream/internal/embedded"
-	"churnstream/internal/ops"
-	"churnstream/producers/replay"
-	"churnstream/producers/simulator"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/consumers/monitor"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/producers/simulator"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 type demoCommand struct {

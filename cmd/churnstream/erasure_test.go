@@ -19,12 +19,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/internal/ops"
-	"churnstream/producers/replay"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 const erasureToken = "for the erasure test"

@@ -6,8 +6,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"churnstream/internal/ops"
-	"churnstream/serving"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/serving"
 )
 
 // byteSize is a number of bytes, given as 1000000, 64KiB or 1MB.

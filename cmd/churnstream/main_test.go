@@ -21,8 +21,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // The test binary becomes the program itself when this variable is set, so

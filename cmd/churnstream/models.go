@@ -9,9 +9,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 type modelsCommand struct {

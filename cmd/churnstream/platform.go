@@ -13,10 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/internal/ops"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // connection holds the flags that every process shares: where Kafka and the

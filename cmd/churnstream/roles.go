@@ -13,14 +13,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"churnstream/consumers/monitor"
-	"churnstream/consumers/scorer"
-	"churnstream/consumers/sink"
-	"churnstream/internal/kafka"
-	"churnstream/internal/ops"
-	"churnstream/schemas"
-	"churnstream/serving"
-	"churnstream/trainer"
+	"github.com/churnstream/churnstream/consumers/monitor"
+	"github.com/churnstream/churnstream/consumers/scorer"
+	"github.com/churnstream/churnstream/consumers/sink"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/serving"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 // The flags of each role, shared by its own subcommand, run and demo.

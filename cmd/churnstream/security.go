@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/ops"
 )
 
 // web holds the flags that protect a process's HTTP side.

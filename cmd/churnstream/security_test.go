@@ -18,12 +18,12 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"churnstream/internal/certificates"
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/certificates"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // The secrets of these tests, unlike anything else that is printed.

@@ -9,9 +9,9 @@ import (
 	"os"
 	"time"
 
-	"churnstream/producers/replay"
-	"churnstream/producers/simulator"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/producers/replay"
+	"github.com/churnstream/churnstream/producers/simulator"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // sourceFlags are the flags of what publishes events.

@@ -16,8 +16,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // probe reads the scores topic as a downstream user would, and measures how

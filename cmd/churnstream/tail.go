@@ -16,8 +16,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"churnstream/internal/avrojson"
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/avrojson"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 type tailCommand struct {

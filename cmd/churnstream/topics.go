@@ -1,8 +1,8 @@
 package main
 
 import (
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // topics lists what the roles need. Scores are the scorer's state and models

@@ -5,8 +5,8 @@ import (
 	"sort"
 	"strconv"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // scoreBaseline is the name of the score's own distribution in a baseline.

@@ -4,8 +4,8 @@ import (
 	"math"
 	"testing"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func near(a, b float64) bool { return math.Abs(a-b) <= 1e-12*max(1, math.Abs(b)) }

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // maxVersions bounds the model versions that figures over a window are kept

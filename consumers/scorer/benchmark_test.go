@@ -13,10 +13,10 @@ import (
 	"sync"
 	"testing"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // memoryRegistry is a schema registry in memory.

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"math"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // packing writes what is worth keeping of a customer's latest score, which is

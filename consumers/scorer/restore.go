@@ -10,8 +10,8 @@ import (
 	"strconv"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // ErrUnreadableState means that a score which a scorer has written cannot be

@@ -26,10 +26,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/deadletters"
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // DefaultGroup is the consumer group scorers join unless told otherwise. It

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // A snapshot is the state of one partition in a file, so that a restart need

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // content is what a table holds, with levels as text, by customer.

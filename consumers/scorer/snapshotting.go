@@ -3,7 +3,7 @@ package scorer
 import (
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // snapshotPause bounds how long scoring stops at a time for a snapshot. A

@@ -6,9 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // state is what a worker knows: its partition of churn.scores, in memory.

@@ -18,8 +18,8 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/ext"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // ClickHouseConfig says where the tables are. Addr is required.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // ledger says what the views must show after any sequence of writes.

@@ -13,8 +13,8 @@ import (
 
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // SQLite is a Store in one file. It writes ahead (WAL), so readers in this or

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // A batch is stored as a whole or not at all, and what one Write stored is

@@ -11,8 +11,8 @@ import (
 	"time"
 	"unicode"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Store is where rows go.

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // company is an Attributes of any names, also of those that an Avro schema

@@ -16,8 +16,8 @@ import (
 	"math"
 	"strings"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // What is read here may come from anywhere, under any schema: these bound

@@ -15,7 +15,7 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // shelfRegistry is a registry in memory: schemas by their index.

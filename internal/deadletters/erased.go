@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // clockSkew is how far the clocks of those who write may lie apart.

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // What an erased customer did stays where it is, wherever the tombstone lies.

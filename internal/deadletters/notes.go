@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // noteKey begins with a zero byte, as keys of markers do in other topics of

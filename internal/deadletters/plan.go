@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"slices"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Plan is what a redrive would do.

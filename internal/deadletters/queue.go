@@ -28,8 +28,8 @@ import (
 	"strings"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // ErrNoLetter is matched when there is no letter at a position: none was ever

@@ -9,7 +9,7 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 // The headers of redriven records.

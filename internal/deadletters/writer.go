@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Producer writes records; *kafka.Producer does.

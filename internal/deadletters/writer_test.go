@@ -11,8 +11,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // limitedTopic takes records up to a size, and of several those before the

@@ -17,7 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sr"
 
-	"churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/embedded"
 )
 
 func testContext(t *testing.T) context.Context {

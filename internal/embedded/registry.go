@@ -22,7 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 
-	"churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/ops"
 )
 
 const (

@@ -22,9 +22,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"churnstream/internal/certificates"
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/certificates"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 const topic = "churn.test"

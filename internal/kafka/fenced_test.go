@@ -11,7 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 func fence(t *testing.T, c *kafka.Cluster) *kafka.FencedProducer {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 // quick is a group whose members notice each other soon.

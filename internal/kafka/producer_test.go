@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/kafka"
 )
 
 // The hashes are those of Java's org.apache.kafka.common.utils.Utils.murmur2.

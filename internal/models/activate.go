@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Producer writes records and returns when they are acknowledged. kafka.Producer

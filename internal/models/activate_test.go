@@ -5,9 +5,9 @@ import (
 	"errors"
 	"testing"
 
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Going back to an older version: it is the champion again, all else as it was.

@@ -18,9 +18,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // ErrRefused is matched by the errors of Open: a version that must not be

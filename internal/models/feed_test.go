@@ -13,11 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/internal/models"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // world is a cluster with the topic of model versions.

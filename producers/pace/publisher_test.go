@@ -13,9 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"churnstream/producers/pace"
-	"churnstream/producers/pace/pacetest"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/producers/pace"
+	"github.com/churnstream/churnstream/producers/pace/pacetest"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // counting returns a Next that makes n events, each with an outcome delay after.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // tick is the shortest wait. At high rates it gathers batches: 250 events at

@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/producers/pace/pacetest"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/producers/pace/pacetest"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // copyTopics reads a cluster's topics into memory.

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // topics is what the replay reads its own progress from.

@@ -17,9 +17,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/kafka"
-	"churnstream/producers/pace"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/producers/pace"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // The sources of what is published.

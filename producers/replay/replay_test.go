@@ -17,10 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"churnstream/internal/kafka"
-	"churnstream/producers/pace"
-	"churnstream/producers/pace/pacetest"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/producers/pace"
+	"github.com/churnstream/churnstream/producers/pace/pacetest"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 func start(t *testing.T, cfg Config, topics *pacetest.Topics) *Replay {

@@ -11,8 +11,8 @@ import (
 	"io"
 	"strings"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 //go:embed data/telco_customer_churn.csv.gz

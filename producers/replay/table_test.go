@@ -13,8 +13,8 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func load(t testing.TB) (*schemas.Set, []schemas.ChurnOutcome) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/producers/pace/pacetest"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/producers/pace/pacetest"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 func TestSimulatorOnABroker(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 const (

@@ -17,10 +17,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"churnstream/internal/kafka"
-	"churnstream/producers/pace"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/producers/pace"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Source is the source of the simulator's events and outcomes.

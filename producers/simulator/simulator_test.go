@@ -12,10 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"churnstream/producers/pace"
-	"churnstream/producers/pace/pacetest"
-	"churnstream/schemas"
-	"churnstream/scoring"
+	"github.com/churnstream/churnstream/producers/pace"
+	"github.com/churnstream/churnstream/producers/pace/pacetest"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // shop is a specification with every kind of feature.

@@ -1,4 +1,4 @@
-module churnstream/deploy/local/clickhouse-server
+module github.com/churnstream/churnstream/deploy/local/clickhouse-server
 
 go 1.26.0
 

@@ -12,7 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/embedded"
 )
 
 func main() {

@@ -4,9 +4,9 @@ import (
 	"testing"
 	"time"
 
-	"churnstream/internal/embedded"
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Cluster starts a broker with the topics of events and outcomes, 6 partitions

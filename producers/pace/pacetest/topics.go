@@ -9,8 +9,8 @@ import (
 	"sync"
 	"testing"
 
-	"churnstream/internal/kafka"
-	"churnstream/schemas"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // ErrCrash is what Produce answers when the producer is to die.
