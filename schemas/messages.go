@@ -36,26 +36,15 @@ type CustomerEvent struct {
 	Source     []byte
 }
 
-// Risk is a churn probability measured against a model's thresholds.
-type Risk uint8
+// Risk is a score's risk, an enum on the wire.
+type Risk = scoring.Risk
 
 // The symbols of the Risk enum, in its order.
 const (
-	RiskLow Risk = iota
-	RiskMedium
-	RiskHigh
+	RiskLow    = scoring.RiskLow
+	RiskMedium = scoring.RiskMedium
+	RiskHigh   = scoring.RiskHigh
 )
-
-// String returns the enum's symbol.
-func (r Risk) String() string {
-	switch r {
-	case RiskHigh:
-		return "HIGH"
-	case RiskMedium:
-		return "MEDIUM"
-	}
-	return "LOW"
-}
 
 // Explanation is one feature's part in a score.
 type Explanation struct {
@@ -166,18 +155,7 @@ type ModelVersion struct {
 
 // Risk measures a probability against the version's thresholds.
 func (v *ModelVersion) Risk(probability float64) Risk {
-	return RiskAt(probability, scoring.Thresholds{Medium: v.MediumThreshold, High: v.HighThreshold})
-}
-
-// RiskAt measures a probability against thresholds.
-func RiskAt(probability float64, t scoring.Thresholds) Risk {
-	switch {
-	case probability >= t.High:
-		return RiskHigh
-	case probability >= t.Medium:
-		return RiskMedium
-	}
-	return RiskLow
+	return scoring.Thresholds{Medium: v.MediumThreshold, High: v.HighThreshold}.Risk(probability)
 }
 
 // Header is a record header.

@@ -23,12 +23,6 @@ const (
 // finite.
 const maxValue = 1e100
 
-// Thresholds of a model that names none.
-const (
-	DefaultMediumThreshold = 0.3
-	DefaultHighThreshold   = 0.6
-)
-
 // ErrModel is matched by every error about a model.
 var ErrModel = errors.New("model")
 
@@ -53,13 +47,6 @@ type Model struct {
 	Features []ModelFeature `json:"features"`
 	// Importance is the global importance over the training rows, if computed.
 	Importance []Importance `json:"importance,omitempty"`
-}
-
-// Thresholds are the probabilities from which a risk is medium or high.
-type Thresholds struct {
-	// Medium and High are probabilities, Medium the lower one.
-	Medium float64 `json:"medium"`
-	High   float64 `json:"high"`
 }
 
 // ModelFeature is one feature's contribution and its distribution at training.
@@ -140,15 +127,6 @@ func ParseModel(data []byte) (*Model, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// RiskThresholds returns the thresholds that sort probabilities into risks: the
-// model's own, or the defaults where it names none.
-func (m *Model) RiskThresholds() Thresholds {
-	if m.Thresholds == (Thresholds{}) {
-		return Thresholds{Medium: DefaultMediumThreshold, High: DefaultHighThreshold}
-	}
-	return m.Thresholds
 }
 
 // Validate reports the first fault of a model: a number that is not finite,

@@ -232,7 +232,7 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 	}
 	e := explained{
 		Probability: all.Probability, ExpectedProbability: p.ExpectedProbability(),
-		Risk: schemas.RiskAt(all.Probability, p.Model().RiskThresholds()).String(),
+		Risk: p.Model().RiskThresholds().Risk(all.Probability).String(),
 	}
 	values := set.AttributesToMap(x)
 	for _, f := range scoring.TopByMagnitude(nil, all.LIME, -1) {
