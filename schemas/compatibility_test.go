@@ -1,6 +1,8 @@
 package schemas
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -108,5 +110,30 @@ func TestBackward(t *testing.T) {
 				t.Errorf("error %v, want %q", err, r.want)
 			}
 		})
+	}
+}
+
+// A score of the last release says nothing of the moment it speaks of: that is
+// when its event occurred.
+func TestScoreOfTheLastRelease(t *testing.T) {
+	ctx := context.Background()
+	c, registry := newCodec(t, ownSet(t))
+	schema, err := os.ReadFile(filepath.Join("testdata", "previous", "churn_score.avsc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := os.ReadFile(filepath.Join("testdata", "previous", "churn_score.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.BigEndian.PutUint32(value[1:], uint32(registry.add(string(schema))))
+	got := c.NewScore()
+	if err := c.DecodeScore(ctx, value, got); err != nil {
+		t.Fatal(err)
+	}
+	want := sampleScore(t, c.Set())
+	want.AsOf, want.Trigger = want.OccurredAt, TriggerEvent
+	if dump(got) != dump(want) {
+		t.Errorf("got  %s\nwant %s", dump(got), dump(want))
 	}
 }

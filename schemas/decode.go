@@ -36,6 +36,8 @@ const (
 	scoreSourcePartition
 	scoreSourceOffset
 	scoreBestChange
+	scoreAsOf
+	scoreTrigger
 )
 
 const (
@@ -213,12 +215,19 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 			s.SourceOffset = in.integer(n)
 		case scoreBestChange:
 			c.bestChange(&in, n, s)
+		case scoreAsOf:
+			s.AsOf = in.integer(n)
+		case scoreTrigger:
+			s.Trigger = Trigger(in.symbol(n))
 		default:
 			in.skip(n.writer, 0)
 		}
 		if in.err != nil {
 			return in.failed(root, i)
 		}
+	}
+	if s.AsOf == 0 {
+		s.AsOf = s.OccurredAt
 	}
 	return in.end(s.CustomerID)
 }

@@ -62,12 +62,15 @@ func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
 	dst = appendLong(dst, int64(s.SourcePartition))
 	dst = appendLong(dst, s.SourceOffset)
 	if !s.HasBestChange {
-		return append(dst, nullBranch)
+		dst = append(dst, nullBranch)
+	} else {
+		dst = append(dst, valueBranch)
+		dst = appendString(dst, c.set.spec.Feature(s.BestChange.Feature).Name)
+		dst = c.set.appendText(dst, s.BestChange.Feature, s.BestChange.Value)
+		dst = appendDouble(dst, s.BestChange.Probability)
 	}
-	dst = append(dst, valueBranch)
-	dst = appendString(dst, c.set.spec.Feature(s.BestChange.Feature).Name)
-	dst = c.set.appendText(dst, s.BestChange.Feature, s.BestChange.Value)
-	return appendDouble(dst, s.BestChange.Probability)
+	dst = appendLong(dst, s.AsOf)
+	return appendLong(dst, int64(s.Trigger))
 }
 
 // AppendOutcome appends an outcome, framed, to dst. Register comes first:

@@ -155,6 +155,8 @@ func sampleScore(t testing.TB, s *Set) *ChurnScore {
 		SourceOffset:    123_456_789,
 		HasBestChange:   true,
 		BestChange:      BestChange{Feature: contract, Value: year, Probability: 0.31},
+		AsOf:            1_700_086_400_000,
+		Trigger:         TriggerTime,
 	}
 }
 

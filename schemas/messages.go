@@ -46,6 +46,34 @@ const (
 	RiskHigh   = scoring.RiskHigh
 )
 
+// Trigger says why there is a score.
+type Trigger uint8
+
+// The symbols of the Trigger enum, in its order.
+const (
+	// TriggerEvent is an event of the customer.
+	TriggerEvent Trigger = iota
+	// TriggerModel is a change of the model in use.
+	TriggerModel
+	// TriggerTime is time that passed.
+	TriggerTime
+	// TriggerRepair is a record of another writer that had to be replaced.
+	TriggerRepair
+)
+
+// String returns the enum's symbol.
+func (t Trigger) String() string {
+	switch t {
+	case TriggerModel:
+		return "MODEL"
+	case TriggerTime:
+		return "TIME"
+	case TriggerRepair:
+		return "REPAIR"
+	}
+	return "EVENT"
+}
+
 // Explanation is one feature's part in a score.
 type Explanation struct {
 	// Feature is the feature's position in the specification.
@@ -64,8 +92,9 @@ type BestChange struct {
 	Probability float64
 }
 
-// ChurnScore is a churn probability, why, and what it was computed from. Byte
-// slices of a decoded score point into the decoded record.
+// ChurnScore is a churn probability, why, and what it was computed from. Its
+// identity is SourcePartition, SourceOffset, ModelVersion and AsOf. Byte slices
+// of a decoded score point into the decoded record.
 type ChurnScore struct {
 	CustomerID          []byte
 	EventID             []byte
@@ -89,6 +118,12 @@ type ChurnScore struct {
 	// HasBestChange tells whether BestChange is set.
 	HasBestChange bool
 	BestChange    BestChange
+	// AsOf is the moment the score speaks of: the latest OccurredAt of the
+	// customer's events so far, or the later moment that time has brought. A
+	// score written before there was this field is decoded with its
+	// OccurredAt.
+	AsOf    int64
+	Trigger Trigger
 }
 
 // ChurnOutcome says what became of a customer: the label.

@@ -160,6 +160,11 @@ func (o *oracle) score(m native) *ChurnScore {
 		RecentEvents:        o.integers(m["recent_events"]),
 		SourcePartition:     int32(o.integer(m["source_partition"])),
 		SourceOffset:        o.integer(m["source_offset"]),
+		AsOf:                o.integer(m["as_of"]),
+		Trigger:             Trigger(o.symbol(m["trigger"], "EVENT", "MODEL", "TIME", "REPAIR")),
+	}
+	if s.AsOf == 0 {
+		s.AsOf = s.OccurredAt
 	}
 	explanations, _ := m["explanations"].([]any)
 	for _, v := range explanations {

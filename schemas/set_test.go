@@ -51,7 +51,7 @@ func TestFieldPositions(t *testing.T) {
 			scorePrevious: "previous_probability", scoreRisk: "risk", scoreExpected: "expected_probability",
 			scoreExplanations: "explanations", scoreMissing: "missing", scoreAttributes: "attributes",
 			scoreAges: "attribute_ages", scoreRecentEvents: "recent_events", scoreSourcePartition: "source_partition",
-			scoreSourceOffset: "source_offset", scoreBestChange: "best_change"},
+			scoreSourceOffset: "source_offset", scoreBestChange: "best_change", scoreAsOf: "as_of", scoreTrigger: "trigger"},
 		{outcomeCustomerID: "customer_id", outcomeChurned: "churned", outcomeObservedAt: "observed_at",
 			outcomeAttributes: "attributes", outcomeSource: "source"},
 		{modelVersion: "version", modelCreatedAt: "created_at", modelStage: "stage", modelReason: "reason",
@@ -95,6 +95,11 @@ func TestFieldPositions(t *testing.T) {
 			t.Errorf("risk %d is %s, in the schema %s", i, Risk(i), s)
 		}
 	}
+	for i, s := range at(scoreMessage, scoreTrigger).symbols {
+		if Trigger(i).String() != s {
+			t.Errorf("trigger %d is %s, in the schema %s", i, Trigger(i), s)
+		}
+	}
 	for i, s := range at(modelMessage, modelStage).symbols {
 		if Stage(i).String() != s {
 			t.Errorf("stage %d is %s, in the schema %s", i, Stage(i), s)
@@ -110,7 +115,7 @@ func checkFields(t *testing.T, record *avroType, want []string) {
 		got = append(got, f.name)
 		// What decoders leave where a writer has no such field.
 		switch string(f.def) {
-		case "", "null", `""`, "[]":
+		case "", "null", `""`, "[]", "0", `"EVENT"`:
 		default:
 			t.Errorf("%s.%s: decoders do not know of default %s", record.name, f.name, f.def)
 		}
