@@ -20,6 +20,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 // programDir is where program has built churnstream.
@@ -67,18 +68,18 @@ type Platform struct {
 // StartPlatform starts Kafka, and a registry in this process.
 func StartPlatform(t testing.TB, cfg KafkaConfig) *Platform {
 	t.Helper()
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(registry.Close)
-	return &Platform{Kafka: StartKafka(t, cfg), Registry: registry, t: t}
+	t.Cleanup(reg.Close)
+	return &Platform{Kafka: StartKafka(t, cfg), Registry: reg, t: t}
 }
 
 // Codec returns a codec for a set of schemas, registered.
 func (p *Platform) Codec(set *schemas.Set) *schemas.Codec {
 	p.t.Helper()
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: p.Registry.URL()})
+	client, err := registry.New(registry.Config{URL: p.Registry.URL()})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -1012,7 +1013,7 @@ func startFaults(t *testing.T, seed uint64) *faults {
 	}
 	at := fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0])
 	f.registry = StartProcess(t, "registry", nil, installed(t, "bin", "churnstream-registry"), "--listen", at, "--data", filepath.Join(dir, "registry"))
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: "http://" + at})
+	client, err := registry.New(registry.Config{URL: "http://" + at})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 // A part of every password of these tests, unlike anything that is printed.
@@ -147,12 +148,12 @@ func startStronghold(t testing.TB) *stronghold {
 			demands.Logins = append(demands.Logins, l)
 		}
 	}
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{Username: "registrar", Password: password("registrar"), TLS: s.demanding})
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{Username: "registrar", Password: password("registrar"), TLS: s.demanding})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(registry.Close)
-	s.Platform = &Platform{Kafka: StartKafka(t, KafkaConfig{Demands: demands}), Registry: registry, t: t}
+	t.Cleanup(reg.Close)
+	s.Platform = &Platform{Kafka: StartKafka(t, KafkaConfig{Demands: demands}), Registry: reg, t: t}
 	return s
 }
 
@@ -163,7 +164,7 @@ func (s *stronghold) codec() *schemas.Codec {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{
+	client, err := registry.New(registry.Config{
 		URL: s.Registry.URL(), Username: "registrar", Password: password("registrar"),
 		TLS: &tls.Config{RootCAs: s.authority.Pool(), Certificates: []tls.Certificate{pair}},
 	})

@@ -12,6 +12,15 @@ import (
 	"github.com/churnstream/churnstream/scoring"
 )
 
+var (
+	// ErrSchemaNotFound is matched by the error for a schema id that the
+	// registry does not know.
+	ErrSchemaNotFound = errors.New("schema not found")
+	// ErrIncompatible is matched by the error for a schema that the registry
+	// refuses because it is not compatible with the subject's earlier ones.
+	ErrIncompatible = errors.New("schema is not compatible with earlier versions")
+)
+
 // Registry knows schemas by id. Its implementations are safe for concurrent
 // use.
 type Registry interface {

@@ -12,6 +12,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 var (
@@ -34,7 +35,7 @@ func TestFromBrokerToClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reg.Close()
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: reg.URL()})
+	client, err := registry.New(registry.Config{URL: reg.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,13 +46,13 @@ const gymModel = `{"intercept":0.4,"thresholds":{"medium":0.3,"high":0.6},"base_
   "quartiles":[24,35,48],"empirical_quantiles":[18,22,27,33,39,45,55,70]}],
  "importance":[{"feature":"plan","mean_abs_lime":0.2,"mean_abs_shap":0.18},{"feature":"age","mean_abs_lime":0.02,"mean_abs_shap":0.03}]}`
 
-// registry is a schema registry in memory.
-type registry struct {
+// memoryRegistry is a schema registry in memory.
+type memoryRegistry struct {
 	mu      sync.Mutex
 	schemas []string
 }
 
-func (r *registry) Schema(_ context.Context, id int) (string, error) {
+func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if id < 1 || id > len(r.schemas) {
@@ -61,7 +61,7 @@ func (r *registry) Schema(_ context.Context, id int) (string, error) {
 	return r.schemas[id-1], nil
 }
 
-func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
+func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.schemas = append(r.schemas, schema)
@@ -186,7 +186,7 @@ func newReadingStage(t testing.TB) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, &registry{}),
+	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, &memoryRegistry{}),
 		models: &modelList{changed: make(chan struct{})},
 		topic:  &topic{records: make(chan []kafka.Record)},
 		out:    &written{},

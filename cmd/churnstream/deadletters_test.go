@@ -19,6 +19,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -36,7 +37,7 @@ type bench struct {
 	url      string
 	schema   string // file
 	set      *schemas.Set
-	registry *schemas.RegistryClient
+	registry *registry.Client
 	codec    *schemas.Codec
 	cluster  *kafka.Cluster
 	out      *kafka.Producer
@@ -51,19 +52,19 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { broker.Close() })
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { registry.Close() })
-	b := &bench{t: t, ctx: ctx, brokers: broker.Addr(), url: registry.URL(), schema: filepath.Join(t.TempDir(), "customers.avsc")}
+	t.Cleanup(func() { reg.Close() })
+	b := &bench{t: t, ctx: ctx, brokers: broker.Addr(), url: reg.URL(), schema: filepath.Join(t.TempDir(), "customers.avsc")}
 	if err := os.WriteFile(b.schema, []byte(smallAttributes), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if b.set, err = schemas.FromFile(b.schema); err != nil {
 		t.Fatal(err)
 	}
-	if b.registry, err = schemas.NewRegistry(schemas.RegistryConfig{URL: b.url}); err != nil {
+	if b.registry, err = registry.New(registry.Config{URL: b.url}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.registry.Close)

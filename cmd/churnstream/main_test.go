@@ -23,6 +23,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 // The test binary becomes the program itself when this variable is set, so
@@ -254,7 +255,7 @@ func TestRolesAsProcesses(t *testing.T) {
 }
 
 // firstScore reads one score as a foreign consumer would.
-func firstScore(t *testing.T, brokers, registry string) *schemas.ChurnScore {
+func firstScore(t *testing.T, brokers, registryURL string) *schemas.ChurnScore {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{brokers}, Logger: log})
@@ -262,7 +263,7 @@ func firstScore(t *testing.T, brokers, registry string) *schemas.ChurnScore {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: registry})
+	client, err := registry.New(registry.Config{URL: registryURL})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 // connection holds the flags that every process shares: where Kafka and the
@@ -117,8 +118,8 @@ func (c *connection) kafkaConfig(log *slog.Logger) (kafka.Config, error) {
 }
 
 // registry returns a client of the schema registry.
-func (c *connection) registry(log *slog.Logger) (*schemas.RegistryClient, error) {
-	cfg := schemas.RegistryConfig{URL: c.Registry, Username: c.RegistryUser, Timeout: c.RegistryTimeout}
+func (c *connection) registry(log *slog.Logger) (*registry.Client, error) {
+	cfg := registry.Config{URL: c.Registry, Username: c.RegistryUser, Timeout: c.RegistryTimeout}
 	const credentials = "--registry-user, and CHURN_REGISTRY_PASSWORD or --registry-password-file"
 	if err := refuseUserinfo("--registry", c.Registry, credentials); err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func (c *connection) registry(log *slog.Logger) (*schemas.RegistryClient, error)
 			return nil, err
 		}
 	}
-	client, err := schemas.NewRegistry(cfg)
+	client, err := registry.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("--registry: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -116,7 +117,7 @@ func newStack(t *testing.T) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: reg.URL()})
+	client, err := registry.New(registry.Config{URL: reg.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}

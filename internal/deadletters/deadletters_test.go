@@ -19,6 +19,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 const partitions = 2
@@ -49,12 +50,12 @@ func newDeskWith(t *testing.T, events map[string]string) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { broker.Close() })
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { registry.Close() })
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: registry.URL()})
+	t.Cleanup(func() { reg.Close() })
+	client, err := registry.New(registry.Config{URL: reg.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}

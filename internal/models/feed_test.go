@@ -17,6 +17,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -38,17 +39,17 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(broker.Close)
-	registry, err := embedded.StartRegistry(embedded.RegistryConfig{})
+	reg, err := embedded.StartRegistry(embedded.RegistryConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(registry.Close)
+	t.Cleanup(reg.Close)
 	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	client, err := schemas.NewRegistry(schemas.RegistryConfig{URL: registry.URL()})
+	client, err := registry.New(registry.Config{URL: reg.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,6 @@
-package schemas
+// Package registry is a client of a Confluent-compatible schema registry over
+// HTTP.
+package registry
 
 import (
 	"context"
@@ -12,19 +14,12 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sr"
+
+	"github.com/churnstream/churnstream/schemas"
 )
 
-var (
-	// ErrSchemaNotFound is matched by the error for a schema id that the
-	// registry does not know.
-	ErrSchemaNotFound = errors.New("schema not found")
-	// ErrIncompatible is matched by the error for a schema that the registry
-	// refuses because it is not compatible with the subject's earlier ones.
-	ErrIncompatible = errors.New("schema is not compatible with earlier versions")
-)
-
-// RegistryConfig says how to reach a schema registry.
-type RegistryConfig struct {
+// Config says how to reach a schema registry.
+type Config struct {
 	// URL is the registry's address, such as "https://registry.example:8081".
 	// Several, separated by commas, are tried in turn. It is required.
 	URL string
@@ -37,26 +32,26 @@ type RegistryConfig struct {
 }
 
 const (
-	// maxRegistryResponse bounds the body of a registry's answer in bytes, and
-	// maxRegistryHeader its header.
-	maxRegistryResponse = 4 << 20
-	maxRegistryHeader   = 64 << 10
-	// maxRegistryError bounds what an error shows of an answer, in bytes.
-	maxRegistryError = 512
+	// maxResponse bounds the body of a registry's answer in bytes, and
+	// maxHeader its header.
+	maxResponse = 4 << 20
+	maxHeader   = 64 << 10
+	// maxError bounds what an error shows of an answer, in bytes.
+	maxError = 512
 )
 
-// RegistryClient talks to a Confluent-compatible schema registry. It is safe
-// for concurrent use, and implements Registry. Its errors show at most 512
+// Client talks to a Confluent-compatible schema registry. It is safe
+// for concurrent use, and implements schemas.Registry. Its errors show at most 512
 // bytes of what the registry answered.
-type RegistryClient struct {
+type Client struct {
 	client    *sr.Client
 	transport *http.Transport
 }
 
-var _ Registry = (*RegistryClient)(nil)
+var _ schemas.Registry = (*Client)(nil)
 
-// NewRegistry returns a client. It does not connect yet.
-func NewRegistry(cfg RegistryConfig) (*RegistryClient, error) {
+// New returns a client. It does not connect yet.
+func New(cfg Config) (*Client, error) {
 	var urls []string
 	for _, text := range strings.Split(cfg.URL, ",") {
 		u, err := url.Parse(strings.TrimSpace(text))
@@ -77,7 +72,7 @@ func NewRegistry(cfg RegistryConfig) (*RegistryClient, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = cfg.TLS
-	transport.MaxResponseHeaderBytes = maxRegistryHeader
+	transport.MaxResponseHeaderBytes = maxHeader
 	opts := []sr.ClientOpt{
 		sr.URLs(urls...),
 		sr.UserAgent("churnstream"),
@@ -90,21 +85,21 @@ func NewRegistry(cfg RegistryConfig) (*RegistryClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("schema registry: %w", err)
 	}
-	return &RegistryClient{client, transport}, nil
+	return &Client{client, transport}, nil
 }
 
 // Close closes idle connections.
-func (r *RegistryClient) Close() { r.transport.CloseIdleConnections() }
+func (r *Client) Close() { r.transport.CloseIdleConnections() }
 
 // Schema returns the schema with the given id. The error matches
-// ErrSchemaNotFound only if the registry itself says that it has no such
+// schemas.ErrSchemaNotFound only if the registry itself says that it has no such
 // schema; a mere status 404, as from a proxy before it, is a passing error, so
 // that a wrong address does not turn every record into a dead letter.
-func (r *RegistryClient) Schema(ctx context.Context, id int) (string, error) {
+func (r *Client) Schema(ctx context.Context, id int) (string, error) {
 	s, err := r.client.SchemaByID(ctx, id)
 	if err != nil {
-		if registryCode(err) == sr.ErrSchemaNotFound.Code {
-			return "", fmt.Errorf("schema registry: %w: id %d", ErrSchemaNotFound, id)
+		if errorCode(err) == sr.ErrSchemaNotFound.Code {
+			return "", fmt.Errorf("schema registry: %w: id %d", schemas.ErrSchemaNotFound, id)
 		}
 		return "", fmt.Errorf("schema registry: %w", shortened(err))
 	}
@@ -117,14 +112,14 @@ func (r *RegistryClient) Schema(ctx context.Context, id int) (string, error) {
 // Register makes schema the latest of subject with compatibility BACKWARD (or
 // stricter, if the subject is so already), and returns its id. A schema that
 // the subject has already is only looked up, which takes no write permission.
-// The error matches ErrIncompatible if the registry refuses the schema as such.
-func (r *RegistryClient) Register(ctx context.Context, subject, schema string) (int, error) {
+// The error matches schemas.ErrIncompatible if the registry refuses the schema as such.
+func (r *Client) Register(ctx context.Context, subject, schema string) (int, error) {
 	s := sr.Schema{Schema: schema, Type: sr.TypeAvro}
 	found, err := r.client.LookupSchema(ctx, subject, s)
 	if err == nil {
 		return checkID(found.ID)
 	}
-	switch registryCode(err) {
+	switch errorCode(err) {
 	case sr.ErrSubjectNotFound.Code, sr.ErrSchemaNotFound.Code:
 	default:
 		return 0, fmt.Errorf("schema registry: looking the schema of %s up: %w", subject, shortened(err))
@@ -136,7 +131,7 @@ func (r *RegistryClient) Register(ctx context.Context, subject, schema string) (
 	if err != nil {
 		var answer *sr.ResponseError
 		if errors.As(err, &answer) && answer.StatusCode == http.StatusConflict {
-			return 0, fmt.Errorf("schema registry: %s: %w: %w", subject, ErrIncompatible, shortened(err))
+			return 0, fmt.Errorf("schema registry: %s: %w: %w", subject, schemas.ErrIncompatible, shortened(err))
 		}
 		return 0, fmt.Errorf("schema registry: registering the schema of %s: %w", subject, shortened(err))
 	}
@@ -150,7 +145,7 @@ func checkID(id int) (int, error) {
 	return id, nil
 }
 
-func (r *RegistryClient) ensureBackward(ctx context.Context, subject string) error {
+func (r *Client) ensureBackward(ctx context.Context, subject string) error {
 	now := r.client.Compatibility(ctx, subject)[0]
 	switch {
 	case now.Err == nil:
@@ -158,7 +153,7 @@ func (r *RegistryClient) ensureBackward(ctx context.Context, subject string) err
 		case sr.CompatBackward, sr.CompatBackwardTransitive, sr.CompatFull, sr.CompatFullTransitive:
 			return nil
 		}
-	case registryCode(now.Err) == 0:
+	case errorCode(now.Err) == 0:
 		return fmt.Errorf("schema registry: asking for the compatibility of %s: %w", subject, shortened(now.Err))
 	}
 	set := r.client.SetCompatibility(ctx, sr.SetCompatibility{Level: sr.CompatBackward}, subject)[0]
@@ -168,9 +163,9 @@ func (r *RegistryClient) ensureBackward(ctx context.Context, subject string) err
 	return nil
 }
 
-// registryCode returns the error code in a registry's answer, 0 for any other
+// errorCode returns the error code in a registry's answer, 0 for any other
 // error.
-func registryCode(err error) int {
+func errorCode(err error) int {
 	var answer *sr.ResponseError
 	if errors.As(err, &answer) {
 		return answer.ErrorCode
@@ -185,12 +180,12 @@ type shortError struct {
 	err  error
 }
 
-func shortened(err error) error { return &shortError{Clip(err.Error(), maxRegistryError), err} }
+func shortened(err error) error { return &shortError{schemas.Clip(err.Error(), maxError), err} }
 
 func (e *shortError) Error() string { return e.text }
 func (e *shortError) Unwrap() error { return e.err }
 
-// boundedTransport refuses bodies that are larger than maxRegistryResponse.
+// boundedTransport refuses bodies that are larger than maxResponse.
 type boundedTransport struct{ base http.RoundTripper }
 
 func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -198,7 +193,7 @@ func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer.Body = &boundedBody{ReadCloser: answer.Body, left: maxRegistryResponse}
+	answer.Body = &boundedBody{ReadCloser: answer.Body, left: maxResponse}
 	return answer, nil
 }
 
@@ -207,7 +202,7 @@ type boundedBody struct {
 	left int
 }
 
-var errResponseTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxRegistryResponse)
+var errResponseTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxResponse)
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	if len(p) > b.left+1 {

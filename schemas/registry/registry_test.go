@@ -1,6 +1,7 @@
-package schemas
+package registry
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -16,11 +17,14 @@ import (
 
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
+
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
-func newClient(t *testing.T, cfg RegistryConfig) *RegistryClient {
+func newClient(t *testing.T, cfg Config) *Client {
 	t.Helper()
-	r, err := NewRegistry(cfg)
+	r, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,54 +32,66 @@ func newClient(t *testing.T, cfg RegistryConfig) *RegistryClient {
 	return r
 }
 
-func TestRegistryClient(t *testing.T) {
+func TestClient(t *testing.T) {
 	fake := srfake.New(srfake.WithGlobalCompat(sr.CompatNone))
 	defer fake.Close()
-	r := newClient(t, RegistryConfig{URL: fake.URL()})
+	r := newClient(t, Config{URL: fake.URL()})
 	ctx := t.Context()
 
-	c := NewCodec(ownSet(t), r)
+	set := schemas.Telco()
+	c := schemas.NewCodec(set, r)
 	for range 2 { // a second time finds the same
 		if err := c.Register(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for k, topic := range messageTopics {
-		s, ok := fake.GetSchema(Subject(topic), 1)
-		if !ok || s.Schema.Schema != c.Set().Schema(topic) {
+	for _, topic := range []string{
+		schemas.TopicEvents, schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels, schemas.TopicDeadLetters,
+	} {
+		subject := schemas.Subject(topic)
+		s, ok := fake.GetSchema(subject, 1)
+		if !ok || s.Schema.Schema != set.Schema(topic) {
 			t.Errorf("%s is not registered", topic)
 		}
-		if _, ok := fake.GetSchema(Subject(topic), 2); ok {
+		if _, ok := fake.GetSchema(subject, 2); ok {
 			t.Errorf("%s is registered twice", topic)
 		}
-		text, err := r.Schema(ctx, int((*c.frames[k].Load())[4]))
-		if err != nil || text != c.Set().Schema(topic) {
+		text, err := r.Schema(ctx, s.ID)
+		if err != nil || text != set.Schema(topic) {
 			t.Errorf("%s: %v, %s", topic, err, text)
 		}
-		if level := r.client.Compatibility(ctx, Subject(topic))[0].Level; level != sr.CompatBackward {
+		if level := r.client.Compatibility(ctx, subject)[0].Level; level != sr.CompatBackward {
 			t.Errorf("%s: compatibility %s", topic, level)
 		}
 	}
-	if _, err := r.Schema(ctx, 4711); !errors.Is(err, ErrSchemaNotFound) {
+	if _, err := r.Schema(ctx, 4711); !errors.Is(err, schemas.ErrSchemaNotFound) {
 		t.Errorf("unknown id: %v", err)
 	}
 
 	// Another codec reads what this one wrote.
-	value := c.AppendEvent(nil, sampleEvent(t, c.Set()))
-	reader := NewCodec(c.Set(), r)
+	event := c.NewEvent()
+	event.EventID, event.CustomerID, event.OccurredAt = []byte("e"), []byte("c"), 1_700_000_000_123
+	event.Source = []byte("billing")
+	for i := range event.Changes {
+		if set.Spec().Feature(i).Kind == scoring.Numeric {
+			event.Changes[i], event.Increments[i] = 42, 1
+		}
+	}
+	value := c.AppendEvent(nil, event)
+	reader := schemas.NewCodec(set, r)
 	e := reader.NewEvent()
-	if err := reader.DecodeEvent(ctx, value, e); err != nil || dump(e) != dump(sampleEvent(t, c.Set())) {
-		t.Errorf("%v: %s", err, dump(e))
+	if err := reader.DecodeEvent(ctx, value, e); err != nil || !bytes.Equal(c.AppendEvent(nil, e), value) {
+		t.Errorf("%v: %+v", err, e)
 	}
 }
 
-func TestRegistryKeepsStricterCompatibility(t *testing.T) {
+func TestKeepsStricterCompatibility(t *testing.T) {
 	fake := srfake.New()
 	defer fake.Close()
 	if err := fake.SetCompat("s-value", sr.CompatFullTransitive); err != nil {
 		t.Fatal(err)
 	}
-	r := newClient(t, RegistryConfig{URL: fake.URL()})
+	r := newClient(t, Config{URL: fake.URL()})
 	if _, err := r.Register(t.Context(), "s-value", `"string"`); err != nil {
 		t.Fatal(err)
 	}
@@ -84,24 +100,24 @@ func TestRegistryKeepsStricterCompatibility(t *testing.T) {
 	}
 }
 
-func TestRegistryAuthentication(t *testing.T) {
+func TestAuthentication(t *testing.T) {
 	fake := srfake.New(srfake.WithAuth("Basic dXNlcjpzZWNyZXQ=")) // user:secret
 	defer fake.Close()
-	good := newClient(t, RegistryConfig{URL: fake.URL(), Username: "user", Password: "secret"})
+	good := newClient(t, Config{URL: fake.URL(), Username: "user", Password: "secret"})
 	if _, err := good.Register(t.Context(), "s-value", `"string"`); err != nil {
 		t.Error(err)
 	}
-	bad := newClient(t, RegistryConfig{URL: fake.URL(), Username: "user", Password: "guess"})
+	bad := newClient(t, Config{URL: fake.URL(), Username: "user", Password: "guess"})
 	_, err := bad.Register(t.Context(), "s-value", `"string"`)
 	if err == nil || strings.Contains(err.Error(), "guess") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := bad.Schema(t.Context(), 1); err == nil || errors.Is(err, ErrSchemaNotFound) {
+	if _, err := bad.Schema(t.Context(), 1); err == nil || errors.Is(err, schemas.ErrSchemaNotFound) {
 		t.Errorf("error %v", err)
 	}
 }
 
-func TestRegistryAnswers(t *testing.T) {
+func TestAnswers(t *testing.T) {
 	for _, c := range []struct {
 		name, body             string
 		status                 int
@@ -113,7 +129,7 @@ func TestRegistryAnswers(t *testing.T) {
 		{"forbidden", `{"error_code":40301}`, 403, false, false},
 		{"not JSON", `schema`, 200, false, false},
 		{"empty", `{}`, 200, false, false},
-		{"endless", strings.Repeat(" ", maxRegistryResponse+1), 200, false, false},
+		{"endless", strings.Repeat(" ", maxResponse+1), 200, false, false},
 		{"incompatible", `{"error_code":409,"message":"incompatible"}`, 409, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -132,15 +148,15 @@ func TestRegistryAnswers(t *testing.T) {
 				_, _ = w.Write([]byte(c.body))
 			}))
 			defer server.Close()
-			r := newClient(t, RegistryConfig{URL: server.URL})
+			r := newClient(t, Config{URL: server.URL})
 			if !c.incompatible {
 				_, err := r.Schema(t.Context(), 1)
-				if err == nil || errors.Is(err, ErrSchemaNotFound) != c.notFound {
+				if err == nil || errors.Is(err, schemas.ErrSchemaNotFound) != c.notFound {
 					t.Errorf("error %v", err)
 				}
 			}
 			_, err := r.Register(t.Context(), "s-value", `"string"`)
-			if err == nil || errors.Is(err, ErrIncompatible) != c.incompatible {
+			if err == nil || errors.Is(err, schemas.ErrIncompatible) != c.incompatible {
 				t.Errorf("error %v", err)
 			}
 		})
@@ -149,7 +165,7 @@ func TestRegistryAnswers(t *testing.T) {
 
 // What a registry, or a proxy before it, answers is shown on status pages and
 // logged at each retry.
-func TestRegistryErrorsAreShort(t *testing.T) {
+func TestErrorsAreShort(t *testing.T) {
 	long := strings.Repeat("ä", 1<<20)
 	for _, c := range []struct {
 		name, body string
@@ -158,15 +174,15 @@ func TestRegistryErrorsAreShort(t *testing.T) {
 	}{
 		{"a page", "<html>" + long, 502, nil},
 		{"a message", `{"error_code":50001,"message":"` + long + `"}`, 500, nil},
-		{"not found", `{"error_code":40403,"message":"` + long + `"}`, 404, ErrSchemaNotFound},
-		{"incompatible", `{"error_code":409,"message":"` + long + `"}`, 409, ErrIncompatible},
+		{"not found", `{"error_code":40403,"message":"` + long + `"}`, 404, schemas.ErrSchemaNotFound},
+		{"incompatible", `{"error_code":409,"message":"` + long + `"}`, 409, schemas.ErrIncompatible},
 		{"a number", `{"id":` + strings.Repeat("9", 1<<20) + `,"schema":1}`, 200, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newClient(t, RegistryConfig{URL: "http://registry"})
+			r := newClient(t, Config{URL: "http://registry"})
 			r.transport.RegisterProtocol("http", answering(func(q *http.Request) (int, string) {
 				switch {
-				case c.want != ErrIncompatible || strings.HasSuffix(q.URL.Path, "/versions"):
+				case c.want != schemas.ErrIncompatible || strings.HasSuffix(q.URL.Path, "/versions"):
 					return c.status, c.body
 				case q.Method == http.MethodPut:
 					return 200, `{"compatibility":"BACKWARD"}`
@@ -180,7 +196,7 @@ func TestRegistryErrorsAreShort(t *testing.T) {
 					t.Errorf("an error of %d bytes: %.2000v", len(fmt.Sprint(err)), err)
 				}
 				var answer *sr.ResponseError
-				if c.status >= 300 && !errors.Is(err, ErrSchemaNotFound) && !errors.As(err, &answer) {
+				if c.status >= 300 && !errors.Is(err, schemas.ErrSchemaNotFound) && !errors.As(err, &answer) {
 					t.Errorf("it is no answer: %v", err)
 				}
 			}
@@ -190,11 +206,11 @@ func TestRegistryErrorsAreShort(t *testing.T) {
 		})
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Location", "http://elsewhere/"+strings.Repeat("x", 2*maxRegistryHeader))
+		w.Header().Set("Location", "http://elsewhere/"+strings.Repeat("x", 2*maxHeader))
 		w.WriteHeader(http.StatusFound)
 	}))
 	defer server.Close()
-	r := newClient(t, RegistryConfig{URL: server.URL})
+	r := newClient(t, Config{URL: server.URL})
 	if _, err := r.Schema(t.Context(), 1); err == nil || len(err.Error()) > 1024 || strings.Contains(err.Error(), "xxx") {
 		t.Errorf("a long header: %v", err)
 	}
@@ -211,9 +227,9 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// FuzzRegistryAnswer lets the registry answer anything. What comes of it is a
+// FuzzAnswer lets the registry answer anything. What comes of it is a
 // schema and an id, or an error of few words.
-func FuzzRegistryAnswer(f *testing.F) {
+func FuzzAnswer(f *testing.F) {
 	f.Add(200, `{"schema":"\"string\"","id":1}`)
 	f.Add(200, `{"subject":"s","version":1,"id":7,"schemaType":"PROTOBUF","schema":"syntax","references":[{"name":"a","subject":"b","version":1}]}`)
 	f.Add(200, `{"compatibilityLevel":"FULL"}`)
@@ -227,13 +243,13 @@ func FuzzRegistryAnswer(f *testing.F) {
 	f.Add(502, `<html>`+strings.Repeat("\x80", 2000))
 	var status int
 	var body string
-	r, err := NewRegistry(RegistryConfig{URL: "http://registry"})
+	r, err := New(Config{URL: "http://registry"})
 	if err != nil {
 		f.Fatal(err)
 	}
 	r.transport.RegisterProtocol("http", answering(func(*http.Request) (int, string) { return status, body }))
 	f.Fuzz(func(t *testing.T, code int, text string) {
-		if status, body = code, text; code < 200 || code > 999 || len(text) > maxFuzzInput || code/100 == 3 {
+		if status, body = code, text; code < 200 || code > 999 || len(text) > 4096 || code/100 == 3 {
 			t.Skip("no answer")
 		}
 		short := func(err error) {
@@ -256,18 +272,18 @@ func FuzzRegistryAnswer(f *testing.F) {
 	})
 }
 
-func TestRegistryTimeout(t *testing.T) {
+func TestTimeout(t *testing.T) {
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer server.Close()
 	defer close(release)
-	r := newClient(t, RegistryConfig{URL: server.URL, Timeout: 20 * time.Millisecond})
-	if _, err := r.Schema(t.Context(), 1); err == nil || errors.Is(err, ErrSchemaNotFound) {
+	r := newClient(t, Config{URL: server.URL, Timeout: 20 * time.Millisecond})
+	if _, err := r.Schema(t.Context(), 1); err == nil || errors.Is(err, schemas.ErrSchemaNotFound) {
 		t.Errorf("error %v", err)
 	}
 }
 
-func TestRegistryTLS(t *testing.T) {
+func TestTLS(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"schema":"\"string\""}`))
 	}))
@@ -276,25 +292,25 @@ func TestRegistryTLS(t *testing.T) {
 	defer server.Close()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
-	r := newClient(t, RegistryConfig{URL: server.URL, TLS: &tls.Config{RootCAs: roots}})
+	r := newClient(t, Config{URL: server.URL, TLS: &tls.Config{RootCAs: roots}})
 	if s, err := r.Schema(t.Context(), 1); err != nil || s != `"string"` {
 		t.Errorf("%q, %v", s, err)
 	}
-	distrustful := newClient(t, RegistryConfig{URL: server.URL, TLS: &tls.Config{RootCAs: x509.NewCertPool()}})
+	distrustful := newClient(t, Config{URL: server.URL, TLS: &tls.Config{RootCAs: x509.NewCertPool()}})
 	if _, err := distrustful.Schema(t.Context(), 1); err == nil {
 		t.Error("a certificate of an unknown authority was taken")
 	}
 }
 
-func TestRegistryConfig(t *testing.T) {
+func TestConfig(t *testing.T) {
 	for _, u := range []string{"", "localhost:8081", "ftp://x", "http://", "http://user:hunter2@x:8081", "http://a:1,b", "http://[::1"} {
-		if _, err := NewRegistry(RegistryConfig{URL: u}); err == nil {
+		if _, err := New(Config{URL: u}); err == nil {
 			t.Errorf("%q was taken", u)
 		} else if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%v gives the password away", err)
 		}
 	}
-	if _, err := NewRegistry(RegistryConfig{URL: "http://a:8081, https://b"}); err != nil {
+	if _, err := New(Config{URL: "http://a:8081, https://b"}); err != nil {
 		t.Error(err)
 	}
 }
