@@ -15,7 +15,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 
 	"github.com/churnstream/churnstream/scoring"
-	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 func synthetic(t testing.TB, n int) *Case {
@@ -29,7 +29,7 @@ func synthetic(t testing.TB, n int) *Case {
 
 func telco(t testing.TB) *Case {
 	t.Helper()
-	c, err := Telco(context.Background(), trainer.TrainConfig{Strengths: []float64{1}})
+	c, err := Telco(context.Background(), fitting.Config{Strengths: []float64{1}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
-	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // customersPerCase is how many customers the figures of a case are over.
@@ -129,23 +129,23 @@ func FromFile(path string) (*Case, error) {
 
 // Telco trains a model on the table that ships with the project, as the trainer
 // would, and returns it with the first customers that it did not see.
-func Telco(ctx context.Context, cfg trainer.TrainConfig) (*Case, error) {
+func Telco(ctx context.Context, cfg fitting.Config) (*Case, error) {
 	set := schemas.Telco()
 	rows, err := replay.Load(set)
 	if err != nil {
 		return nil, fmt.Errorf("Telco case: %w", err)
 	}
-	d := trainer.NewDataset(set.Spec(), len(rows))
+	d := fitting.NewDataset(set.Vocabulary(), len(rows))
 	for _, r := range rows {
-		d.Add(trainer.Example{
-			Customer:   trainer.CustomerHash([]byte(r.CustomerID)),
+		d.Add(fitting.Example{
+			Customer:   fitting.CustomerHash([]byte(r.CustomerID)),
 			ObservedAt: r.ObservedAt,
 			Churned:    r.Churned,
 			Attributes: r.Attributes,
 		})
 	}
 	cfg.ImportanceRows = -1
-	trained, err := trainer.Train(ctx, d, set.Vocabulary(), cfg)
+	trained, err := fitting.Fit(ctx, d, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("Telco case: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
-	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // modelSchema compiles model.schema.json, which thereby is a valid schema.
@@ -48,9 +48,9 @@ func TestModelSchemaOfTrained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := trainer.NewDataset(set.Spec(), len(rows))
+	d := fitting.NewDataset(set.Vocabulary(), len(rows))
 	for _, r := range rows {
-		d.Add(trainer.Example{Customer: trainer.CustomerHash([]byte(r.CustomerID)), Churned: r.Churned, Attributes: r.Attributes})
+		d.Add(fitting.Example{Customer: fitting.CustomerHash([]byte(r.CustomerID)), Churned: r.Churned, Attributes: r.Attributes})
 	}
 	description, err := os.ReadFile("model.schema.json")
 	if err != nil {
@@ -58,7 +58,7 @@ func TestModelSchemaOfTrained(t *testing.T) {
 	}
 	for name, knots := range map[string]int{"linear": 0, "knots": 5} {
 		t.Run(name, func(t *testing.T) {
-			c, err := trainer.Train(context.Background(), d, set.Vocabulary(), trainer.TrainConfig{
+			c, err := fitting.Fit(context.Background(), d, fitting.Config{
 				Strengths: []float64{1}, Knots: knots, ImportanceRows: 50})
 			if err != nil {
 				t.Fatal(err)

@@ -1,10 +1,8 @@
-// Package trainer learns churn models from labelled customers and publishes
-// them.
+// Package trainer is the role that learns churn models from labelled customers
+// and publishes them. It reads outcomes and scores, joins them to examples,
+// decides when a training is due, and publishes the result as a model version,
+// champion or challenger.
 //
-// The parts, each testable by itself: a Dataset keeps labelled examples in
-// little memory; a Design encodes some of them for fitting; Design.Fit finds
-// the optimum of L2-regularised logistic regression, Design.Strength the
-// penalty that generalises best; Train makes a scoring.Model of that; Judge
-// decides between it and the champion on the same holdout rows. Trainer is the
-// role that feeds all this from topics and publishes the result.
+// How a model is made of examples, and whether it is better than the one in
+// use, is the business of package fitting, which does no I/O.
 package trainer

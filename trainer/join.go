@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // joiner makes examples of outcomes. An outcome that names the customer's
@@ -21,8 +22,9 @@ import (
 // last few snapshots of every customer are kept: with 16 categorical and 3
 // numeric features 64 bytes each. A joiner is not safe for concurrent use.
 type joiner struct {
-	data      *Dataset
-	snapshots int // kept for each customer
+	data      *fitting.Dataset
+	snapshots int    // kept per customer
+	numeric   []bool // by feature
 	rowBytes  int
 
 	customers map[uint64]*timeline
@@ -55,15 +57,17 @@ type openOutcome struct {
 	readAt     int64 // when it came
 }
 
-func newJoiner(data *Dataset, snapshots int) *joiner {
+func newJoiner(data *fitting.Dataset, snapshots int) *joiner {
 	j := &joiner{
 		data: data, snapshots: snapshots,
 		customers: make(map[uint64]*timeline), erased: make(map[uint64]int64),
 	}
 	for i := range data.Spec().Len() {
-		j.rowBytes += 8
-		if data.Spec().Feature(i).Kind == scoring.Categorical {
-			j.rowBytes -= 6
+		numeric := data.Spec().Feature(i).Kind == scoring.Numeric
+		j.numeric = append(j.numeric, numeric)
+		j.rowBytes += 2
+		if numeric {
+			j.rowBytes += 6
 		}
 	}
 	return j
@@ -72,12 +76,13 @@ func newJoiner(data *Dataset, snapshots int) *joiner {
 // outcome takes an outcome whose record was written at writtenAt and read at
 // readAt, and tells whether it is new. One that came before counts once, but
 // its label and attributes replace the former ones: a correction.
-func (j *joiner) outcome(e Example, writtenAt, readAt int64) (added bool) {
+func (j *joiner) outcome(e fitting.Example, writtenAt, readAt int64) (added bool) {
 	if at, erased := j.erased[e.Customer]; erased && writtenAt <= at {
 		return false
 	}
 	t := j.customers[e.Customer]
-	added = !j.data.Has(e.Customer, e.ObservedAt) && (t == nil || t.find(e.ObservedAt) < 0)
+	_, known := j.data.Find(e.Customer, e.ObservedAt)
+	added = !known && (t == nil || t.find(e.ObservedAt) < 0)
 	if added {
 		j.labels++
 	}
@@ -143,7 +148,7 @@ func (j *joiner) join(o *openOutcome, at int64, x scoring.Vector) {
 		j.pending--
 	}
 	o.joined, o.joinedAt = true, at
-	j.data.Add(Example{Customer: o.customer, ObservedAt: o.observedAt, Churned: o.churned, Attributes: x})
+	j.data.Add(fitting.Example{Customer: o.customer, ObservedAt: o.observedAt, Churned: o.churned, Attributes: x})
 }
 
 // erase forgets a customer whose tombstone was written at writtenAt, and
@@ -276,7 +281,7 @@ func (j *joiner) remember(t *timeline, at int64, x scoring.Vector) {
 
 func (j *joiner) pack(row []byte, x scoring.Vector) {
 	for i, v := range x {
-		if !j.data.columns[i].categorical {
+		if j.numeric[i] {
 			binary.LittleEndian.PutUint64(row, math.Float64bits(v))
 			row = row[8:]
 			continue
@@ -292,7 +297,7 @@ func (j *joiner) pack(row []byte, x scoring.Vector) {
 
 func (j *joiner) unpack(row []byte, x scoring.Vector) {
 	for i := range x {
-		if !j.data.columns[i].categorical {
+		if j.numeric[i] {
 			x[i] = math.Float64frombits(binary.LittleEndian.Uint64(row))
 			row = row[8:]
 			continue

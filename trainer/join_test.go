@@ -6,31 +6,45 @@ import (
 	"testing"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
-func joinSpec(t *testing.T) *scoring.Spec {
+func joinVocabulary(t *testing.T) *scoring.Vocabulary {
 	t.Helper()
 	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "plan", Kind: scoring.Categorical}, {Name: "bill"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spec
+	return scoring.NewVocabulary(spec)
+}
+
+// has reports whether there is an example of a customer at a moment.
+func has(d *fitting.Dataset, customer uint64, at int64) bool {
+	_, found := d.Find(customer, at)
+	return found
 }
 
 // held returns the last attribute, the bill, of a customer's example at a moment.
-func held(d *Dataset, customer uint64, at int64) (bill float64, churned, ok bool) {
-	i, ok := d.find(customer, at)
+func held(d *fitting.Dataset, customer uint64, at int64) (last float64, churned, ok bool) {
+	i, ok := d.Find(customer, at)
 	if !ok {
 		return 0, false, false
 	}
-	return d.columns[len(d.columns)-1].numbers[i], d.Churned(i), true
+	return bill(d, i), d.Churned(i), true
+}
+
+// bill returns the last attribute, the bill, of example i.
+func bill(d *fitting.Dataset, i int) float64 {
+	x := scoring.NewVector(d.Spec().Len())
+	d.Attributes(i, x)
+	return x[len(x)-1]
 }
 
 func TestJoinTakesTheScoreInForce(t *testing.T) {
 	const anna, bert = 2, 4
 	outcome := func(at int64) func(*joiner) {
 		return func(j *joiner) {
-			j.outcome(Example{Customer: anna, ObservedAt: at, Churned: true}, 1000, 1000)
+			j.outcome(fitting.Example{Customer: anna, ObservedAt: at, Churned: true}, 1000, 1000)
 		}
 	}
 	score := func(customer uint64, at int64, bill float64) func(*joiner) {
@@ -66,7 +80,7 @@ func TestJoinTakesTheScoreInForce(t *testing.T) {
 		"another customer erased":            {[]func(*joiner){func(j *joiner) { j.erase(bert, 1000, true) }, score(anna, 40, 1), outcome(50)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := newJoiner(NewDataset(joinSpec(t), 100), 3)
+			j := newJoiner(fitting.NewDataset(joinVocabulary(t), 100), 3)
 			for _, step := range c.steps {
 				step(j)
 			}
@@ -87,19 +101,19 @@ func TestJoinTakesTheScoreInForce(t *testing.T) {
 }
 
 func TestJoinCountsRepeatedOutcomesOnce(t *testing.T) {
-	j := newJoiner(NewDataset(joinSpec(t), 100), 3)
+	j := newJoiner(fitting.NewDataset(joinVocabulary(t), 100), 3)
 	own := scoring.Vector{0, 7}
 	for k, c := range []struct {
-		e      Example
+		e      fitting.Example
 		added  bool
 		labels int64
 	}{
-		{Example{Customer: 2, ObservedAt: 1}, true, 1},
-		{Example{Customer: 2, ObservedAt: 1}, false, 1},
-		{Example{Customer: 2, ObservedAt: 1, Churned: true, Attributes: own}, false, 1}, // a correction that knows more
-		{Example{Customer: 2, ObservedAt: 2, Attributes: own}, true, 2},
-		{Example{Customer: 4, ObservedAt: 1, Attributes: own}, true, 3},
-		{Example{Customer: 4, ObservedAt: 1, Churned: true, Attributes: own}, false, 3}, // a correction
+		{fitting.Example{Customer: 2, ObservedAt: 1}, true, 1},
+		{fitting.Example{Customer: 2, ObservedAt: 1}, false, 1},
+		{fitting.Example{Customer: 2, ObservedAt: 1, Churned: true, Attributes: own}, false, 1}, // a correction that knows more
+		{fitting.Example{Customer: 2, ObservedAt: 2, Attributes: own}, true, 2},
+		{fitting.Example{Customer: 4, ObservedAt: 1, Attributes: own}, true, 3},
+		{fitting.Example{Customer: 4, ObservedAt: 1, Churned: true, Attributes: own}, false, 3}, // a correction
 	} {
 		if added := j.outcome(c.e, 10, 10); added != c.added || j.labels != c.labels {
 			t.Errorf("outcome %d: added %v, %d labels", k, added, j.labels)
@@ -139,12 +153,12 @@ func TestJoinDoesNotDependOnTheOrderOfReading(t *testing.T) {
 				readings = append(readings, reading{true, customer, int64(r.IntN(100)*10 + k), 0})
 			}
 		}
-		var first *Dataset
+		var first *fitting.Dataset
 		for range 6 {
-			j := newJoiner(NewDataset(joinSpec(t), 100), 4)
+			j := newJoiner(fitting.NewDataset(joinVocabulary(t), 100), 4)
 			for _, k := range r.Perm(len(readings)) {
 				if q := readings[k]; q.outcome {
-					j.outcome(Example{Customer: q.customer, ObservedAt: q.at}, 0, 0)
+					j.outcome(fitting.Example{Customer: q.customer, ObservedAt: q.at}, 0, 0)
 				} else {
 					j.score(q.customer, q.at, scoring.Vector{scoring.Missing, q.bill}, 0)
 				}
@@ -158,7 +172,7 @@ func TestJoinDoesNotDependOnTheOrderOfReading(t *testing.T) {
 			}
 			a, b := first.Ordered(), j.data.Ordered()
 			if !slices.EqualFunc(a, b, func(x, y int32) bool {
-				return first.columns[1].numbers[x] == j.data.columns[1].numbers[y] && first.observed[x] == j.data.observed[y]
+				return bill(first, int(x)) == bill(j.data, int(y)) && first.ObservedAt(int(x)) == j.data.ObservedAt(int(y))
 			}) {
 				t.Fatal("other examples")
 			}
@@ -170,9 +184,9 @@ func TestJoinDoesNotDependOnTheOrderOfReading(t *testing.T) {
 // bounded: the newest.
 func TestWaitingOutcomesAreBounded(t *testing.T) {
 	const limit, n = 100, 250
-	j := newJoiner(NewDataset(joinSpec(t), limit), 3)
+	j := newJoiner(fitting.NewDataset(joinVocabulary(t), limit), 3)
 	for i := range int64(n) {
-		j.outcome(Example{Customer: uint64(i % 40), ObservedAt: i, Churned: true}, i, i)
+		j.outcome(fitting.Example{Customer: uint64(i % 40), ObservedAt: i, Churned: true}, i, i)
 	}
 	open := 0
 	for _, timeline := range j.customers {
@@ -186,7 +200,7 @@ func TestWaitingOutcomesAreBounded(t *testing.T) {
 	}
 	x := scoring.NewVector(j.data.Spec().Len())
 	j.score(39, 0, x, 0) // of the outcomes at 39, 79, … 239
-	if j.data.Has(39, 119) || !j.data.Has(39, 159) {
-		t.Errorf("an outcome that was dropped is an example: %t; one that waits is none: %t", j.data.Has(39, 119), !j.data.Has(39, 159))
+	if dropped, waiting := has(j.data, 39, 119), has(j.data, 39, 159); dropped || !waiting {
+		t.Errorf("an outcome that was dropped is an example: %t; one that waits is none: %t", dropped, !waiting)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 type metrics struct {
@@ -67,7 +68,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 }
 
 // published shows a training that led to a version.
-func (m *metrics) published(v *schemas.ModelVersion, verdict Verdict, took time.Duration) {
+func (m *metrics) published(v *schemas.ModelVersion, verdict fitting.Verdict, took time.Duration) {
 	result := "challenger"
 	if v.Stage == schemas.StageChampion {
 		result = "champion"

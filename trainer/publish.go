@@ -8,6 +8,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // transactionalID names the right to publish model versions. With access
@@ -32,8 +33,8 @@ var errSuperseded = errors.New("superseded by another trainer's version")
 //
 // Versions made champion by hand are not fenced off. One that comes in the
 // moment between our reading and appending is followed by ours.
-func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge func(*models.Version) Verdict) (Verdict, error) {
-	var verdict Verdict
+func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge func(*models.Version) fitting.Verdict) (fitting.Verdict, error) {
+	var verdict fitting.Verdict
 	judged := int64(-1)
 	trigger := m.Reason
 	attempt := func(ctx context.Context) error {
@@ -66,7 +67,11 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 			verdict, judged = judge(champion), number
 		}
 		m.Version = t.models.Highest() + 1
-		m.Stage, m.Reason = verdict.Stage, verdict.Reason+"; trained for: "+trigger
+		m.Stage = schemas.StageChallenger
+		if verdict.Promote {
+			m.Stage = schemas.StageChampion
+		}
+		m.Reason = verdict.Reason + "; trained for: " + trigger
 		m.Metrics, m.ChampionMetrics = verdict.Metrics, verdict.ChampionMetrics
 		_, err = out.Append(ctx, []kafka.Record{{Key: models.Key(m.Version), Value: t.cfg.Codec.AppendModel(nil, m)}})
 		return again(err)

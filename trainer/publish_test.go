@@ -15,6 +15,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // idle returns a trainer that does not run but can publish.
@@ -46,11 +47,11 @@ func (w *world) unpublished(labels int64) *schemas.ModelVersion {
 }
 
 // against is a verdict that names the champion it is about.
-func against(v *models.Version) Verdict {
+func against(v *models.Version) fitting.Verdict {
 	if v == nil {
-		return Verdict{Stage: schemas.StageChampion, Reason: "first"}
+		return fitting.Verdict{Promote: true, Reason: "first"}
 	}
-	return Verdict{Stage: schemas.StageChampion, Reason: fmt.Sprint("better than ", v.Version)}
+	return fitting.Verdict{Promote: true, Reason: fmt.Sprint("better than ", v.Version)}
 }
 
 // A trainer that another takes over from between its reading and its appending
@@ -60,7 +61,7 @@ func TestStaleTrainerDoesNotPublishBehindAVersionItDoesNotKnow(t *testing.T) {
 	stale, newer := w.idle(), w.idle()
 	var judged []string
 	m := w.unpublished(100)
-	verdict, err := stale.publish(w.ctx, m, func(v *models.Version) Verdict {
+	verdict, err := stale.publish(w.ctx, m, func(v *models.Version) fitting.Verdict {
 		judged = append(judged, against(v).Reason)
 		if len(judged) == 1 {
 			// It is holding the partition, and is slow.
@@ -85,7 +86,7 @@ func TestVersionThatSawNoMoreLabelsIsDropped(t *testing.T) {
 	w := newWorld(t)
 	slow, fast := w.idle(), w.idle()
 	first := true
-	_, err := slow.publish(w.ctx, w.unpublished(100), func(v *models.Version) Verdict {
+	_, err := slow.publish(w.ctx, w.unpublished(100), func(v *models.Version) fitting.Verdict {
 		if first {
 			first = false
 			if _, err := fast.publish(w.ctx, w.unpublished(101), against); err != nil {
@@ -115,7 +116,7 @@ func TestPublishFindsItsOwnVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Reason = "test"
-	if _, err := tr.publish(w.ctx, m, func(*models.Version) Verdict { t.Error("judged again"); return Verdict{} }); err != nil {
+	if _, err := tr.publish(w.ctx, m, func(*models.Version) fitting.Verdict { t.Error("judged again"); return fitting.Verdict{} }); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.feed.Highest(); n != 2 || m.Version != 2 {
@@ -132,7 +133,7 @@ func TestPublishFindsItsOwnVersion(t *testing.T) {
 func TestPublishEndsWithTheContext(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(w.ctx)
-	_, err := w.idle().publish(ctx, w.unpublished(10), func(v *models.Version) Verdict { cancel(); return against(v) })
+	_, err := w.idle().publish(ctx, w.unpublished(10), func(v *models.Version) fitting.Verdict { cancel(); return against(v) })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // role names the trainer in dead letters.
@@ -66,7 +67,7 @@ type Config struct {
 	// KiB.
 	MaxRequestBytes int64
 	// Train says how models are made.
-	Train TrainConfig
+	Train fitting.Config
 }
 
 // Trainer learns from labelled customers. It reads all outcomes and scores
@@ -93,7 +94,7 @@ type Trainer struct {
 	wake  chan struct{} // holds a token when due must be asked again
 
 	mu        sync.Mutex // guards what follows
-	data      *Dataset
+	data      *fitting.Dataset
 	join      *joiner
 	gone      int64               // outcomes that retention had removed before the start
 	buried    map[partOffset]bool // outcomes that are dead letters already
@@ -116,16 +117,8 @@ func New(cfg Config) (*Trainer, error) {
 	if cfg.Cluster == nil || cfg.Codec == nil {
 		return nil, errors.New("trainer: Cluster and Codec are required")
 	}
-	if cfg.Train.Holdout < 0 || cfg.Train.Holdout >= 1 {
-		return nil, fmt.Errorf("trainer: holdout share %v is not between 0 and 1", cfg.Train.Holdout)
-	}
-	if k := cfg.Train.Knots; k < 0 || k == 1 || k > MaxKnots {
-		return nil, fmt.Errorf("trainer: %d knots, neither 0 nor from 2 to %d", k, MaxKnots)
-	}
-	for _, s := range cfg.Train.Strengths {
-		if !(s > 0) {
-			return nil, fmt.Errorf("trainer: strength %v is not positive", s)
-		}
+	if err := cfg.Train.Validate(); err != nil {
+		return nil, fmt.Errorf("trainer: %w", err)
 	}
 	cfg.MinLabels = cmp.Or(max(cfg.MinLabels, 0), 500)
 	cfg.MinNewLabels = cmp.Or(max(cfg.MinNewLabels, 0), 1000)
@@ -144,7 +137,7 @@ func New(cfg Config) (*Trainer, error) {
 		now:      time.Now,
 		ready:    make(chan struct{}),
 		wake:     make(chan struct{}, 1),
-		data:     NewDataset(cfg.Codec.Set().Spec(), cfg.MaxExamples),
+		data:     fitting.NewDataset(cfg.Codec.Set().Vocabulary(), cfg.MaxExamples),
 		buried:   make(map[partOffset]bool),
 	}
 	if t.log == nil {
@@ -354,8 +347,8 @@ func (t *Trainer) takeOutcome(o *schemas.ChurnOutcome, writtenAt time.Time) {
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	added := t.join.outcome(Example{
-		Customer:   CustomerHash([]byte(o.CustomerID)),
+	added := t.join.outcome(fitting.Example{
+		Customer:   fitting.CustomerHash([]byte(o.CustomerID)),
 		ObservedAt: o.ObservedAt,
 		Churned:    o.Churned,
 		Attributes: o.Attributes,
@@ -400,7 +393,7 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 			at = max(at, s.OccurredAt-age)
 		}
 		t.mu.Lock()
-		t.join.score(CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
+		t.join.score(fitting.CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
 		t.mu.Unlock()
 	}
 	t.mu.Lock()
@@ -416,7 +409,7 @@ func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := deadletters.WrittenAt(r)
-	t.join.erase(CustomerHash(r.Key), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
+	t.join.erase(fitting.CustomerHash(r.Key), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
 	t.show()
 }
 
@@ -488,7 +481,7 @@ var (
 // Retrain asks for a training, for a reason in words. It returns nil when
 // there will be one, as soon as MinInterval allows; it does not wait for it,
 // and several requests before it are one. It fails, matching ErrNotReady,
-// ErrTooFewLabels or ErrNoNewLabels, when a training makes no sense.
+// fitting.ErrTooFewLabels or ErrNoNewLabels, when a training makes no sense.
 func (t *Trainer) Retrain(_ context.Context, reason string) error {
 	select {
 	case <-t.ready:
@@ -515,7 +508,7 @@ func (t *Trainer) enough() error {
 	n, churners := t.data.Len(), t.data.Churners()
 	if n < t.cfg.MinLabels || churners == 0 || churners == n {
 		return fmt.Errorf("%w: %d examples, %d of them churned; %d of both classes are needed",
-			ErrTooFewLabels, n, churners, t.cfg.MinLabels)
+			fitting.ErrTooFewLabels, n, churners, t.cfg.MinLabels)
 	}
 	return nil
 }
@@ -620,7 +613,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 
 	t.log.Info("training", "trigger", trigger, "examples", data.Len(), "churned", data.Churners(), "labels", labels)
 	set := t.cfg.Codec.Set()
-	candidate, err := Train(ctx, data, set.Vocabulary(), t.cfg.Train)
+	candidate, err := fitting.Fit(ctx, data, t.cfg.Train)
 	if err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -646,7 +639,9 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		FeatureFingerprint: set.Spec().Fingerprint(),
 		MediumThreshold:    thresholds.Medium,
 		HighThreshold:      thresholds.High,
-		Baseline:           candidate.Baseline,
+	}
+	for _, d := range candidate.Baseline {
+		m.Baseline = append(m.Baseline, schemas.BaselineDistribution(d))
 	}
 	// What every reader would refuse must not be written.
 	if _, err := models.Open(set, m); err != nil {
@@ -654,11 +649,11 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		t.log.Error("the trained model is not usable", "trigger", trigger, "error", err)
 		return nil
 	}
-	verdict, err := t.publish(ctx, &m, func(v *models.Version) Verdict {
+	verdict, err := t.publish(ctx, &m, func(v *models.Version) fitting.Verdict {
 		if v == nil {
-			return Judge(candidate, data, nil)
+			return fitting.Judge(candidate, nil)
 		}
-		return Judge(candidate, data, &Champion{Version: v.Version, Predictor: v.Predictor, Demand: t.age(start, v)})
+		return fitting.Judge(candidate, &fitting.Champion{Version: v.Version, Predictor: v.Predictor, Demand: t.age(start, v)})
 	})
 	if errors.Is(err, errSuperseded) {
 		t.metrics.trainings.WithLabelValues("superseded").Inc()

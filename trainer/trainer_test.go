@@ -24,6 +24,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // attributes is a customer record of another company: two levels and a number.
@@ -217,7 +218,7 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	w := newWorld(t)
 	registry := prometheus.NewPedanticRegistry()
 	tr, stop := w.trainer(Config{Registerer: registry, MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
-	if err := tr.Retrain(w.ctx, ""); !errors.Is(err, ErrTooFewLabels) {
+	if err := tr.Retrain(w.ctx, ""); !errors.Is(err, fitting.ErrTooFewLabels) {
 		t.Errorf("training without labels: %v", err)
 	}
 
@@ -351,7 +352,7 @@ func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
 	bill := func(customer string, at int64) float64 {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
-		v, _, ok := held(tr.data, CustomerHash([]byte(customer)), at)
+		v, _, ok := held(tr.data, fitting.CustomerHash([]byte(customer)), at)
 		if !ok {
 			return -1
 		}
@@ -405,7 +406,7 @@ func TestTrainerForgetsRedrivenOutcomes(t *testing.T) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	for _, id := range ids {
-		if got, want := tr.data.Has(CustomerHash([]byte(id)), 100), id != "anna"; got != want {
+		if got, want := has(tr.data, fitting.CustomerHash([]byte(id)), 100), id != "anna"; got != want {
 			t.Errorf("%s is an example: %t", id, got)
 		}
 	}
@@ -605,10 +606,10 @@ func TestNewRefusesNonsense(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no cluster":  {Codec: w.codec},
 		"no codec":    {Cluster: w.cluster},
-		"all held":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Holdout: 1}},
-		"one knot":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Knots: 1}},
-		"too many":    {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Knots: 101}},
-		"no strength": {Cluster: w.cluster, Codec: w.codec, Train: TrainConfig{Strengths: []float64{0, 1}}},
+		"all held":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Holdout: 1}},
+		"one knot":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Knots: 1}},
+		"too many":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Knots: 101}},
+		"no strength": {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Strengths: []float64{0, 1}}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
@@ -630,8 +631,8 @@ func TestTrainerTakesErasuresAtTheirTime(t *testing.T) {
 	tr, _ := w.trainer(Config{})
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	id := CustomerHash([]byte("anna"))
-	if tr.data.Has(id, at-1000) || !tr.data.Has(id, at+1000) {
-		t.Errorf("examples: before the erasure %t, after it %t", tr.data.Has(id, at-1000), tr.data.Has(id, at+1000))
+	id := fitting.CustomerHash([]byte("anna"))
+	if before, after := has(tr.data, id, at-1000), has(tr.data, id, at+1000); before || !after {
+		t.Errorf("examples: before the erasure %t, after it %t", before, after)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/churnstream/churnstream/benchmarks"
-	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 type flags struct {
@@ -42,7 +42,7 @@ func (f *flags) run(ctx context.Context, out io.Writer) error {
 	if f.Model != "" {
 		subject, err = benchmarks.FromFile(f.Model)
 	} else {
-		subject, err = benchmarks.Telco(ctx, trainer.TrainConfig{})
+		subject, err = benchmarks.Telco(ctx, fitting.Config{})
 	}
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/serving"
 	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // The flags of each role, shared by its own subcommand, run and demo.
@@ -113,7 +114,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
 		MinLabels: f.MinLabels, MaxAge: f.MaxAge, MaxModelAge: f.MaxModelAge, MaxRequestBytes: int64(f.BodyBytes),
-		Grace: f.JoinGrace, Train: trainer.TrainConfig{Knots: f.Knots},
+		Grace: f.JoinGrace, Train: fitting.Config{Knots: f.Knots},
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"context"
@@ -87,10 +87,10 @@ func TestFitWithKnotsAgreesWithAGeneralOptimizer(t *testing.T) {
 				row[3] = r.Float64() < 1/(1+math.Exp(-eta))
 				rows = append(rows, row)
 			}
-			d, vocabulary := small(t, rows)
-			oracle := newDense(d, d.Ordered(), vocabulary, 5)
+			d := small(t, rows)
+			oracle := newDense(d, d.Ordered(), 5)
 			for _, strength := range []float64{0.05, 2} {
-				w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Knots: 5}).Fit(context.Background(), strength, FitConfig{})
+				w, err := Encode(d, d.Ordered(), EncodeConfig{Knots: 5}).Fit(context.Background(), strength, SolverConfig{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -129,32 +129,32 @@ func TestModelOfConstantNumbersHasNoKnots(t *testing.T) {
 	for i := range 60 {
 		rows = append(rows, [4]any{"a", 7.0, nil, i%3 == 0})
 	}
-	d, vocabulary := small(t, rows)
-	w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Knots: 5}).Fit(context.Background(), 1, FitConfig{})
+	d := small(t, rows)
+	w, err := Encode(d, d.Ordered(), EncodeConfig{Knots: 5}).Fit(context.Background(), 1, SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := w.Model(d, vocabulary)
+	m := w.Model()
 	for _, f := range m.Features[1:] {
 		if len(f.Knots) > 0 || f.LogOddsPerUnit != 0 {
 			t.Errorf("%s: knots %v, log-odds per unit %v", f.Name, f.Knots, f.LogOddsPerUnit)
 		}
 	}
-	if _, err := scoring.Compile(m, vocabulary); err != nil {
+	if _, err := scoring.Compile(m, d.Vocabulary()); err != nil {
 		t.Error(err)
 	}
 }
 
 // curved makes customers with two numbers whose log-odds are truth of the
 // first; the second is noise.
-func curved(t *testing.T, rows int, seed uint64, truth func(x float64) float64) (*Dataset, *scoring.Vocabulary) {
+func curved(t *testing.T, rows int, seed uint64, truth func(x float64) float64) *Dataset {
 	t.Helper()
 	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "tenure", Kind: scoring.Numeric}, {Name: "noise", Kind: scoring.Numeric}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(seed, 4))
-	d := NewDataset(spec, rows)
+	d := NewDataset(scoring.NewVocabulary(spec), rows)
 	for i := range rows {
 		x := scoring.Vector{72 * r.Float64(), r.NormFloat64()}
 		d.Add(Example{
@@ -162,17 +162,17 @@ func curved(t *testing.T, rows int, seed uint64, truth func(x float64) float64) 
 			Churned: r.Float64() < 1/(1+math.Exp(-truth(x[0]))),
 		})
 	}
-	return d, scoring.NewVocabulary(spec)
+	return d
 }
 
 // fitted fits rows with some knots and hardly any penalty.
-func fitted(t *testing.T, d *Dataset, vocabulary *scoring.Vocabulary, knots int) *scoring.Predictor {
+func fitted(t *testing.T, d *Dataset, knots int) *scoring.Predictor {
 	t.Helper()
-	w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Knots: knots}).Fit(context.Background(), 1, FitConfig{})
+	w, err := Encode(d, d.Ordered(), EncodeConfig{Knots: knots}).Fit(context.Background(), 1, SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := scoring.Compile(w.Model(d, vocabulary), vocabulary)
+	p, err := scoring.Compile(w.Model(), d.Vocabulary())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,16 +199,16 @@ func TestKnotsRecoverAPiecewiseLinearTruth(t *testing.T) {
 		}
 		return -1.5 + (x-48)/12
 	}
-	d, vocabulary := curved(t, 40_000, 1, truth)
-	fresh, _ := curved(t, 20_000, 2, truth)
+	d := curved(t, 40_000, 1, truth)
+	fresh := curved(t, 20_000, 2, truth)
 	best := 0.0 // of the truth itself
 	x := scoring.NewVector(2)
 	for i := range fresh.Len() {
 		fresh.Attributes(i, x)
 		best += logLoss(1/(1+math.Exp(-truth(x[0]))), fresh.Churned(i)) / float64(fresh.Len())
 	}
-	linear := meanLogLoss(fitted(t, d, vocabulary, 0), fresh) - best
-	pieces := fitted(t, d, vocabulary, 13) // knots near every six months
+	linear := meanLogLoss(fitted(t, d, 0), fresh) - best
+	pieces := fitted(t, d, 13) // knots near every six months
 	excess := meanLogLoss(pieces, fresh) - best
 	t.Logf("log loss beyond the truth's %.5f: linear %.5f, with knots %.5f", best, linear, excess)
 	if linear < 0.03 || excess > 0.001 {
@@ -227,8 +227,8 @@ func TestKnotsRecoverAPiecewiseLinearTruth(t *testing.T) {
 
 func TestKnotsOfALinearTruthAreOnTheLine(t *testing.T) {
 	truth := func(x float64) float64 { return 1 - x/18 }
-	d, vocabulary := curved(t, 100_000, 3, truth)
-	linear, pieces := fitted(t, d, vocabulary, 0), fitted(t, d, vocabulary, 5)
+	d := curved(t, 100_000, 3, truth)
+	linear, pieces := fitted(t, d, 0), fitted(t, d, 5)
 	worst, mean := 0.0, 0.0
 	for at := 0.0; at <= 72; at++ {
 		x := scoring.Vector{at, scoring.Missing}
@@ -239,15 +239,15 @@ func TestKnotsOfALinearTruthAreOnTheLine(t *testing.T) {
 	if mean > 0.05 || worst > 0.12 { // few leave at the far end
 		t.Errorf("log-odds are off the line by %.3f on average, %.3f at most", mean, worst)
 	}
-	fresh, _ := curved(t, 100_000, 4, truth)
+	fresh := curved(t, 100_000, 4, truth)
 	if a, b := meanLogLoss(linear, fresh), meanLogLoss(pieces, fresh); math.Abs(a-b) > 2e-4 {
 		t.Errorf("log loss %.6f with knots, %.6f linear", b, a)
 	}
 }
 
-func TestTrainWithKnots(t *testing.T) {
-	d, vocabulary := synthetic(t, 2000, 0.05, 33)
-	c, err := Train(context.Background(), d, vocabulary, TrainConfig{Knots: 5, Strengths: []float64{0.1}, ImportanceRows: -1})
+func TestFitWithKnots(t *testing.T) {
+	d := synthetic(t, 2000, 0.05, 33)
+	c, err := Fit(context.Background(), d, Config{Knots: 5, Strengths: []float64{0.1}, ImportanceRows: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"context"
@@ -23,7 +23,7 @@ type dense struct {
 }
 
 // newDense makes numbers linear, or with 2 knots and more piecewise linear.
-func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, knots int) *dense {
+func newDense(d *Dataset, rows []int32, knots int) *dense {
 	m := &dense{}
 	x := scoring.NewVector(d.Spec().Len())
 	table := make([]scoring.Vector, len(rows))
@@ -66,7 +66,7 @@ func newDense(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, knots in
 	}
 	for j := range d.Spec().Len() {
 		if d.Spec().Feature(j).Kind == scoring.Categorical {
-			for code := range vocabulary.Size(j) {
+			for code := range d.vocabulary.Size(j) {
 				add(j, float64(code), -1, func(x float64) float64 {
 					if x == float64(code) {
 						return 1
@@ -184,13 +184,13 @@ func TestFitReachesTheOptimumOfTheDenseProblem(t *testing.T) {
 		knots   int
 	}{{0, 0}, {0.1, 0}, {0, 5}, {0.1, 5}, {0.6, 3}, {0.1, 20}} {
 		missing := problem.missing
-		d, vocabulary := synthetic(t, 1500, missing, 3)
+		d := synthetic(t, 1500, missing, 3)
 		rows := d.Ordered()
-		oracle := newDense(d, rows, vocabulary, problem.knots)
-		x := Encode(d, rows, vocabulary, EncodeConfig{Knots: problem.knots})
+		oracle := newDense(d, rows, problem.knots)
+		x := Encode(d, rows, EncodeConfig{Knots: problem.knots})
 		for _, strength := range []float64{1e-4, 0.01, 1, 100, 1e4} {
 			t.Run(fmt.Sprintf("missing %g, %d knots, C %g", missing, problem.knots, strength), func(t *testing.T) {
-				w, err := x.Fit(context.Background(), strength, FitConfig{})
+				w, err := x.Fit(context.Background(), strength, SolverConfig{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -214,13 +214,13 @@ func TestFitReachesTheOptimumOfTheDenseProblem(t *testing.T) {
 }
 
 func TestFitIsTheSameOnAnyNumberOfProcessors(t *testing.T) {
-	d, vocabulary := synthetic(t, 6000, 0.05, 5)
-	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 3, Knots: 7})
-	one, err := x.Fit(context.Background(), 1, FitConfig{Workers: 1})
+	d := synthetic(t, 6000, 0.05, 5)
+	x := Encode(d, d.Ordered(), EncodeConfig{Folds: 3, Knots: 7})
+	one, err := x.Fit(context.Background(), 1, SolverConfig{Workers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	seven, err := x.Fit(context.Background(), 1, FitConfig{Workers: 7})
+	seven, err := x.Fit(context.Background(), 1, SolverConfig{Workers: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestFitIsTheSameOnAnyNumberOfProcessors(t *testing.T) {
 
 // small makes a dataset of one categorical and two numeric features from rows
 // of level, numbers and label.
-func small(t *testing.T, rows [][4]any) (*Dataset, *scoring.Vocabulary) {
+func small(t *testing.T, rows [][4]any) *Dataset {
 	t.Helper()
 	spec, err := scoring.NewSpec([]scoring.Feature{
 		{Name: "plan", Kind: scoring.Categorical},
@@ -255,7 +255,7 @@ func small(t *testing.T, rows [][4]any) (*Dataset, *scoring.Vocabulary) {
 		t.Fatal(err)
 	}
 	vocabulary := scoring.NewVocabulary(spec)
-	d := NewDataset(spec, 0)
+	d := NewDataset(vocabulary, 0)
 	for i, row := range rows {
 		x := scoring.NewVector(3)
 		if level, ok := row[0].(string); ok {
@@ -270,7 +270,7 @@ func small(t *testing.T, rows [][4]any) (*Dataset, *scoring.Vocabulary) {
 		}
 		d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i), Churned: row[3].(bool), Attributes: x})
 	}
-	return d, vocabulary
+	return d
 }
 
 func TestFitOfAwkwardData(t *testing.T) {
@@ -279,10 +279,10 @@ func TestFitOfAwkwardData(t *testing.T) {
 		for i := range 40 {
 			rows = append(rows, [4]any{[]string{"a", "b"}[i%2], float64(i), float64(-i), i >= 20})
 		}
-		d, vocabulary := small(t, rows)
-		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{})
+		d := small(t, rows)
+		x := Encode(d, d.Ordered(), EncodeConfig{})
 		for _, strength := range DefaultStrengths() {
-			w, err := x.Fit(context.Background(), strength, FitConfig{})
+			w, err := x.Fit(context.Background(), strength, SolverConfig{})
 			if err != nil {
 				t.Fatalf("C %g: %v", strength, err)
 			}
@@ -296,8 +296,8 @@ func TestFitOfAwkwardData(t *testing.T) {
 		for i := range 40 {
 			rows = append(rows, [4]any{"only", 0.1, float64(i % 7), i%3 == 0})
 		}
-		d, vocabulary := small(t, rows)
-		w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		d := small(t, rows)
+		w, err := Encode(d, d.Ordered(), EncodeConfig{}).Fit(context.Background(), 1, SolverConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,8 +310,8 @@ func TestFitOfAwkwardData(t *testing.T) {
 		for i := range 40 {
 			rows = append(rows, [4]any{nil, nil, nil, i%4 == 0})
 		}
-		d, vocabulary := small(t, rows)
-		w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		d := small(t, rows)
+		w, err := Encode(d, d.Ordered(), EncodeConfig{}).Fit(context.Background(), 1, SolverConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -320,8 +320,8 @@ func TestFitOfAwkwardData(t *testing.T) {
 		}
 	})
 	t.Run("one class", func(t *testing.T) {
-		d, vocabulary := small(t, [][4]any{{"a", 1.0, 2.0, true}, {"b", 2.0, 1.0, true}})
-		_, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1, FitConfig{})
+		d := small(t, [][4]any{{"a", 1.0, 2.0, true}, {"b", 2.0, 1.0, true}})
+		_, err := Encode(d, d.Ordered(), EncodeConfig{}).Fit(context.Background(), 1, SolverConfig{})
 		if !errors.Is(err, ErrTooFewLabels) {
 			t.Errorf("error %v", err)
 		}
@@ -335,23 +335,23 @@ func TestFitOfAwkwardData(t *testing.T) {
 			}
 			rows = append(rows, [4]any{level, float64(i % 5), 1.0, i%2 == 0 || i%3 == 1})
 		}
-		d, vocabulary := small(t, rows)
-		x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{MaxLevels: 2})
-		w, err := x.Fit(context.Background(), 1, FitConfig{})
+		d := small(t, rows)
+		x := Encode(d, d.Ordered(), EncodeConfig{MaxLevels: 2})
+		w, err := x.Fit(context.Background(), 1, SolverConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, _ := vocabulary.Lookup(0, "a")
-		rare, _ := vocabulary.Lookup(0, "rare 0")
+		a, _ := d.vocabulary.Lookup(0, "a")
+		rare, _ := d.vocabulary.Lookup(0, "rare 0")
 		if w.Level(0, a) == 0 || w.Level(0, rare) != 0 || len(x.features[0].levels) != 2 {
 			t.Errorf("a %v, rare %v, %d levels", w.Level(0, a), w.Level(0, rare), len(x.features[0].levels))
 		}
 	})
 	t.Run("cancelled", func(t *testing.T) {
-		d, vocabulary := synthetic(t, 100, 0, 1)
+		d := synthetic(t, 100, 0, 1)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(ctx, 1, FitConfig{})
+		_, err := Encode(d, d.Ordered(), EncodeConfig{}).Fit(ctx, 1, SolverConfig{})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
@@ -359,8 +359,8 @@ func TestFitOfAwkwardData(t *testing.T) {
 }
 
 func TestStrength(t *testing.T) {
-	d, vocabulary := synthetic(t, 3000, 0, 9)
-	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 5})
+	d := synthetic(t, 3000, 0, 9)
+	x := Encode(d, d.Ordered(), EncodeConfig{Folds: 5})
 	best, losses, err := x.Strength(context.Background(), DefaultStrengths())
 	if err != nil {
 		t.Fatal(err)
@@ -375,11 +375,11 @@ func TestStrength(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := x.fit(context.Background(), []span{{0, from}, {to, x.Rows()}}, 1, nil, FitConfig{})
+	w, err := x.fit(context.Background(), []span{{0, from}, {to, x.Rows()}}, 1, nil, SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	oracle := newDense(d, x.rows, vocabulary, 0)
+	oracle := newDense(d, x.rows, 0)
 	oracle.churned = oracle.churned[from:to]
 	for c := range oracle.columns {
 		oracle.columns[c] = oracle.columns[c][from:to]
@@ -392,8 +392,8 @@ func TestStrength(t *testing.T) {
 }
 
 func TestFitWithHardlyAnyPenalty(t *testing.T) {
-	d, vocabulary := synthetic(t, 5000, 0, 11)
-	w, err := Encode(d, d.Ordered(), vocabulary, EncodeConfig{}).Fit(context.Background(), 1e8, FitConfig{})
+	d := synthetic(t, 5000, 0, 11)
+	w, err := Encode(d, d.Ordered(), EncodeConfig{}).Fit(context.Background(), 1e8, SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,12 +404,12 @@ func TestFitWithHardlyAnyPenalty(t *testing.T) {
 
 func BenchmarkFit(b *testing.B) {
 	for _, rows := range []int{7_000, 200_000} {
-		d, vocabulary := synthetic(b, rows, 0, 1)
+		d := synthetic(b, rows, 0, 1)
 		for _, knots := range []int{0, 5, 9} {
-			x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Knots: knots})
+			x := Encode(d, d.Ordered(), EncodeConfig{Knots: knots})
 			b.Run(fmt.Sprintf("rows=%d/knots=%d", rows, knots), func(b *testing.B) {
 				for b.Loop() {
-					w, err := x.Fit(context.Background(), 1, FitConfig{})
+					w, err := x.Fit(context.Background(), 1, SolverConfig{})
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -423,8 +423,8 @@ func BenchmarkFit(b *testing.B) {
 }
 
 func BenchmarkStrength(b *testing.B) {
-	d, vocabulary := synthetic(b, 7_000, 0, 1)
-	x := Encode(d, d.Ordered(), vocabulary, EncodeConfig{Folds: 5})
+	d := synthetic(b, 7_000, 0, 1)
+	x := Encode(d, d.Ordered(), EncodeConfig{Folds: 5})
 	for b.Loop() {
 		if _, _, err := x.Strength(context.Background(), DefaultStrengths()); err != nil {
 			b.Fatal(err)

@@ -1,18 +1,16 @@
-package trainer
+package fitting
 
 import (
 	"cmp"
 	"math"
 	"slices"
-	"sort"
 
 	"github.com/churnstream/churnstream/scoring"
 )
 
 // Design is the design matrix of some examples of a Dataset: an intercept, one
-// 0/1 column for each level of each categorical feature, and for each numeric
-// feature either one column or, where it is piecewise linear, one for each
-// knot. All are standardised to mean 0 and population standard deviation 1.
+// 0/1 column per level of each categorical feature, and per numeric feature
+// either one column or, where it is piecewise linear, one per knot. All are standardised to mean 0 and population standard deviation 1.
 //
 // A knot's column holds the knot's hat function (the linear B-spline): 1 at the
 // knot, falling to 0 at its neighbours, linear between, and constant beyond the
@@ -36,6 +34,7 @@ import (
 // Rows are in a fixed order and sums are taken over fixed blocks, so that
 // results do not depend on the number of processors.
 type Design struct {
+	data     *Dataset
 	rows     []int32 // positions in the dataset, by fold
 	foldEnds []int   // fold f is rows[foldEnds[f-1]:foldEnds[f]]
 
@@ -56,14 +55,6 @@ type Design struct {
 	// constant ones, and those for missing.
 	std  []float64
 	free []int // columns in the fit
-}
-
-// between is a value between two knots: the hat function of column is 1 − share
-// there, that of the next column share. A missing value is all of the column
-// for missing, which follows those of the knots.
-type between struct {
-	column uint32
-	share  float64
 }
 
 // encoded is how one feature of the specification became columns.
@@ -97,13 +88,10 @@ type EncodeConfig struct {
 	Knots int
 }
 
-// MaxKnots bounds the knots of a feature.
-const MaxKnots = 100
-
-// Encode makes a design matrix of the given examples of d. The vocabulary
-// must be the one that the examples' codes come from.
-func Encode(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, cfg EncodeConfig) *Design {
-	x := &Design{width: 1, std: []float64{1}}
+// Encode makes a design matrix of the examples of d at the given positions. It
+// refers to d, which must not change for as long as the matrix is in use.
+func Encode(d *Dataset, rows []int32, cfg EncodeConfig) *Design {
+	x := &Design{data: d, width: 1, std: []float64{1}}
 	x.order(d, rows, max(cfg.Folds, 1))
 	n := len(x.rows)
 	numeric := 0
@@ -117,7 +105,7 @@ func Encode(d *Dataset, rows []int32, vocabulary *scoring.Vocabulary, cfg Encode
 	maxLevels := min(cmp.Or(max(cfg.MaxLevels, 0), 100), 4000/max(x.cats, 1))
 	for j := range d.columns {
 		if d.columns[j].categorical {
-			x.addLevels(d, j, vocabulary, max(maxLevels, 2))
+			x.addLevels(d, j, max(maxLevels, 2))
 		}
 	}
 	var linear []int
@@ -185,7 +173,7 @@ func (x *Design) order(d *Dataset, rows []int32, folds int) {
 	}
 }
 
-func (x *Design) addLevels(d *Dataset, j int, vocabulary *scoring.Vocabulary, maxLevels int) {
+func (x *Design) addLevels(d *Dataset, j, maxLevels int) {
 	e := encoded{feature: j, categorical: true, first: x.width, missing: -1}
 	var counts []int
 	for _, r := range x.rows {
@@ -201,7 +189,7 @@ func (x *Design) addLevels(d *Dataset, j int, vocabulary *scoring.Vocabulary, ma
 			known = append(known, code)
 		}
 	}
-	name := func(code int) string { return vocabulary.Level(j, float64(code-1)) }
+	name := func(code int) string { return d.vocabulary.Level(j, float64(code-1)) }
 	if len(known) > maxLevels {
 		slices.SortFunc(known, func(a, b int) int {
 			return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(name(a), name(b)))
@@ -241,96 +229,6 @@ func (x *Design) fillCodes(d *Dataset, e *encoded, k int) {
 			code = 0
 		}
 		x.codes[i*x.cats+k] = column[code]
-	}
-}
-
-// knotsAt returns the least, the greatest, and between them the equally spaced
-// quantiles of ascending values, n with both, equal ones once. None is
-// interpolated: every knot is a value that occurs, so no hat function is 0 on
-// all rows.
-func knotsAt(values []float64, n int) []float64 {
-	if len(values) == 0 {
-		return nil
-	}
-	knots := make([]float64, n)
-	for i := range knots {
-		at := (i*len(values)+n-2)/(n-1) - 1 // ⌈i/(n−1)·len⌉ − 1
-		knots[i] = values[max(at, 0)]
-	}
-	return slices.Compact(knots)
-}
-
-// locate returns where a value lies among the knots: 1 − share at knot i and
-// share at the next.
-func locate(knots []float64, v float64) (i int, share float64) {
-	i = sort.SearchFloat64s(knots, v)
-	switch {
-	case i == 0:
-		return 0, 0
-	case i == len(knots):
-		return i - 2, 1
-	}
-	return i - 1, (v - knots[i-1]) / (knots[i] - knots[i-1])
-}
-
-func (x *Design) addKnots(d *Dataset, j int, knots []float64) {
-	e := encoded{feature: j, first: x.width, knots: knots, share: make([]float64, len(knots)), missing: -1}
-	values := d.columns[j].numbers
-	for _, r := range x.rows {
-		if v := values[r]; !scoring.IsMissing(v) {
-			i, share := locate(knots, v)
-			e.share[i] += 1 - share
-			e.share[i+1] += share
-			e.present++
-		}
-	}
-	for i := range e.share {
-		e.share[i] /= float64(e.present)
-	}
-	// Rows where a hat function is 0 are counted, not visited.
-	squares, zeros := make([]float64, len(knots)), make([]int, len(knots))
-	for i := range zeros {
-		zeros[i] = e.present
-	}
-	for _, r := range x.rows {
-		if v := values[r]; !scoring.IsMissing(v) {
-			i, share := locate(knots, v)
-			left, right := 1-share-e.share[i], share-e.share[i+1]
-			squares[i] += left * left
-			squares[i+1] += right * right
-			zeros[i]--
-			zeros[i+1]--
-		}
-	}
-	for i, mean := range e.share {
-		x.std = append(x.std, math.Sqrt((squares[i]+float64(zeros[i])*mean*mean)/float64(e.present)))
-	}
-	x.width += len(knots)
-	if e.present < len(x.rows) {
-		e.missing = x.width
-		x.std = append(x.std, 0)
-		x.width++
-	}
-	x.features = append(x.features, e)
-	x.hats++
-}
-
-func (x *Design) fillBetween(d *Dataset) {
-	k := 0
-	for _, e := range x.features {
-		if e.knots == nil {
-			continue
-		}
-		values := d.columns[e.feature].numbers
-		for i, r := range x.rows {
-			at := between{uint32(e.missing - 1), 1}
-			if v := values[r]; !scoring.IsMissing(v) {
-				knot, share := locate(e.knots, v)
-				at = between{uint32(e.first + knot), share}
-			}
-			x.between[i*x.hats+k] = at
-		}
-		k++
 	}
 }
 

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"fmt"
@@ -6,12 +6,12 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
 
 // Champion is the model in use, as the gate sees it.
 type Champion struct {
+	// Version is its number in the reason.
 	Version   int64
 	Predictor *scoring.Predictor
 	// Demand says in words why a new model is wanted that is no better, such
@@ -21,7 +21,9 @@ type Champion struct {
 
 // Verdict is what the gate decided, and on what grounds.
 type Verdict struct {
-	Stage  schemas.Stage
+	// Promote says that the candidate is to become the champion.
+	Promote bool
+	// Reason says why, or why not, in words.
 	Reason string
 	// Metrics are the candidate's and ChampionMetrics the champion's, on the
 	// same holdout rows; ChampionMetrics is nil when there is no champion.
@@ -33,26 +35,27 @@ type Verdict struct {
 }
 
 // Judge measures a candidate and the champion (nil: there is none) on the
-// candidate's holdout. The candidate becomes champion when there is none, when
+// candidate's holdout. The candidate is promoted when there is no champion, when
 // its log loss is lower, or when a new model is demanded and the candidate's
 // log loss is not higher beyond chance: the 95 % bootstrap interval of the
-// paired difference reaches down to zero. Else it is a challenger.
+// paired difference reaches down to zero.
 //
 // The champion may have been trained on some of the holdout rows, which then
-// favour it; the candidate never has.
-func Judge(c *Candidate, d *Dataset, champion *Champion) Verdict {
+// favour it; the candidate never has. Its predictor must be of the vocabulary
+// of the candidate's dataset.
+func Judge(c *Candidate, champion *Champion) Verdict {
 	churned := make([]bool, len(c.Holdout))
 	for i, r := range c.Holdout {
-		churned[i] = d.Churned(int(r))
+		churned[i] = c.data.Churned(int(r))
 	}
-	own := c.probabilities(d, c.Holdout)
+	own := c.data.probabilities(c.Predictor, c.Holdout)
 	v := Verdict{Metrics: scoring.Evaluate(own, churned)}
 	if champion == nil {
-		v.Stage = schemas.StageChampion
+		v.Promote = true
 		v.Reason = fmt.Sprintf("there was no champion; log loss %.4f on %d holdout rows", v.Metrics.LogLoss, v.Metrics.Rows)
 		return v
 	}
-	theirs := probabilities(champion.Predictor, d, c.Holdout)
+	theirs := c.data.probabilities(champion.Predictor, c.Holdout)
 	metrics := scoring.Evaluate(theirs, churned)
 	v.ChampionMetrics = &metrics
 	differences := make([]float64, len(churned))
@@ -61,18 +64,17 @@ func Judge(c *Candidate, d *Dataset, champion *Champion) Verdict {
 		v.Difference += differences[i] / float64(len(differences))
 	}
 	v.Low, v.High = bootstrap(differences)
-	v.Reason = fmt.Sprintf("log loss %.4f against %.4f of version %d on the same %d holdout rows (difference %+.3g, 95 %% interval %+.3g to %+.3g)",
+	figures := fmt.Sprintf("log loss %.4f against %.4f of version %d on the same %d holdout rows (difference %+.3g, 95 %% interval %+.3g to %+.3g)",
 		v.Metrics.LogLoss, metrics.LogLoss, champion.Version, v.Metrics.Rows, v.Difference, v.Low, v.High)
 	switch {
 	case v.Difference < 0:
-		v.Stage = schemas.StageChampion
-		v.Reason = "better: " + v.Reason
+		v.Promote = true
+		v.Reason = "better: " + figures
 	case champion.Demand != "" && v.Low <= 0:
-		v.Stage = schemas.StageChampion
-		v.Reason = "not worse beyond chance, and " + champion.Demand + ": " + v.Reason
+		v.Promote = true
+		v.Reason = "not worse beyond chance, and " + champion.Demand + ": " + figures
 	default:
-		v.Stage = schemas.StageChallenger
-		v.Reason = "not better: " + v.Reason
+		v.Reason = "not better: " + figures
 	}
 	return v
 }

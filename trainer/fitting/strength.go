@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"context"
@@ -86,7 +86,7 @@ func (x *Design) foldLosses(ctx context.Context, f int, strengths []float64) ([]
 	for s, strength := range strengths {
 		var err error
 		// To compare losses, coefficients need not be exact.
-		w, err = x.fit(ctx, others, strength, w, FitConfig{Tolerance: 1e-4, Workers: 1})
+		w, err = x.fit(ctx, others, strength, w, SolverConfig{Tolerance: 1e-4, Workers: 1})
 		if err != nil {
 			return nil, fmt.Errorf("fold %d: %w", f, err)
 		}

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"cmp"
@@ -31,8 +31,8 @@ func TestImportanceOfAFeatureWithoutEffectIsZero(t *testing.T) {
 			x := r.Float64()
 			rows = append(rows, [4]any{"only", x, 0.1, r.Float64() < x}) // two features are constant
 		}
-		d, vocabulary := small(t, rows)
-		c, err := Train(context.Background(), d, vocabulary, TrainConfig{Knots: knots, Strengths: []float64{1}})
+		d := small(t, rows)
+		c, err := Fit(context.Background(), d, Config{Knots: knots, Strengths: []float64{1}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestImportancePointsTellTheDirection(t *testing.T) {
 					t.Fatal(err)
 				}
 				vocabulary := scoring.NewVocabulary(spec)
-				d := NewDataset(spec, 0)
+				d := NewDataset(vocabulary, 0)
 				r := rand.New(rand.NewPCG(4, 4))
 				for i := range 3000 {
 					level := string(rune('a' + r.IntN(4)))
@@ -79,7 +79,7 @@ func TestImportancePointsTellTheDirection(t *testing.T) {
 					}
 					d.Add(Example{CustomerHash(fmt.Append(nil, i)), int64(i), r.Float64() < rate, x})
 				}
-				c, err := Train(context.Background(), d, vocabulary, TrainConfig{Knots: knots, Strengths: []float64{1}})
+				c, err := Fit(context.Background(), d, Config{Knots: knots, Strengths: []float64{1}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -132,8 +132,8 @@ func TestImportancePointsCoverEveryLevel(t *testing.T) {
 		}
 		rows = append(rows, [4]any{level, float64(i % 89), 1.0, i%3 == 0 || level != "common"})
 	}
-	d, vocabulary := small(t, rows)
-	c, err := Train(context.Background(), d, vocabulary, TrainConfig{Strengths: []float64{1}, ImportanceRows: 50})
+	d := small(t, rows)
+	c, err := Fit(context.Background(), d, Config{Strengths: []float64{1}, ImportanceRows: 50})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +158,8 @@ func TestImportancePointsCoverEveryLevel(t *testing.T) {
 }
 
 func TestImportanceIsThatOfEveryRow(t *testing.T) {
-	d, vocabulary := synthetic(t, 1000, 0.05, 12)
-	c, err := Train(context.Background(), d, vocabulary, TrainConfig{Strengths: []float64{1}, Knots: 5})
+	d := synthetic(t, 1000, 0.05, 12)
+	c, err := Fit(context.Background(), d, Config{Strengths: []float64{1}, Knots: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,9 @@ func TestImportanceIsThatOfEveryRow(t *testing.T) {
 	processors := runtime.GOMAXPROCS(1)
 	defer runtime.GOMAXPROCS(processors)
 	c.Model.Importance = nil
-	c.addImportance(d, 10_000)
+	if err := c.addImportance(context.Background(), 10_000); err != nil {
+		t.Fatal(err)
+	}
 	if got, _ := json.Marshal(c.Model.Importance); string(got) != string(want) {
 		t.Error("another number of processors gives another importance")
 	}

@@ -1,94 +1,19 @@
-package trainer
+package fitting
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 
 	"gonum.org/v1/gonum/mat"
 )
 
-var (
-	// ErrTooFewLabels is matched by errors that more labels can cure: too few
-	// examples, or examples of one class only.
-	ErrTooFewLabels = errors.New("too few labels")
-	// ErrNotConverged is matched when Fit used up its iterations.
-	ErrNotConverged = errors.New("fit has not converged")
-)
-
-// Weights are the optimum of a fit, by column of the standardised matrix.
-type Weights struct {
-	// Strength is C, the inverse of the penalty.
-	Strength float64
-	// Objective is C·Σ log loss + ½‖w‖² at the optimum.
-	Objective float64
-	// Iterations counts passes over the rows for a gradient, Hessians those
-	// for a Hessian.
-	Iterations, Hessians int
-
-	// v are the coefficients of the columns as they are in memory: 0/1 and
-	// standardised numbers, the intercept first.
-	v []float64
-	x *Design
-}
-
-// Intercept returns the intercept for standardised columns.
-func (w *Weights) Intercept() float64 {
-	b := w.v[0]
-	for _, e := range w.x.features {
-		for l, p := range e.share {
-			b += p * w.v[e.first+l]
-		}
-	}
-	return b
-}
-
-// Level returns the coefficient of a level's standardised column: 0 for a
-// level that the fit does not know.
-func (w *Weights) Level(feature int, code float64) float64 {
-	for _, e := range w.x.features {
-		if e.feature == feature && e.categorical {
-			if l := slices.Index(e.levels, code); l >= 0 {
-				return w.v[e.first+l] * w.x.std[e.first+l]
-			}
-		}
-	}
-	return 0
-}
-
-// Number returns the coefficient of a linear numeric feature's standardised
-// column.
-func (w *Weights) Number(feature int) float64 {
-	for _, e := range w.x.features {
-		if e.feature == feature && !e.categorical && e.knots == nil {
-			return w.v[e.first]
-		}
-	}
-	return 0
-}
-
-// Knots returns the knots of a piecewise-linear numeric feature and the
-// coefficients of their standardised columns; nil for any other feature.
-func (w *Weights) Knots(feature int) (knots, coefficients []float64) {
-	for _, e := range w.x.features {
-		if e.feature == feature {
-			for k := range e.knots {
-				coefficients = append(coefficients, w.v[e.first+k]*w.x.std[e.first+k])
-			}
-			return slices.Clone(e.knots), coefficients
-		}
-	}
-	return nil, nil
-}
-
-// FitConfig says how to fit. Its zero value is usable.
-type FitConfig struct {
+// SolverConfig says how to fit. Its zero value is usable.
+type SolverConfig struct {
 	// Tolerance ends the iteration: the greatest change of a coefficient in a
 	// step, relative to the greatest coefficient where that exceeds 1 (0: 1e-9).
 	Tolerance float64
@@ -107,7 +32,7 @@ type FitConfig struct {
 // It fails with ErrTooFewLabels unless both classes are present, and with
 // ErrNotConverged. The penalty makes the optimum unique also where the classes
 // can be separated or columns depend on each other.
-func (x *Design) Fit(ctx context.Context, strength float64, cfg FitConfig) (*Weights, error) {
+func (x *Design) Fit(ctx context.Context, strength float64, cfg SolverConfig) (*Weights, error) {
 	return x.fit(ctx, []span{{0, x.Rows()}}, strength, nil, cfg)
 }
 
@@ -134,7 +59,7 @@ type partial struct {
 	hessian  []float64 // upper triangle of width × width
 }
 
-func (x *Design) fit(ctx context.Context, spans []span, strength float64, start *Weights, cfg FitConfig) (*Weights, error) {
+func (x *Design) fit(ctx context.Context, spans []span, strength float64, start *Weights, cfg SolverConfig) (*Weights, error) {
 	if !(strength > 0) || math.IsInf(strength, 1) {
 		return nil, fmt.Errorf("fit: strength %v is not a positive number", strength)
 	}

@@ -1,7 +1,8 @@
-package trainer
+package fitting
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"runtime"
 	"slices"
@@ -38,7 +39,7 @@ const rareRows = 20
 // its point from the newest rows that do; they do not count for the means of
 // absolute weights. A point without any row, of a feature of which no value is
 // known, is 0.
-func (c *Candidate) addImportance(d *Dataset, limit int) {
+func (c *Candidate) addImportance(ctx context.Context, limit int) error {
 	n := min(limit, len(c.Training))
 	row := func(i int) int { return int(c.Training[i*len(c.Training)/n]) }
 	blocks := make([][]tally, (n+importanceBlock-1)/importanceBlock)
@@ -46,8 +47,8 @@ func (c *Candidate) addImportance(d *Dataset, limit int) {
 	var wait sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(blocks)) {
 		wait.Go(func() {
-			e := c.explainer(d)
-			for b := int(next.Add(1)) - 1; b < len(blocks); b = int(next.Add(1)) - 1 {
+			e := c.explainer()
+			for b := int(next.Add(1)) - 1; b < len(blocks) && ctx.Err() == nil; b = int(next.Add(1)) - 1 {
 				blocks[b] = c.tallies()
 				for i := b * importanceBlock; i < min(n, (b+1)*importanceBlock); i++ {
 					e.explain(row(i))
@@ -61,6 +62,9 @@ func (c *Candidate) addImportance(d *Dataset, limit int) {
 		})
 	}
 	wait.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	total := c.tallies()
 	for _, block := range blocks {
 		for j := range total {
@@ -73,7 +77,9 @@ func (c *Candidate) addImportance(d *Dataset, limit int) {
 			}
 		}
 	}
-	c.addRare(d, total)
+	if err := c.addRare(ctx, total); err != nil {
+		return err
+	}
 
 	for j := range total {
 		f := &c.Model.Features[j]
@@ -86,10 +92,11 @@ func (c *Candidate) addImportance(d *Dataset, limit int) {
 		c.Model.Importance = append(c.Model.Importance, g)
 	}
 	slices.SortStableFunc(c.Model.Importance, func(a, b scoring.Importance) int { return cmp.Compare(b.SHAP, a.SHAP) })
+	return nil
 }
 
 // addRare adds points that have no row yet.
-func (c *Candidate) addRare(d *Dataset, total []tally) {
+func (c *Candidate) addRare(ctx context.Context, total []tally) error {
 	type place struct{ feature, bin int }
 	wanted := make(map[place]int) // rows still to be found
 	features := make(map[int]int) // points wanted of each feature
@@ -101,15 +108,18 @@ func (c *Candidate) addRare(d *Dataset, total []tally) {
 			}
 		}
 	}
-	e := c.explainer(d)
+	e := c.explainer()
 	for i := len(c.Training) - 1; i >= 0 && len(wanted) > 0; i-- {
+		if i%4096 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		row := int(c.Training[i])
 		explained := false
 		for j := range total {
 			if features[j] == 0 {
 				continue
 			}
-			at := place{j, c.bin(d, j, row)}
+			at := place{j, c.bin(j, row)}
 			left, want := wanted[at]
 			if !want {
 				continue
@@ -127,6 +137,7 @@ func (c *Candidate) addRare(d *Dataset, total []tally) {
 			features[j]--
 		}
 	}
+	return nil
 }
 
 // tallies returns empty sums for all features.
@@ -142,25 +153,24 @@ func (c *Candidate) tallies() []tally {
 // explainer explains rows, for one goroutine.
 type explainer struct {
 	c          *Candidate
-	d          *Dataset
 	x          scoring.Vector
 	workspace  *scoring.Workspace
 	lime, shap []float64 // of the row explained last
 }
 
-func (c *Candidate) explainer(d *Dataset) *explainer {
-	return &explainer{c: c, d: d, x: scoring.NewVector(d.Spec().Len()), workspace: c.Predictor.NewWorkspace()}
+func (c *Candidate) explainer() *explainer {
+	return &explainer{c: c, x: scoring.NewVector(c.data.Spec().Len()), workspace: c.Predictor.NewWorkspace()}
 }
 
 func (e *explainer) explain(row int) {
-	e.d.Attributes(row, e.x)
+	e.c.data.Attributes(row, e.x)
 	e.lime = e.c.Predictor.LIME(e.lime, e.x, e.workspace)
 	e.shap = e.c.Predictor.SHAP(e.shap, e.x, e.workspace)
 }
 
 // point adds the row explained last to its level or bin of feature j.
 func (e *explainer) point(t *tally, j, row int) {
-	if b := e.c.bin(e.d, j, row); b >= 0 {
+	if b := e.c.bin(j, row); b >= 0 {
 		t.points[b].lime += e.lime[j]
 		t.points[b].shap += e.shap[j]
 		t.points[b].rows++
@@ -169,13 +179,13 @@ func (e *explainer) point(t *tally, j, row int) {
 
 // bin returns the position of example i's level or bin of a feature, −1 where
 // it is missing or not a level of the model.
-func (c *Candidate) bin(d *Dataset, feature, i int) int {
-	v, f := d.columns[feature].value(i), &c.Model.Features[feature]
+func (c *Candidate) bin(feature, i int) int {
+	v, f := c.data.columns[feature].value(i), &c.Model.Features[feature]
 	switch {
 	case scoring.IsMissing(v):
 		return -1
-	case d.columns[feature].categorical:
-		return slices.Index(f.Levels, c.vocabulary.Level(feature, v))
+	case c.data.columns[feature].categorical:
+		return slices.Index(f.Levels, c.data.vocabulary.Level(feature, v))
 	default:
 		return sort.SearchFloat64s(f.Quartiles, v)
 	}

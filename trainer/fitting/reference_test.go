@@ -1,4 +1,4 @@
-package trainer_test
+package fitting_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
-	"github.com/churnstream/churnstream/trainer"
+	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // reference reads a file of values measured with other implementations, or
@@ -23,7 +23,7 @@ func reference(t *testing.T, name string, to any) {
 	t.Helper()
 	directory := os.Getenv("CHURN_REFERENCE")
 	if directory == "" {
-		directory = filepath.Join("..", "..", "shared", "reference")
+		directory = filepath.Join("..", "..", "..", "shared", "reference")
 	}
 	data, err := os.ReadFile(filepath.Join(directory, name))
 	if err != nil {
@@ -35,22 +35,22 @@ func reference(t *testing.T, name string, to any) {
 }
 
 // telco returns the table's 7,032 complete rows, in its order.
-func telco(tb testing.TB) (*trainer.Dataset, *schemas.Set) {
+func telco(tb testing.TB) *fitting.Dataset {
 	tb.Helper()
 	set := schemas.Telco()
 	rows, err := replay.Load(set)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d := trainer.NewDataset(set.Spec(), len(rows))
+	d := fitting.NewDataset(set.Vocabulary(), len(rows))
 	for _, r := range rows {
 		// The reference left out customers who were never billed: they alone
 		// have numbers that are 0.
 		if neverBilled(set.Spec(), r.Attributes) {
 			continue
 		}
-		d.Add(trainer.Example{
-			Customer:   trainer.CustomerHash([]byte(r.CustomerID)),
+		d.Add(fitting.Example{
+			Customer:   fitting.CustomerHash([]byte(r.CustomerID)),
 			ObservedAt: r.ObservedAt,
 			Churned:    r.Churned,
 			Attributes: r.Attributes,
@@ -59,7 +59,7 @@ func telco(tb testing.TB) (*trainer.Dataset, *schemas.Set) {
 	if d.Len() != 7032 {
 		tb.Fatalf("%d complete rows", d.Len())
 	}
-	return d, set
+	return d
 }
 
 func neverBilled(spec *scoring.Spec, x scoring.Vector) bool {
@@ -72,7 +72,7 @@ func neverBilled(spec *scoring.Spec, x scoring.Vector) bool {
 }
 
 // trainingSplit returns the rows that the reference optima were fitted on.
-func trainingSplit(t *testing.T, d *trainer.Dataset) []int32 {
+func trainingSplit(t *testing.T, d *fitting.Dataset) []int32 {
 	t.Helper()
 	var holdout struct {
 		TestRows []int `json:"test_rows"`
@@ -107,7 +107,7 @@ func TestFitAgreesWithScikitLearn(t *testing.T) {
 		}
 	}
 	reference(t, "logistic_optima_telco.json", &want)
-	d, set := telco(t)
+	d := telco(t)
 	rows := trainingSplit(t, d)
 	churned := make([]bool, len(rows))
 	for i, r := range rows {
@@ -115,12 +115,12 @@ func TestFitAgreesWithScikitLearn(t *testing.T) {
 	}
 	columns := make([][]float64, len(want.Columns))
 	for c, name := range want.Columns {
-		columns[c] = standardised(t, d, set, rows, name)
+		columns[c] = standardised(t, d, rows, name)
 	}
-	x := trainer.Encode(d, rows, set.Vocabulary(), trainer.EncodeConfig{})
+	x := fitting.Encode(d, rows, fitting.EncodeConfig{})
 	for _, optimum := range want.Optima {
 		t.Run(fmt.Sprintf("C=%g", optimum.C), func(t *testing.T) {
-			w, err := x.Fit(context.Background(), optimum.C, trainer.FitConfig{})
+			w, err := x.Fit(context.Background(), optimum.C, fitting.SolverConfig{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,10 +128,10 @@ func TestFitAgreesWithScikitLearn(t *testing.T) {
 			distance, greatest := 0.0, 0.0
 			for c, column := range want.Columns {
 				name, level, categorical := strings.Cut(column, "=")
-				feature, _ := set.Spec().Index(name)
+				feature, _ := d.Spec().Index(name)
 				coef[c] = w.Number(feature)
 				if categorical {
-					code, _ := set.Vocabulary().Lookup(feature, level)
+					code, _ := d.Vocabulary().Lookup(feature, level)
 					coef[c] = w.Level(feature, code)
 				}
 				distance += (coef[c] - optimum.Coef[c]) * (coef[c] - optimum.Coef[c])
@@ -163,21 +163,21 @@ func TestFitAgreesWithScikitLearn(t *testing.T) {
 
 // standardised returns the column of a name as in the reference file, with
 // mean 0 and population standard deviation 1.
-func standardised(t *testing.T, d *trainer.Dataset, set *schemas.Set, rows []int32, name string) []float64 {
+func standardised(t *testing.T, d *fitting.Dataset, rows []int32, name string) []float64 {
 	t.Helper()
 	name, level, categorical := strings.Cut(name, "=")
-	feature, ok := set.Spec().Index(name)
+	feature, ok := d.Spec().Index(name)
 	if !ok {
 		t.Fatalf("no feature %q", name)
 	}
-	column, attributes := make([]float64, len(rows)), scoring.NewVector(set.Spec().Len())
+	column, attributes := make([]float64, len(rows)), scoring.NewVector(d.Spec().Len())
 	mean, square := 0.0, 0.0
 	for i, r := range rows {
 		d.Attributes(int(r), attributes)
 		column[i] = attributes[feature]
 		if categorical {
 			column[i] = 0
-			if set.Text(feature, attributes[feature]) == level {
+			if d.Vocabulary().Level(feature, attributes[feature]) == level {
 				column[i] = 1
 			}
 		}
@@ -222,16 +222,16 @@ func objective(columns [][]float64, churned []bool, c, intercept float64, coef [
 func TestModelDescribesTheRowsAsTheReferenceDoes(t *testing.T) {
 	var want scoring.Model
 	reference(t, "explanations_telco.json", &want)
-	d, set := telco(t)
+	d := telco(t)
 	all := make([]int32, d.Len())
 	for i := range all {
 		all[i] = int32(i)
 	}
-	w, err := trainer.Encode(d, all, set.Vocabulary(), trainer.EncodeConfig{}).Fit(context.Background(), 1, trainer.FitConfig{})
+	w, err := fitting.Encode(d, all, fitting.EncodeConfig{}).Fit(context.Background(), 1, fitting.SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := w.Model(d, set.Vocabulary())
+	got := w.Model()
 	near := func(what string, got, want float64) {
 		t.Helper()
 		if math.Abs(got-want) > 1e-9*max(1, math.Abs(want)) {
@@ -268,9 +268,9 @@ func TestModelDescribesTheRowsAsTheReferenceDoes(t *testing.T) {
 }
 
 func BenchmarkTrainTelco(b *testing.B) {
-	d, set := telco(b)
+	d := telco(b)
 	for b.Loop() {
-		if _, err := trainer.Train(context.Background(), d, set.Vocabulary(), trainer.TrainConfig{}); err != nil {
+		if _, err := fitting.Fit(context.Background(), d, fitting.Config{}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -288,11 +288,11 @@ func TestTunedFitIsAsGoodAsTheReference(t *testing.T) {
 		}
 	}
 	reference(t, "explanations_telco.json", &want)
-	d, set := telco(t)
+	d := telco(t)
 	rows := trainingSplit(t, d)
 	var linear float64
 	for _, knots := range []int{0, 5, 9} {
-		got, strength := tuned(t, d, set, rows, knots)
+		got, strength := tuned(t, d, rows, knots)
 		t.Logf("%d knots, C %.4g: %+v, reference %+v", knots, strength, got, want.Holdout)
 		if knots == 0 {
 			linear = got.LogLoss
@@ -308,24 +308,24 @@ func TestTunedFitIsAsGoodAsTheReference(t *testing.T) {
 
 // tuned fits rows with the strength that cross-validation chooses, and measures
 // the model on all others.
-func tuned(t *testing.T, d *trainer.Dataset, set *schemas.Set, rows []int32, knots int) (scoring.Metrics, float64) {
+func tuned(t *testing.T, d *fitting.Dataset, rows []int32, knots int) (scoring.Metrics, float64) {
 	t.Helper()
-	x := trainer.Encode(d, rows, set.Vocabulary(), trainer.EncodeConfig{Folds: 5, Knots: knots})
-	strength, _, err := x.Strength(context.Background(), trainer.DefaultStrengths())
+	x := fitting.Encode(d, rows, fitting.EncodeConfig{Folds: 5, Knots: knots})
+	strength, _, err := x.Strength(context.Background(), fitting.DefaultStrengths())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := x.Fit(context.Background(), strength, trainer.FitConfig{})
+	w, err := x.Fit(context.Background(), strength, fitting.SolverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := scoring.Compile(w.Model(d, set.Vocabulary()), set.Vocabulary())
+	p, err := scoring.Compile(w.Model(), d.Vocabulary())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var probability []float64
 	var churned []bool
-	attributes := scoring.NewVector(set.Spec().Len())
+	attributes := scoring.NewVector(d.Spec().Len())
 	for i := range d.Len() {
 		if _, training := slices.BinarySearch(rows, int32(i)); !training {
 			d.Attributes(i, attributes)
@@ -337,12 +337,12 @@ func tuned(t *testing.T, d *trainer.Dataset, set *schemas.Set, rows []int32, kno
 }
 
 func BenchmarkTrainTelcoImportance(b *testing.B) {
-	d, set := telco(b)
+	d := telco(b)
 	for _, rows := range []int{-1, 2000, 10_000} { // of 5,274 for training
 		b.Run(fmt.Sprint("rows=", rows), func(b *testing.B) {
-			cfg := trainer.TrainConfig{Strengths: []float64{1}, ImportanceRows: rows}
+			cfg := fitting.Config{Strengths: []float64{1}, ImportanceRows: rows}
 			for b.Loop() {
-				if _, err := trainer.Train(context.Background(), d, set.Vocabulary(), cfg); err != nil {
+				if _, err := fitting.Fit(context.Background(), d, cfg); err != nil {
 					b.Fatal(err)
 				}
 			}

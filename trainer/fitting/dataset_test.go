@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"math"
@@ -40,7 +40,7 @@ func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
 		x       [2]float64
 	}
 	const max = 160
-	d := NewDataset(spec, max)
+	d := NewDataset(scoring.NewVocabulary(spec), max)
 	want := make(map[key]row)
 	r := rand.New(rand.NewPCG(4, 4))
 	check := func() {
@@ -71,8 +71,8 @@ func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
 			w.x[0] = scoring.Missing
 		}
 		_, known := want[k]
-		if d.Has(k.customer, k.at) != known {
-			t.Fatalf("step %d: Has is %v", step, !known)
+		if i, found := d.Find(k.customer, k.at); found != known || found && d.ObservedAt(i) != k.at {
+			t.Fatalf("step %d: found %v at %d", step, found, i)
 		}
 		full := d.Len() >= max+max/16
 		if added := d.Add(Example{k.customer, k.at, w.churned, w.x[:]}); added == known {
@@ -126,8 +126,8 @@ func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
 	}
 }
 
-func TestDatasetTakes64BytesAnExample(t *testing.T) {
-	spec, _ := telcoShape(t)
+func TestDatasetTakes64BytesPerExample(t *testing.T) {
+	vocabulary := telcoShape(t)
 	const n = 200_000
 	heap := func() uint64 {
 		runtime.GC()
@@ -136,8 +136,8 @@ func TestDatasetTakes64BytesAnExample(t *testing.T) {
 		return m.HeapAlloc
 	}
 	before := heap()
-	d := NewDataset(spec, n)
-	x := scoring.NewVector(spec.Len())
+	d := NewDataset(vocabulary, n)
+	x := scoring.NewVector(vocabulary.Spec().Len())
 	for i := range n {
 		for j := range x {
 			x[j] = float64(i % 4)
@@ -145,16 +145,15 @@ func TestDatasetTakes64BytesAnExample(t *testing.T) {
 		d.Add(Example{CustomerHash(fmt.Append(nil, i)), int64(i), i%4 == 0, x})
 	}
 	used := float64(heap()-before) / n
-	t.Logf("%.1f bytes an example", used)
+	t.Logf("%.1f bytes per example", used)
 	// Slices have room to grow by a quarter.
 	if used > 64*1.25 {
-		t.Errorf("%.1f bytes an example", used)
+		t.Errorf("%.1f bytes per example", used)
 	}
 	runtime.KeepAlive(d)
 }
 
-func telcoShape(t *testing.T) (*scoring.Spec, *scoring.Vocabulary) {
+func telcoShape(t *testing.T) *scoring.Vocabulary {
 	t.Helper()
-	d, vocabulary := synthetic(t, 1, 0, 1)
-	return d.Spec(), vocabulary
+	return synthetic(t, 1, 0, 1).Vocabulary()
 }

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"cmp"
@@ -20,36 +20,16 @@ type Example struct {
 	Attributes scoring.Vector
 }
 
-// CustomerHash reduces a customer's identity to 64 bits. Examples carry it
-// instead of the identity; it is even, well mixed, and the same in every
-// process, so that what is decided by it (ties, folds) is reproducible.
-func CustomerHash(id []byte) uint64 {
-	h := uint64(14695981039346656037) // FNV-1a
-	for _, b := range id {
-		h = (h ^ uint64(b)) * 1099511628211
-	}
-	return mix(h) &^ 1
-}
-
-// mix spreads every bit of h over all bits: the finaliser of MurmurHash3.
-func mix(h uint64) uint64 {
-	h ^= h >> 33
-	h *= 0xff51afd7ed558ccd
-	h ^= h >> 33
-	h *= 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
-}
-
 // Dataset holds labelled examples of one specification, by column: numbers as
 // float64, levels as their vocabulary code in one byte (two once a feature has
 // 255 levels). With 16 categorical and 3 numeric features an example takes 56
 // bytes and about 6 in the index.
 //
-// There is one example for a customer and moment; a second one replaces the
+// There is one example per customer and moment; a second one replaces the
 // first. A Dataset is not safe for concurrent use.
 type Dataset struct {
-	spec *scoring.Spec
-	max  int
+	vocabulary *scoring.Vocabulary
+	max        int
 
 	columns  []column
 	observed []int64
@@ -60,22 +40,15 @@ type Dataset struct {
 	index []int32
 }
 
-// column holds one feature: numbers, or codes plus 1 with 0 for missing. Of
-// the three slices one is in use.
-type column struct {
-	categorical bool
-	numbers     []float64
-	narrow      []uint8
-	wide        []uint16
-}
-
-// NewDataset returns an empty dataset for spec that keeps the newest max
-// examples (0: one million). It may hold a sixteenth more until it sheds.
-func NewDataset(spec *scoring.Spec, max int) *Dataset {
+// NewDataset returns an empty dataset that keeps the newest max examples (0:
+// one million). It may hold a sixteenth more until it sheds. The levels of the
+// examples' attributes are numbered by the vocabulary.
+func NewDataset(vocabulary *scoring.Vocabulary, max int) *Dataset {
 	if max <= 0 {
 		max = 1_000_000
 	}
-	d := &Dataset{spec: spec, max: max, columns: make([]column, spec.Len())}
+	spec := vocabulary.Spec()
+	d := &Dataset{vocabulary: vocabulary, max: max, columns: make([]column, spec.Len())}
 	for j := range d.columns {
 		d.columns[j].categorical = spec.Feature(j).Kind == scoring.Categorical
 	}
@@ -86,7 +59,10 @@ func NewDataset(spec *scoring.Spec, max int) *Dataset {
 func (d *Dataset) Limit() int { return d.max }
 
 // Spec returns the specification of the examples.
-func (d *Dataset) Spec() *scoring.Spec { return d.spec }
+func (d *Dataset) Spec() *scoring.Spec { return d.vocabulary.Spec() }
+
+// Vocabulary returns what numbers the levels of the examples' attributes.
+func (d *Dataset) Vocabulary() *scoring.Vocabulary { return d.vocabulary }
 
 // Len returns the number of examples.
 func (d *Dataset) Len() int { return len(d.observed) }
@@ -108,17 +84,38 @@ func (d *Dataset) Attributes(i int, dst scoring.Vector) {
 	}
 }
 
-// Has tells whether there is an example of the customer at that moment.
-func (d *Dataset) Has(customer uint64, observedAt int64) bool {
-	_, found := d.find(customer, observedAt)
-	return found
+// probabilities returns those that a predictor gives the examples at the given
+// positions.
+func (d *Dataset) probabilities(p *scoring.Predictor, rows []int32) []float64 {
+	out := make([]float64, len(rows))
+	x := scoring.NewVector(d.Spec().Len())
+	for i, r := range rows {
+		d.Attributes(int(r), x)
+		out[i] = p.Probability(x)
+	}
+	return out
 }
 
-// Add stores an example and tells whether it is a new one, not a replacement
+// Find returns the position of the customer's example of a moment, and whether
+// there is one.
+func (d *Dataset) Find(customer uint64, observedAt int64) (i int, found bool) {
+	if len(d.index) == 0 {
+		return 0, false
+	}
+	for s := d.slot(customer, observedAt); d.index[s] != 0; s = (s + 1) % len(d.index) {
+		i = int(d.index[s]) - 1
+		if d.observed[i] == observedAt && d.customer[i]&^1 == customer&^1 {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// Add stores an example and reports whether it is a new one, not a replacement
 // of the one that the customer had at that moment. Attributes must be of the
 // dataset's specification.
 func (d *Dataset) Add(e Example) (added bool) {
-	if i, found := d.find(e.Customer, e.ObservedAt); found {
+	if i, found := d.Find(e.Customer, e.ObservedAt); found {
 		d.set(i, e)
 		return false
 	}
@@ -236,19 +233,6 @@ func (d *Dataset) slot(customer uint64, observedAt int64) int {
 	return int(hi)
 }
 
-func (d *Dataset) find(customer uint64, observedAt int64) (i int, found bool) {
-	if len(d.index) == 0 {
-		return 0, false
-	}
-	for s := d.slot(customer, observedAt); d.index[s] != 0; s = (s + 1) % len(d.index) {
-		i = int(d.index[s]) - 1
-		if d.observed[i] == observedAt && d.customer[i]&^1 == customer&^1 {
-			return i, true
-		}
-	}
-	return 0, false
-}
-
 func (d *Dataset) insert(i int) {
 	s := d.slot(d.customer[i], d.observed[i])
 	for d.index[s] != 0 {
@@ -261,80 +245,5 @@ func (d *Dataset) reindex() {
 	d.index = make([]int32, 16+d.Len()*3/2)
 	for i := range d.observed {
 		d.insert(i)
-	}
-}
-
-func (c *column) value(i int) float64 {
-	if !c.categorical {
-		return c.numbers[i]
-	}
-	if code := c.code(i); code > 0 {
-		return float64(code - 1)
-	}
-	return scoring.Missing
-}
-
-// code returns the vocabulary code plus 1 of a categorical value, 0 if it is
-// missing.
-func (c *column) code(i int) uint16 {
-	if c.wide != nil {
-		return c.wide[i]
-	}
-	return uint16(c.narrow[i])
-}
-
-func (c *column) grow() {
-	switch {
-	case !c.categorical:
-		c.numbers = append(c.numbers, 0)
-	case c.wide != nil:
-		c.wide = append(c.wide, 0)
-	default:
-		c.narrow = append(c.narrow, 0)
-	}
-}
-
-func (c *column) set(i int, x float64) {
-	if !c.categorical {
-		c.numbers[i] = x
-		return
-	}
-	code := uint16(0)
-	if !scoring.IsMissing(x) {
-		code = uint16(x) + 1
-	}
-	if code > 255 && c.wide == nil {
-		c.wide = make([]uint16, len(c.narrow), cap(c.narrow))
-		for k, v := range c.narrow {
-			c.wide[k] = uint16(v)
-		}
-		c.narrow = nil
-	}
-	if c.wide != nil {
-		c.wide[i] = code
-	} else {
-		c.narrow[i] = uint8(code)
-	}
-}
-
-func (c *column) move(to, from int) {
-	switch {
-	case !c.categorical:
-		c.numbers[to] = c.numbers[from]
-	case c.wide != nil:
-		c.wide[to] = c.wide[from]
-	default:
-		c.narrow[to] = c.narrow[from]
-	}
-}
-
-func (c *column) truncate(n int) {
-	switch {
-	case !c.categorical:
-		c.numbers = c.numbers[:n]
-	case c.wide != nil:
-		c.wide = c.wide[:n]
-	default:
-		c.narrow = c.narrow[:n]
 	}
 }

@@ -1,4 +1,4 @@
-package trainer
+package fitting
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 // synthetic makes a dataset with the Telco table's shape, 16 categorical and 3
 // numeric features, in which some features depend on others, labelled by a
 // logistic model. missing is the share of values left out.
-func synthetic(tb testing.TB, rows int, missing float64, seed uint64) (*Dataset, *scoring.Vocabulary) {
+func synthetic(tb testing.TB, rows int, missing float64, seed uint64) *Dataset {
 	tb.Helper()
 	levels := []int{2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 4}
 	var features []scoring.Feature
@@ -29,7 +29,7 @@ func synthetic(tb testing.TB, rows int, missing float64, seed uint64) (*Dataset,
 	}
 	vocabulary := scoring.NewVocabulary(spec)
 	r := rand.New(rand.NewPCG(seed, 1))
-	d := NewDataset(spec, rows)
+	d := NewDataset(vocabulary, rows)
 	x := scoring.NewVector(spec.Len())
 	for i := range rows {
 		eta, k := -1.2, 0
@@ -72,5 +72,5 @@ func synthetic(tb testing.TB, rows int, missing float64, seed uint64) (*Dataset,
 			Attributes: x,
 		})
 	}
-	return d, vocabulary
+	return d
 }

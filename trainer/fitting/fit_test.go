@@ -1,0 +1,97 @@
+package fitting
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/churnstream/churnstream/scoring"
+)
+
+func TestFit(t *testing.T) {
+	d := synthetic(t, 2000, 0.02, 33)
+	c, err := Fit(context.Background(), d, Config{ImportanceRows: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Training) != 1500 || len(c.Holdout) != 500 {
+		t.Fatalf("%d rows for training, %d held out", len(c.Training), len(c.Holdout))
+	}
+	newest := d.ObservedAt(int(c.Training[len(c.Training)-1]))
+	for _, r := range c.Holdout {
+		if d.ObservedAt(int(r)) < newest {
+			t.Fatal("a row held out is older than one trained on")
+		}
+	}
+	if !slices.Contains(DefaultStrengths(), c.Strength) {
+		t.Errorf("C %v", c.Strength)
+	}
+	if c.Model.Thresholds.Medium != scoring.DefaultMediumThreshold || c.Model.Thresholds.High != scoring.DefaultHighThreshold {
+		t.Errorf("thresholds %v", c.Model.Thresholds)
+	}
+	if n := d.Spec().Len(); len(c.Baseline) != n+1 || c.Baseline[n].Name != ScoreBaseline || len(c.Model.Importance) != n {
+		t.Fatalf("%d baselines, %d importances for %d features", len(c.Baseline), len(c.Model.Importance), n)
+	}
+	for _, b := range c.Baseline {
+		sum := 0.0
+		for _, f := range b.Frequencies {
+			sum += f
+		}
+		if len(b.Bins) != len(b.Frequencies) || math.Abs(sum-1) > 1e-9 {
+			t.Errorf("baseline of %s: %d bins, %d frequencies with sum %v", b.Name, len(b.Bins), len(b.Frequencies), sum)
+		}
+	}
+	if b := c.Baseline[len(c.Baseline)-1]; len(b.Bins) != 10 || b.Bins[9] != "+Inf" || math.Abs(b.Frequencies[0]-0.1) > 0.001 {
+		t.Errorf("baseline of the probability: %v", b)
+	}
+	again, err := Fit(context.Background(), d.Clone(), Config{ImportanceRows: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := json.Marshal(c.Model)
+	second, _ := json.Marshal(again.Model)
+	if string(first) != string(second) {
+		t.Error("the same examples gave another model")
+	}
+}
+
+// The order in which examples came must not matter: partitions are read at the
+// same time.
+func TestFitDoesNotDependOnTheOrderOfExamples(t *testing.T) {
+	d := synthetic(t, 1000, 0, 34)
+	reversed := NewDataset(d.Vocabulary(), 0)
+	for i := d.Len() - 1; i >= 0; i-- {
+		x := scoring.NewVector(d.Spec().Len())
+		d.Attributes(i, x)
+		reversed.Add(Example{d.customer[i] &^ 1, d.ObservedAt(i), d.Churned(i), x})
+	}
+	cfg := Config{Strengths: []float64{1}, ImportanceRows: -1}
+	var payloads []string
+	for _, data := range []*Dataset{d, reversed} {
+		c, err := Fit(context.Background(), data, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload, _ := json.Marshal(c.Model)
+		payloads = append(payloads, string(payload))
+	}
+	if payloads[0] != payloads[1] {
+		t.Error("another order gave another model")
+	}
+}
+
+func TestFitOnTooLittle(t *testing.T) {
+	for name, rows := range map[string][][4]any{
+		"nothing":   nil,
+		"one":       {{"a", 1.0, 1.0, true}},
+		"one class": {{"a", 1.0, 1.0, true}, {"b", 1.0, 1.0, true}, {"b", 1.0, 1.0, true}, {"b", 2.0, 1.0, true}, {"b", 3.0, 1.0, true}},
+	} {
+		d := small(t, rows)
+		if _, err := Fit(context.Background(), d, Config{}); !errors.Is(err, ErrTooFewLabels) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
