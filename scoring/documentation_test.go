@@ -5,6 +5,8 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -68,5 +70,25 @@ func TestExportedNamesAreDocumented(t *testing.T) {
 	}
 	if seen < 50 {
 		t.Errorf("only %d exported names found; is this the right directory?", seen)
+	}
+}
+
+// TestReadmeShowsTheExample keeps the README's Go code what Example compiles
+// and runs.
+func TestReadmeShowsTheExample(t *testing.T) {
+	read := func(path string) string {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(filepath.Join("..", "README.md")), -1)
+	if len(blocks) != 1 {
+		t.Fatalf("%d blocks of Go in the README, not 1", len(blocks))
+	}
+	indent := regexp.MustCompile(`(?m)^[ \t]+`)
+	if example := indent.ReplaceAllString(read("example_test.go"), ""); !strings.Contains(example, indent.ReplaceAllString(blocks[0][1], "")) {
+		t.Errorf("Example does not contain the README's\n%s", blocks[0][1])
 	}
 }

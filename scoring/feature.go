@@ -26,6 +26,17 @@ func (k Kind) String() string {
 	return "numeric"
 }
 
+// parseKind is the reverse of String.
+func parseKind(name string) (Kind, error) {
+	switch name {
+	case Numeric.String():
+		return Numeric, nil
+	case Categorical.String():
+		return Categorical, nil
+	}
+	return 0, fmt.Errorf("kind %q is neither categorical nor numeric", name)
+}
+
 // Feature describes one customer attribute that a model may use.
 type Feature struct {
 	// Name is the attribute's field name in every schema.

@@ -129,6 +129,27 @@ func ParseModel(data []byte) (*Model, error) {
 	return m, nil
 }
 
+// Spec returns the specification of the model's features, in the model's order.
+// A model does not say what can be changed for a customer or how people call a
+// feature: none is Actionable, and the labels are the names. It fails, matching
+// ErrModel, when a name is empty or used twice, or a kind is not known.
+func (m *Model) Spec() (*Spec, error) {
+	features := make([]Feature, len(m.Features))
+	for i := range m.Features {
+		f := &m.Features[i]
+		kind, err := parseKind(f.Kind)
+		if err != nil {
+			return nil, fmt.Errorf("%w: feature %q: %w", ErrModel, f.Name, err)
+		}
+		features[i] = Feature{Name: f.Name, Kind: kind}
+	}
+	spec, err := NewSpec(features)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrModel, err)
+	}
+	return spec, nil
+}
+
 // Validate reports the first fault of a model: a number that is not finite,
 // lists of lengths that do not match, frequencies that do not sum to 1 within
 // 1e-6, bounds out of order, or more of anything than is allowed. Its errors
@@ -180,13 +201,14 @@ func (m *Model) Validate() error {
 }
 
 func (f *ModelFeature) validate() error {
-	switch f.Kind {
-	case Categorical.String():
+	kind, err := parseKind(f.Kind)
+	switch {
+	case err != nil:
+		return err
+	case kind == Categorical:
 		return f.validateCategorical()
-	case Numeric.String():
-		return f.validateNumeric()
 	}
-	return fmt.Errorf("kind %q is neither categorical nor numeric", f.Kind)
+	return f.validateNumeric()
 }
 
 func (f *ModelFeature) validateCategorical() error {

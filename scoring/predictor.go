@@ -16,6 +16,7 @@ import (
 type Predictor struct {
 	model               *Model
 	spec                *Spec
+	vocabulary          *Vocabulary
 	intercept           float64
 	features            []compiled
 	expectedProbability float64
@@ -107,7 +108,7 @@ func Compile(m *Model, v *Vocabulary) (*Predictor, error) {
 		return nil, err
 	}
 	spec := v.Spec()
-	p := &Predictor{model: m, spec: spec, intercept: m.Intercept, features: make([]compiled, spec.Len())}
+	p := &Predictor{model: m, spec: spec, vocabulary: v, intercept: m.Intercept, features: make([]compiled, spec.Len())}
 	byName := make(map[string]*ModelFeature, len(m.Features))
 	for i := range m.Features {
 		f := &m.Features[i]
