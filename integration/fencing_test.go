@@ -20,6 +20,7 @@ import (
 	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -227,7 +228,10 @@ const table = `{"type":"record","name":"CustomerAttributes","fields":[
 ]}`
 
 // oneModel is a model feed that never changes.
-type oneModel struct{ version *models.Version }
+type oneModel struct {
+	role.Models // what a scorer does not ask for
+	version     *models.Version
+}
 
 func (o oneModel) Champion() *models.Version { return o.version }
 func (oneModel) Changed() <-chan struct{}    { return nil }
@@ -245,7 +249,7 @@ func handmade(t testing.TB, set *schemas.Set) oneModel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return oneModel{&models.Version{
+	return oneModel{version: &models.Version{
 		ModelVersion: schemas.ModelVersion{Version: 1, MediumThreshold: 0.3, HighThreshold: 0.6}, Model: m, Predictor: p,
 	}}
 }

@@ -172,7 +172,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	g.Go(func() error { return p.models.Run(services) })
-	for _, r := range append(roles, role{"probe", d.probe.run}) {
+	for _, r := range append(roles, task{"probe", d.probe.run}) {
 		g.Go(func() error {
 			if err := r.run(services); err != nil {
 				return fmt.Errorf("%s: %w", r.name, err)
@@ -209,7 +209,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 }
 
 // roles returns the scorer, the trainer and the monitor.
-func (d *demo) roles() ([]role, error) {
+func (d *demo) roles() ([]task, error) {
 	score, err := d.platform.scorer(&d.scoreFlags)
 	if err != nil {
 		return nil, err
@@ -223,7 +223,7 @@ func (d *demo) roles() ([]role, error) {
 		return nil, err
 	}
 	d.monitor = m
-	return []role{score, train, watch}, nil
+	return []task{score, train, watch}, nil
 }
 
 // sources prepares what publishes events.

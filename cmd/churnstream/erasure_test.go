@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
@@ -65,7 +66,7 @@ func startEverything(t *testing.T, c *connection, database string) *everything {
 	if err != nil {
 		t.Fatal(err)
 	}
-	score, err := p.scorer(&scoreFlags{Group: "churn-scorer", Explain: "lime", Reasons: 5})
+	score, err := p.scorer(&scoreFlags{*scorer.Role.Config().(*scorer.Config)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/churnstream/churnstream/consumers/sink"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/serving"
 	"github.com/churnstream/churnstream/trainer"
@@ -27,18 +28,7 @@ import (
 // The flags of each role, shared by its own subcommand, run and demo.
 type (
 	scoreFlags struct {
-		Group      string `name:"score-group" help:"Consumer group of the scorers, and prefix of their transactional ids." default:"churn-scorer" group:"score"`
-		Explain    string `help:"Explanations in each score: lime, shap, both or none." enum:"lime,shap,both,none" default:"lime" group:"score"`
-		Reasons    int    `help:"Features each score explains, those of greatest weight; -1 for all, 0 for none." default:"5" group:"score"`
-		BestChange bool   `help:"Add to scores of customers at high risk the single actionable change after which the model would predict the lowest probability." group:"score"`
-
-		StateDir          string        `help:"Directory for snapshots of the state, so that a restart reads only what came since. It holds customers' attributes." placeholder:"DIR" group:"score"`
-		SnapshotInterval  time.Duration `help:"Time between two snapshots of a partition." default:"1m" group:"score"`
-		SnapshotMaxAge    time.Duration `help:"Age from which a snapshot is not used any more. Keep it well below delete.retention.ms of churn.scores." default:"12h" group:"score"`
-		KeepLost          int           `help:"Customers to keep in memory of partitions that went to other scorers, about 200 bytes each; -1 for none." default:"5000000" group:"score"`
-		RescoreOnActivate bool          `help:"Score all customers again when the model in use changes." group:"score"`
-		RescoreRate       int           `help:"Customers a partition scores again in a second then." default:"1000" group:"score"`
-		SessionTimeout    time.Duration `help:"After how long without a sign of life a scorer's partitions go to others." default:"15s" group:"score"`
+		scorer.Config `group:"score"`
 	}
 	trainFlags struct {
 		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
@@ -81,35 +71,29 @@ type (
 	}
 )
 
-// role is a component that runs until its context ends.
-type role struct {
+// task is a component that runs until its context ends.
+type task struct {
 	name string
 	run  func(context.Context) error
 }
 
-func (p *platform) scorer(f *scoreFlags) (role, error) {
-	explain, err := scorer.ParseExplain(f.Explain)
-	if err != nil {
-		return role{}, err
-	}
-	reasons := f.Reasons
-	if reasons == 0 {
-		explain, reasons = scorer.ExplainNone, 1
-	}
-	s, err := scorer.New(scorer.Config{
-		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Group: f.Group, Explain: explain, Reasons: reasons, BestChange: f.BestChange,
-		StateDir: f.StateDir, SnapshotInterval: f.SnapshotInterval, SnapshotMaxAge: f.SnapshotMaxAge, KeepLost: f.KeepLost,
-		RescoreOnActivate: f.RescoreOnActivate, RescoreRate: f.RescoreRate, SessionTimeout: f.SessionTimeout,
+// dependencies are what every role is given.
+func (p *platform) dependencies() role.Dependencies {
+	return role.Dependencies{
+		Cluster: p.cluster, Codec: p.codec, Models: p.models, Guard: p.guard,
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
-	})
-	if err != nil {
-		return role{}, err
 	}
-	return role{"score", s.Run}, nil
 }
 
-func (p *platform) trainer(f *trainFlags) (role, error) {
+func (p *platform) scorer(f *scoreFlags) (task, error) {
+	s, err := scorer.Role.New(p.dependencies(), &f.Config)
+	if err != nil {
+		return task{}, err
+	}
+	return task{"score", s.Run}, nil
+}
+
+func (p *platform) trainer(f *trainFlags) (task, error) {
 	t, err := trainer.New(trainer.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
@@ -118,12 +102,12 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
-		return role{}, err
+		return task{}, err
 	}
 	// The guard stands before it wherever it is served.
 	p.retrain = t.RetrainHandler("")
 	p.ready.Set("train", false, "reading outcomes and scores")
-	return role{"train", func(ctx context.Context) error {
+	return task{"train", func(ctx context.Context) error {
 		go func() {
 			select {
 			case <-t.Ready():
@@ -135,7 +119,7 @@ func (p *platform) trainer(f *trainFlags) (role, error) {
 	}}, nil
 }
 
-func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
+func (p *platform) monitor(f *monitorFlags) (task, *monitor.Monitor, error) {
 	m, err := monitor.New(monitor.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		LeadTime: f.LeadTime, Window: f.Window, DriftWindow: f.DriftWindow, History: f.ScoreHistory, Grace: f.OutcomeGrace, MaxPending: f.MaxPending,
@@ -143,14 +127,14 @@ func (p *platform) monitor(f *monitorFlags) (role, *monitor.Monitor, error) {
 		Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
-		return role{}, nil, err
+		return task{}, nil, err
 	}
-	return role{"monitor", m.Run}, m, nil
+	return task{"monitor", m.Run}, m, nil
 }
 
 // sinks returns one role per store that the flags name, and closes the stores
 // through the returned function.
-func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err error) {
+func (p *platform) sinks(f *sinkFlags) (roles []task, closeStores func(), err error) {
 	var stores []sink.Store
 	closeStores = func() {
 		for _, s := range stores {
@@ -169,7 +153,7 @@ func (p *platform) sinks(f *sinkFlags) (roles []role, closeStores func(), err er
 		if err != nil {
 			return err
 		}
-		roles = append(roles, role{"sink " + name, s.Run})
+		roles = append(roles, task{"sink " + name, s.Run})
 		return nil
 	}
 	if f.Group != "" && f.SQLite != "" && f.ClickHouse != "" {
@@ -230,16 +214,16 @@ func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err
 // serving returns the role and what it answers. If there is to be a trainer in
 // this process it must exist already, or requests for a training are not
 // passed on to it.
-func (p *platform) serving(f *serveFlags) (role, http.Handler, error) {
+func (p *platform) serving(f *serveFlags) (task, http.Handler, error) {
 	s, err := serving.New(serving.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
 		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.retrain, Limits: f.limits(),
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
-		return role{}, nil, err
+		return task{}, nil, err
 	}
-	return role{"serve", s.Run}, s.Handler(), nil
+	return task{"serve", s.Run}, s.Handler(), nil
 }
 
 // trainerHandler answers for a trainer without a server of its own.
@@ -255,7 +239,7 @@ func (p *platform) trainerHandler() http.Handler {
 
 // run opens the HTTP side, prepares the platform and runs the roles until one
 // fails or ctx ends.
-func (p *platform) run(ctx context.Context, c *connection, l listener, handler http.Handler, roles ...role) error {
+func (p *platform) run(ctx context.Context, c *connection, l listener, handler http.Handler, roles ...task) error {
 	if (l.HTTPTLSCert == "") != (l.HTTPTLSKey == "") {
 		return errors.New("--http-tls-cert and --http-tls-key belong together")
 	}
@@ -440,7 +424,7 @@ func runRoles(ctx context.Context, log *slog.Logger, c *connection, l listener, 
 	if p.guard, err = l.guard(); err != nil {
 		return err
 	}
-	var roles []role
+	var roles []task
 	var handler http.Handler
 	// In this order, whatever that of the names is: serving passes requests on
 	// to the trainer.
@@ -448,7 +432,7 @@ func runRoles(ctx context.Context, log *slog.Logger, c *connection, l listener, 
 		if !slices.Contains(names, name) {
 			continue
 		}
-		var r role
+		var r task
 		switch name {
 		case "score":
 			r, err = p.scorer(&f.scoreFlags)

@@ -84,7 +84,7 @@ func (c *replayCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	err = p.run(ctx, &c.connection, c.listener, nil, role{"replay", func(ctx context.Context) error {
+	err = p.run(ctx, &c.connection, c.listener, nil, task{"replay", func(ctx context.Context) error {
 		if err := r.Run(ctx); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -129,5 +129,5 @@ func (c *simulateCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return p.run(ctx, &c.connection, c.listener, nil, role{"simulate", s.Run})
+	return p.run(ctx, &c.connection, c.listener, nil, task{"simulate", s.Run})
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -107,7 +108,7 @@ func newBench(t testing.TB, customers, events int) *bench {
 	}
 	m := newFixedModels()
 	m.set(specModel(t, set, 1))
-	s, err := New(Config{Cluster: cluster, Codec: codec, Models: m, Logger: quiet()})
+	s, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: m, Logger: quiet()}})
 	if err != nil {
 		t.Fatal(err)
 	}

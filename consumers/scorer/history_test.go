@@ -21,6 +21,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -102,8 +103,8 @@ func (w *world) process(change func(*Config)) *Scorer {
 	m := newFixedModels()
 	m.set(specModel(w.t, set, 1))
 	cfg := Config{
-		Cluster: w.cluster, Codec: codec, Models: m, Logger: w.log,
-		StateDir: w.stateDir, SnapshotInterval: time.Hour, CommitInterval: time.Nanosecond,
+		Dependencies: role.Dependencies{Cluster: w.cluster, Codec: codec, Models: m, Logger: w.log},
+		StateDir:     w.stateDir, SnapshotInterval: time.Hour, CommitInterval: time.Nanosecond,
 		SessionTimeout: 20 * time.Millisecond,
 	}
 	if change != nil {

@@ -24,25 +24,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 )
 
 // DefaultGroup is the consumer group scorers join unless told otherwise. It
 // also prefixes their transactional ids.
 const DefaultGroup = "churn-scorer"
-
-// Models tells which model version is in use.
-type Models interface {
-	// Champion returns the version in use, nil while there is none.
-	Champion() *models.Version
-	// Changed returns a channel that is closed at the next change.
-	Changed() <-chan struct{}
-}
 
 // Explain says which explanations a score carries.
 type Explain uint8
@@ -59,84 +51,79 @@ const (
 	ExplainNone
 )
 
-// ParseExplain reads "lime", "shap", "both" or "none".
-func ParseExplain(s string) (Explain, error) {
-	switch s {
-	case "lime":
-		return ExplainLIME, nil
-	case "shap":
-		return ExplainSHAP, nil
-	case "both":
-		return ExplainBoth, nil
-	case "none":
-		return ExplainNone, nil
+// explains are the explanations by name.
+var explains = [...]string{ExplainLIME: "lime", ExplainSHAP: "shap", ExplainBoth: "both", ExplainNone: "none"}
+
+// String returns "lime", "shap", "both" or "none".
+func (e Explain) String() string { return explains[e] }
+
+// UnmarshalText reads what String returns.
+func (e *Explain) UnmarshalText(text []byte) error {
+	i := slices.Index(explains[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("explanations %q: choose lime, shap, both or none", text)
 	}
-	return 0, fmt.Errorf("explanations %q: choose lime, shap, both or none", s)
+	*e = Explain(i)
+	return nil
 }
 
 // AllReasons as Config.Reasons keeps every feature's explanation.
 const AllReasons = -1
 
-// Config says what a Scorer works on. Cluster, Codec and Models are required.
+// Config says what a Scorer works on, and how. The zero value of a setting is
+// its default.
 type Config struct {
-	Cluster *kafka.Cluster
-	Codec   *schemas.Codec
-	Models  Models
-	// Group is the consumer group; empty means DefaultGroup.
-	Group string
+	role.Dependencies `kong:"-"`
+
+	// Group is the consumer group.
+	Group string `name:"score-group" help:"Consumer group of the scorers, and prefix of their transactional ids." default:"churn-scorer"`
 	// Explain says which explanations scores carry.
-	Explain Explain
-	// Reasons is how many features a score explains, those of greatest
-	// weight; 0 means 5, AllReasons all.
-	Reasons int
+	Explain Explain `name:"explain" help:"Explanations in each score: lime, shap, both or none." enum:"lime,shap,both,none" default:"lime"`
+	// Reasons is how many features a score explains, those of greatest weight;
+	// AllReasons is all. ExplainNone explains none.
+	Reasons int `name:"reasons" help:"Features each score explains, those of greatest weight; -1 for all, 0 for none." default:"5" min:"-1" unit:"features"`
 	// BestChange adds, for customers at high risk, the single actionable
 	// change after which the model would predict the lowest probability.
-	BestChange bool
-	// CommitInterval is how often offsets are committed; 0 means one second.
-	// They only serve lag monitoring and partitions without scores.
-	CommitInterval time.Duration
-	// MarkerInterval is how long a worker may stay silent before it repeats
-	// its marker, so that the broker does not forget who owns the partition;
-	// 0 means four hours.
-	MarkerInterval time.Duration
-	// RenewInterval is how often a worker asks anew for the transactional id of
-	// its partition; 0 means one day. It must stay well below Kafka's
-	// transactional.id.expiration.ms (default: a week).
-	RenewInterval time.Duration
+	BestChange bool `name:"best-change" help:"Add to scores of customers at high risk the single actionable change after which the model would predict the lowest probability."`
+
 	// StateDir is a directory for snapshots of the state, so that a restart
 	// reads only the scores written since. Scorers may share one. Its files
 	// hold customers' attributes. "" means none.
-	StateDir string
-	// SnapshotInterval is the time between two snapshots of a partition; 0
-	// means one minute. One is also written when the scorer stops.
-	SnapshotInterval time.Duration
+	StateDir string `name:"state-dir" help:"Directory for snapshots of the state, so that a restart reads only what came since. It holds customers' attributes." placeholder:"DIR"`
+	// SnapshotInterval is the time between two snapshots of a partition. One
+	// is also written when the scorer stops.
+	SnapshotInterval time.Duration `name:"snapshot-interval" help:"Time between two snapshots of a partition." default:"1m" advanced:""`
 	// SnapshotMaxAge is the age beyond which a snapshot, or a state kept in
-	// memory, is not used and removed; 0 means 12 hours. It must stay well
-	// below delete.retention.ms of churn.scores (Kafka's default: 24 hours),
-	// after which the erasure of a customer may have left the topic.
-	SnapshotMaxAge time.Duration
+	// memory, is not used and removed. It must stay well below
+	// delete.retention.ms of churn.scores (Kafka's default: 24 hours), after
+	// which the erasure of a customer may have left the topic.
+	SnapshotMaxAge time.Duration `name:"snapshot-max-age" help:"Age from which a snapshot is not used any more. Keep it well below delete.retention.ms of churn.scores." default:"12h" advanced:""`
 	// KeepLost is how many customers are kept in memory of partitions that
-	// went to other scorers, in case they come back; 0 means 5 million,
-	// negative none. A customer takes about 200 bytes.
-	KeepLost int
+	// went to other scorers, in case they come back; negative means none. A
+	// customer takes about 200 bytes.
+	KeepLost int `name:"keep-lost" help:"Customers to keep in memory of partitions that went to other scorers, about 200 bytes each; -1 for none." default:"5000000" min:"-1" unit:"customers" advanced:""`
 	// RescoreOnActivate scores all customers again, at RescoreRate, when the
 	// model in use changes. Such a score repeats the event and the source
 	// position of the one before; its identity differs in the model version.
-	RescoreOnActivate bool
-	// RescoreRate is how many customers a partition scores again in a second;
-	// 0 means 1000.
-	RescoreRate int
-	// SessionTimeout is after how long without a sign of life the group gives
-	// a scorer's partitions to others; 0 means the group's default.
-	SessionTimeout time.Duration
-	// Ready, if set, is told whether the scorer can work and otherwise why not.
-	Ready func(name string, ready bool, why string)
-	// Logger defaults to slog.Default.
-	Logger *slog.Logger
-	// Registerer receives the metrics; nil means none.
-	Registerer prometheus.Registerer
+	RescoreOnActivate bool `name:"rescore-on-activate" help:"Score all customers again when the model in use changes."`
+	// RescoreRate is how many customers per second a partition scores again.
+	RescoreRate int `name:"rescore-rate" help:"Customers per second that a partition scores again then." default:"1000" unit:"customers per second" advanced:""`
+	// SessionTimeout is how long without a sign of life it takes until the
+	// group gives a scorer's partitions to others.
+	SessionTimeout time.Duration `name:"session-timeout" help:"Time without a sign of life from which a scorer's partitions go to others." default:"15s" advanced:""`
+
+	// CommitInterval is how often offsets are committed. They only serve lag
+	// monitoring and partitions without scores.
+	CommitInterval time.Duration `kong:"-" default:"1s"`
+	// MarkerInterval is how long a worker may stay silent before it repeats
+	// its marker, so that the broker does not forget who owns the partition.
+	MarkerInterval time.Duration `kong:"-" default:"4h"`
+	// RenewInterval is how often a worker asks anew for the transactional id of
+	// its partition. It must stay well below Kafka's
+	// transactional.id.expiration.ms (default: a week).
+	RenewInterval time.Duration `kong:"-" default:"24h"`
 	// Now defaults to time.Now.
-	Now func() time.Time
+	Now func() time.Time `kong:"-"`
 }
 
 // Scorer consumes customer events and produces churn scores.
@@ -174,44 +161,11 @@ const stopGrace = 10 * time.Second
 
 // New returns a scorer. It does no I/O.
 func New(cfg Config) (*Scorer, error) {
-	if cfg.Cluster == nil || cfg.Codec == nil || cfg.Models == nil {
-		return nil, errors.New("scorer: Cluster, Codec and Models are required")
+	if err := cfg.Dependencies.Complete(); err != nil {
+		return nil, fmt.Errorf("scorer: %w", err)
 	}
-	if cfg.Group == "" {
-		cfg.Group = DefaultGroup
-	}
-	if cfg.Reasons == 0 {
-		cfg.Reasons = 5
-	}
-	if cfg.Reasons < AllReasons {
-		return nil, fmt.Errorf("scorer: %d reasons asked for; use a positive number or AllReasons", cfg.Reasons)
-	}
-	if cfg.CommitInterval <= 0 {
-		cfg.CommitInterval = time.Second
-	}
-	if cfg.MarkerInterval <= 0 {
-		cfg.MarkerInterval = 4 * time.Hour
-	}
-	if cfg.RenewInterval <= 0 {
-		cfg.RenewInterval = 24 * time.Hour
-	}
-	if cfg.SnapshotInterval <= 0 {
-		cfg.SnapshotInterval = time.Minute
-	}
-	if cfg.SnapshotMaxAge <= 0 {
-		cfg.SnapshotMaxAge = 12 * time.Hour
-	}
-	if cfg.KeepLost == 0 {
-		cfg.KeepLost = 5_000_000
-	}
-	if cfg.RescoreRate <= 0 {
-		cfg.RescoreRate = 1000
-	}
-	if cfg.Ready == nil {
-		cfg.Ready = func(string, bool, string) {}
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("scorer: %w", err)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -20,6 +20,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
@@ -59,6 +60,8 @@ func modelVersion(t testing.TB, set *schemas.Set, version int64, intercept float
 
 // fixedModels is a model feed that the test turns by hand.
 type fixedModels struct {
+	role.Models // what a scorer does not ask for
+
 	mu       sync.Mutex
 	champion *models.Version
 	changed  chan struct{}
@@ -149,9 +152,11 @@ func (s *stack) start() (stop func()) {
 	s.t.Helper()
 	s.metrics = prometheus.NewRegistry()
 	sc, err := New(Config{
-		Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet(), Registerer: s.metrics,
+		Dependencies: role.Dependencies{
+			Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet(), Registerer: s.metrics,
+			Ready: func(name string, ready bool, why string) { s.ready.Store(name, why) },
+		},
 		CommitInterval: time.Millisecond,
-		Ready:          func(name string, ready bool, why string) { s.ready.Store(name, why) },
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -581,7 +586,7 @@ func TestRefusesUnequalPartitions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil), Models: newFixedModels(), Logger: quiet()})
+	s, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil), Models: newFixedModels(), Logger: quiet()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -649,7 +654,7 @@ func TestRefusesEventsTakenForKnown(t *testing.T) {
 	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly"}, nil))
 	s.scores(1)
 	stop()
-	sc, err := New(Config{Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet()})
+	sc, err := New(Config{Dependencies: role.Dependencies{Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet()}})
 	if err != nil {
 		t.Fatal(err)
 	}

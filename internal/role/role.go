@@ -10,7 +10,6 @@ package role
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -144,9 +143,5 @@ func (d *Definition) Config() any { return d.config() }
 
 // New makes a role of settings that Config returned.
 func (d *Definition) New(on Dependencies, config any) (Role, error) {
-	r, err := d.start(on, config)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Name, err)
-	}
-	return r, nil
+	return d.start(on, config)
 }
