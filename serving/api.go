@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -175,10 +176,10 @@ func (s *Server) readBatch(w http.ResponseWriter, r *http.Request) ([]scoring.Ve
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(orNull(fields["customers"]), &list); err != nil || list == nil {
-		return nil, badField("customers", "A list of customers is wanted here, each an object of attributes.")
+		return nil, problem.BadField("customers", "A list of customers is wanted here, each an object of attributes.")
 	}
 	if len(list) > s.limits.Batch {
-		return nil, badField("customers", "%d customers are too many: at most %d at a time.", len(list), s.limits.Batch)
+		return nil, problem.BadField("customers", "%d customers are too many: at most %d at a time.", len(list), s.limits.Batch)
 	}
 	batch := make([]scoring.Vector, len(list))
 	for i, attributes := range list {
@@ -281,7 +282,7 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 	id, hasID := fields["customer_id"]
 	switch {
 	case hasAttributes && hasID:
-		return nil, nil, badField("customer_id", "Send either attributes or customer_id, not both.")
+		return nil, nil, problem.BadField("customer_id", "Send either attributes or customer_id, not both.")
 	case hasAttributes:
 		if before, err = s.set.AttributesFromJSON(attributes); err != nil {
 			return nil, nil, attributeProblem(err, "attributes")
@@ -289,7 +290,7 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 	case hasID:
 		var text *string
 		if err := json.Unmarshal(id, &text); err != nil || text == nil {
-			return nil, nil, badField("customer_id", "The id of a customer is a string.")
+			return nil, nil, problem.BadField("customer_id", "The id of a customer is a string.")
 		}
 		c, _ := s.customers.Get(*text)
 		if c == nil {
@@ -299,12 +300,12 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 		}
 		before = c.Attributes
 	default:
-		return nil, nil, badField("attributes", "Send the attributes to start from, or the customer_id of a known customer.")
+		return nil, nil, problem.BadField("attributes", "Send the attributes to start from, or the customer_id of a known customer.")
 	}
 
 	raw, ok := fields["changes"]
 	if !ok {
-		return nil, nil, badField("changes", "Send the changes to try, an object of attributes.")
+		return nil, nil, problem.BadField("changes", "Send the changes to try, an object of attributes.")
 	}
 	x, err := s.set.AttributesFromJSON(raw)
 	if err != nil {
@@ -312,7 +313,7 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 	}
 	var named map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &named); err != nil {
-		return nil, nil, badField("changes", "A JSON object is wanted here.")
+		return nil, nil, problem.BadField("changes", "A JSON object is wanted here.")
 	}
 	changes = make(map[int]float64, len(named))
 	for name := range named {
@@ -324,8 +325,8 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 	return before, changes, nil
 }
 
-func unknownCustomer(id string) *problem {
-	return &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No customer %q is known.", id)}
+func unknownCustomer(id string) *problem.Details {
+	return &problem.Details{Status: http.StatusNotFound, Detail: fmt.Sprintf("No customer %q is known.", id)}
 }
 
 type changeJSON struct {
@@ -383,9 +384,9 @@ func millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 func (s *Server) complete(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !s.customers.isCaughtUp() {
-			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
+			s.problem(w, r, &problem.Details{Status: http.StatusServiceUnavailable,
 				Detail:     fmt.Sprintf("The scores there are have not all been read yet; %d customers so far.", s.customers.Known()),
-				retryAfter: "5"})
+				RetryAfter: 5})
 			return
 		}
 		h(w, r)
@@ -422,7 +423,7 @@ func readQuery(raw string, strict bool, limit int) (Query, error) {
 	q := Query{Risk: AnyRisk, Limit: min(defaultLimit, limit)}
 	values, err := url.ParseQuery(raw)
 	if err != nil && strict {
-		return q, badField("", "The query of the address is not well formed.")
+		return q, problem.BadField("", "The query of the address is not well formed.")
 	}
 	// In order, so that of several faults it is always the same one that is told.
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
@@ -436,12 +437,12 @@ func readQuery(raw string, strict bool, limit int) (Query, error) {
 			return q, err
 		}
 		if strict && len(values[name]) > 1 {
-			return q, badField(name, "%s is given more than once.", name)
+			return q, problem.BadField(name, "%s is given more than once.", name)
 		}
 	}
 	if q.Offset+q.Limit > maxDepth {
 		if strict {
-			return q, badField("offset", "The list ends at position %d; use risk or q to narrow it.", maxDepth)
+			return q, problem.BadField("offset", "The list ends at position %d; use risk or q to narrow it.", maxDepth)
 		}
 		q.Offset = maxDepth - q.Limit
 	}
@@ -458,7 +459,7 @@ func (q *Query) set(name, value string, limit int) error {
 			}
 		}
 		if value != "" {
-			return badField(name, "The risk is LOW, MEDIUM or HIGH, not %q.", value)
+			return problem.BadField(name, "The risk is LOW, MEDIUM or HIGH, not %q.", value)
 		}
 	case "sort":
 		switch value {
@@ -467,27 +468,27 @@ func (q *Query) set(name, value string, limit int) error {
 		case "probability", "":
 			q.Order = ByProbability
 		default:
-			return badField(name, "The order is probability or recent, not %q.", value)
+			return problem.BadField(name, "The order is probability or recent, not %q.", value)
 		}
 	case "q":
 		if len(value) > maxText {
-			return badField(name, "The text to search for has %d bytes; ids have %d at most.", len(value), maxText)
+			return problem.BadField(name, "The text to search for has %d bytes; ids have %d at most.", len(value), maxText)
 		}
 		q.Text = strings.TrimSpace(value)
 	case "limit":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 1 || n > limit {
-			return badField(name, "The limit is a number from 1 to %d, not %q.", limit, value)
+			return problem.BadField(name, "The limit is a number from 1 to %d, not %q.", limit, value)
 		}
 		q.Limit = n
 	case "offset":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 || n > maxDepth {
-			return badField(name, "The offset is a number from 0 to %d, not %q.", maxDepth, value)
+			return problem.BadField(name, "The offset is a number from 0 to %d, not %q.", maxDepth, value)
 		}
 		q.Offset = n
 	default:
-		return badField(name, "There is no parameter %q.", name)
+		return problem.BadField(name, "There is no parameter %q.", name)
 	}
 	return nil
 }
@@ -636,5 +637,5 @@ func openAPIDocument(spec *scoring.Spec, limits Limits) ([]byte, error) {
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.problem(w, r, &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("There is nothing at %s.", r.URL.Path)})
+	s.problem(w, r, &problem.Details{Status: http.StatusNotFound, Detail: fmt.Sprintf("There is nothing at %s.", r.URL.Path)})
 }

@@ -140,6 +140,12 @@ func TestWhatIf(t *testing.T) {
 	}
 }
 
+// refusal is an answer in the form of RFC 9457.
+type refusal struct {
+	Type, Title, Detail, Field string
+	Status                     int
+}
+
 // Each fault is answered with a problem that names its field.
 func TestProblems(t *testing.T) {
 	st := newStage(t)
@@ -212,7 +218,7 @@ func TestProblems(t *testing.T) {
 			if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
 				t.Fatalf("status %d, Content-Type %q: %s", w.Code, got, w.Body)
 			}
-			p := decode[problem](t, w)
+			p := decode[refusal](t, w)
 			if w.Code != tc.status || p.Status != tc.status || p.Title != http.StatusText(tc.status) || p.Type != "about:blank" ||
 				p.Field != tc.field || !strings.Contains(p.Detail, tc.detail) {
 				t.Errorf("status %d, %+v; want status %d, field %q, detail with %q", w.Code, p, tc.status, tc.field, tc.detail)
@@ -275,7 +281,7 @@ func TestNoModel(t *testing.T) {
 	for _, path := range []string{"/v1/explain", "/v1/score", "/v1/what-if"} {
 		w := st.do("POST", path, `{}`)
 		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" ||
-			!strings.Contains(decode[problem](t, w).Detail, "No model yet") {
+			!strings.Contains(decode[refusal](t, w).Detail, "No model yet") {
 			t.Errorf("%s: status %d, %v, %s", path, w.Code, w.Header(), w.Body)
 		}
 	}
@@ -516,7 +522,7 @@ func FuzzExplain(f *testing.F) {
 				t.Errorf("%q: %s", body, w.Body)
 			}
 		case 400, 413:
-			if p := decode[problem](t, w); p.Status != w.Code || p.Detail == "" {
+			if p := decode[refusal](t, w); p.Status != w.Code || p.Detail == "" {
 				t.Errorf("%q: %s", body, w.Body)
 			}
 		default:
@@ -564,7 +570,7 @@ func FuzzRequests(f *testing.F) {
 			t.Fatalf("%s %s with %q: status %d: %s", request.method, target, body, w.Code, w.Body)
 		}
 		if w.Code >= 400 {
-			if p := decode[problem](t, w); p.Status != w.Code || p.Detail == "" {
+			if p := decode[refusal](t, w); p.Status != w.Code || p.Detail == "" {
 				t.Errorf("%s %s with %q: %s", request.method, target, body, w.Body)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
-	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -21,20 +21,7 @@ type Producer interface {
 
 // guarded passes on the requests that may change something.
 func (s *Server) guarded(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if refusal := s.guard.Check(r); refusal != nil {
-			s.refuse(w, r, refusal)
-			return
-		}
-		h(w, r)
-	}
-}
-
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, refusal *ops.Refusal) {
-	if refusal.Challenge != "" {
-		w.Header().Set("WWW-Authenticate", refusal.Challenge)
-	}
-	s.problem(w, r, &problem{Status: refusal.Status, Detail: refusal.Detail})
+	return func(w http.ResponseWriter, r *http.Request) { s.guard.Protect(h).ServeHTTP(w, r) }
 }
 
 // published calls publish with a bounded time, and answers for it if it fails.
@@ -46,9 +33,9 @@ func (s *Server) published(w http.ResponseWriter, r *http.Request, what string, 
 		return true
 	}
 	s.log.Warn("a change that was asked for could not be published", "change", what, "error", err)
-	s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
+	s.problem(w, r, &problem.Details{Status: http.StatusServiceUnavailable,
 		Detail:     "Kafka or the schema registry did not acknowledge the change in time. It may have been made or not; asking again does no harm.",
-		retryAfter: "10"})
+		RetryAfter: 10})
 	return false
 }
 
@@ -62,11 +49,11 @@ func (s *Server) published(w http.ResponseWriter, r *http.Request, what string, 
 func (s *Server) erase(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	switch {
-	case id == "" || id[0] == 0:
-		s.problem(w, r, badField("id", "No customer can have this id."))
+	case id == "" || schemas.IsReservedKey(id):
+		s.problem(w, r, problem.BadField("id", "No customer can have this id."))
 		return
 	case len(id) > schemas.MaxIDBytes:
-		s.problem(w, r, badField("id", "The id has %d bytes; ids have %d at most.", len(id), schemas.MaxIDBytes))
+		s.problem(w, r, problem.BadField("id", "The id has %d bytes; ids have %d at most.", len(id), schemas.MaxIDBytes))
 		return
 	}
 	tombstone := kafka.Record{Key: []byte(id)}
@@ -118,7 +105,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) {
 // retrain passes the request on to the trainer of this process.
 func (s *Server) retrain(w http.ResponseWriter, r *http.Request) {
 	if s.trainer == nil {
-		s.problem(w, r, &problem{Status: http.StatusNotFound,
+		s.problem(w, r, &problem.Details{Status: http.StatusNotFound,
 			Detail: "No trainer runs in this process. Ask the process that runs it, at the address it was given with --http."})
 		return
 	}
@@ -135,10 +122,10 @@ func (s *Server) pathVersion(r *http.Request) (*models.Version, error) {
 	text := r.PathValue("version")
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return nil, badField("version", "A version is a whole number, not %q.", text)
+		return nil, problem.BadField("version", "A version is a whole number, not %q.", text)
 	}
 	if v := s.models.Get(n); v != nil {
 		return v, nil
 	}
-	return nil, &problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No model version %d is known.", n)}
+	return nil, &problem.Details{Status: http.StatusNotFound, Detail: fmt.Sprintf("No model version %d is known.", n)}
 }

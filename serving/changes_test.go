@@ -55,7 +55,7 @@ func TestErase(t *testing.T) {
 	}
 	st.out.records = nil
 	for _, target := range []string{"/v1/customers/" + strings.Repeat("x", 257), "/v1/customers/%00fence"} {
-		if w := st.do("DELETE", target, "", bearer...); w.Code != http.StatusBadRequest || decode[problem](t, w).Field != "id" {
+		if w := st.do("DELETE", target, "", bearer...); w.Code != http.StatusBadRequest || decode[refusal](t, w).Field != "id" {
 			t.Errorf("%.30s: status %d: %s", target, w.Code, w.Body)
 		}
 	}
@@ -107,7 +107,7 @@ func TestActivate(t *testing.T) {
 
 func TestRetrain(t *testing.T) {
 	st := newStage(t)
-	if w := st.do("POST", "/v1/retrain", "", bearer...); w.Code != http.StatusNotFound || !strings.Contains(decode[problem](t, w).Detail, "trainer") {
+	if w := st.do("POST", "/v1/retrain", "", bearer...); w.Code != http.StatusNotFound || !strings.Contains(decode[refusal](t, w).Detail, "trainer") {
 		t.Errorf("without a trainer: status %d: %s", w.Code, w.Body)
 	}
 	st.trainer = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -11,55 +11,27 @@ import (
 	"strings"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
 )
-
-// problem is an answer in the form of RFC 9457. It is an error, so that
-// reading a request can fail with the answer to give.
-type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail,omitempty"`
-	// Field is the part of the request that is wrong, such as
-	// "customers[3].age" or "limit".
-	Field string `json:"field,omitempty"`
-
-	retryAfter string // seconds
-}
-
-func (p *problem) Error() string { return p.Detail }
-
-// badField returns the problem of a request in which one field is wrong.
-func badField(field, format string, args ...any) *problem {
-	return &problem{Status: http.StatusBadRequest, Field: field, Detail: fmt.Sprintf(format, args...)}
-}
 
 // problem answers with a problem; err that is none becomes an internal error,
 // whose text stays in the log.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
-	var p *problem
+	var p *problem.Details
 	if !errors.As(err, &p) {
 		s.log.Error("request failed", "path", r.URL.Path, "error", err)
-		p = &problem{Status: http.StatusInternalServerError, Detail: "The server failed to answer. Its log says more."}
+		p = &problem.Details{Status: http.StatusInternalServerError, Detail: "The server failed to answer. Its log says more."}
 	}
-	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
-	if p.retryAfter != "" {
-		w.Header().Set("Retry-After", p.retryAfter)
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(p) // the client may be gone
+	p.Write(w)
 }
 
 // noModel is the answer while there is nothing to score with.
-func noModel() *problem {
-	return &problem{
+func noModel() *problem.Details {
+	return &problem.Details{
 		Status:     http.StatusServiceUnavailable,
 		Detail:     "No model yet: there is none until the trainer has published the first version.",
-		retryAfter: "10",
+		RetryAfter: 10,
 	}
 }
 
@@ -74,7 +46,7 @@ func (s *Server) answerWith(w http.ResponseWriter, r *http.Request, status int, 
 		var unsupported *json.UnsupportedValueError
 		if errors.As(err, &unsupported) {
 			// Only a number beyond all measure in the request gets here.
-			err = &problem{Status: http.StatusUnprocessableEntity,
+			err = &problem.Details{Status: http.StatusUnprocessableEntity,
 				Detail: "A number in the request is too large for the model."}
 		}
 		s.problem(w, r, err)
@@ -96,11 +68,11 @@ func (s *Server) bounded(h http.HandlerFunc) http.HandlerFunc {
 			defer func() { <-s.bodies }()
 			h(w, r)
 		case <-timer.C:
-			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
-				Detail: "Too many requests are under way.", retryAfter: "1"})
+			s.problem(w, r, &problem.Details{Status: http.StatusServiceUnavailable,
+				Detail: "Too many requests are under way.", RetryAfter: 1})
 		case <-r.Context().Done():
-			s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
-				Detail: "The server is about to end.", retryAfter: "1"})
+			s.problem(w, r, &problem.Details{Status: http.StatusServiceUnavailable,
+				Detail: "The server is about to end.", RetryAfter: 1})
 		}
 	}
 }
@@ -109,22 +81,22 @@ func (s *Server) bounded(h http.HandlerFunc) http.HandlerFunc {
 // JSON value.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return nil, &problem{Status: http.StatusUnsupportedMediaType,
+		return nil, &problem.Details{Status: http.StatusUnsupportedMediaType,
 			Detail: "The body must be JSON, with Content-Type: application/json."}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return nil, &problem{Status: http.StatusRequestEntityTooLarge,
+			return nil, &problem.Details{Status: http.StatusRequestEntityTooLarge,
 				Detail: fmt.Sprintf("The body may have %d bytes at most.", tooLarge.Limit)}
 		}
-		return nil, &problem{Status: http.StatusBadRequest, Detail: "The body could not be read to its end."}
+		return nil, &problem.Details{Status: http.StatusBadRequest, Detail: "The body could not be read to its end."}
 	}
 	// Unmarshal checks the whole text, so what trails the value is an error.
 	var any json.RawMessage
 	if err := json.Unmarshal(body, &any); err != nil {
-		return nil, &problem{Status: http.StatusBadRequest, Detail: "The body is not one JSON value: " + jsonFault(err) + "."}
+		return nil, &problem.Details{Status: http.StatusBadRequest, Detail: "The body is not one JSON value: " + jsonFault(err) + "."}
 	}
 	return body, nil
 }
@@ -142,11 +114,11 @@ func jsonFault(err error) string {
 func members(body []byte, within string, known ...string) (map[string]json.RawMessage, error) {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(body, &all); err != nil || all == nil {
-		return nil, badField(within, "A JSON object is wanted here.")
+		return nil, problem.BadField(within, "A JSON object is wanted here.")
 	}
 	for name := range all {
 		if !slices.Contains(known, name) {
-			return nil, badField(name, "There is no field %q.", name)
+			return nil, problem.BadField(name, "There is no field %q.", name)
 		}
 	}
 	return all, nil
@@ -160,13 +132,13 @@ func attributeProblem(err error, within string) error {
 		return err
 	}
 	if field.Field == "" {
-		return badField(within, "%s.", sentenceStart(field.Problem))
+		return problem.BadField(within, "%s.", sentenceStart(field.Problem))
 	}
 	name := field.Field
 	if within != "" {
 		name = within + "." + name
 	}
-	return badField(name, "%s %s.", name, field.Problem)
+	return problem.BadField(name, "%s %s.", name, field.Problem)
 }
 
 func sentenceStart(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

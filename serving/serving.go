@@ -24,6 +24,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -284,7 +285,7 @@ func (s *Server) routes() http.Handler {
 		allow := strings.Join(methods, ", ")
 		mux.Handle(path, s.instrument(path, false, func(w http.ResponseWriter, req *http.Request) {
 			w.Header().Set("Allow", allow)
-			s.problem(w, req, &problem{
+			s.problem(w, req, &problem.Details{
 				Status: http.StatusMethodNotAllowed,
 				Detail: fmt.Sprintf("This resource answers %s, not %s.", allow, req.Method),
 			})
@@ -330,7 +331,7 @@ func (s *Server) instrument(name string, endless bool, h http.HandlerFunc) http.
 				}
 				s.log.Error("request failed", "handler", name, "panic", p, "stack", string(debug.Stack()))
 				if sw.status == 0 {
-					s.problem(sw, r, &problem{Status: http.StatusInternalServerError,
+					s.problem(sw, r, &problem.Details{Status: http.StatusInternalServerError,
 						Detail: "The server failed to answer. Its log says more."})
 				}
 			}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -625,8 +626,8 @@ func (s *Server) importance(m *scoring.Model) []importanceView {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	defer s.streams.Add(-1)
 	if s.streams.Add(1) > int64(s.limits.Streams) {
-		s.problem(w, r, &problem{Status: http.StatusServiceUnavailable,
-			Detail: "Too many event streams are open.", retryAfter: "30"})
+		s.problem(w, r, &problem.Details{Status: http.StatusServiceUnavailable,
+			Detail: "Too many event streams are open.", RetryAfter: 30})
 		return
 	}
 	rc := http.NewResponseController(w)

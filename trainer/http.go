@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	httpproblem "github.com/churnstream/churnstream/internal/problem"
 )
 
 // RetrainHandler returns a handler that takes POST requests for a training. It
@@ -22,14 +24,14 @@ import (
 // With a token, requests must carry it as "Authorization: Bearer …".
 func (t *Trainer) RetrainHandler(token string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refuse := func(status int, detail string) { (&httpproblem.Details{Status: status, Detail: detail}).Write(w) }
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
-			refuse(w, http.StatusMethodNotAllowed, "Only POST is allowed.")
+			refuse(http.StatusMethodNotAllowed, "Only POST is allowed.")
 			return
 		}
 		if !authorized(r, token) {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			refuse(w, http.StatusUnauthorized, "The bearer token is missing or wrong.")
+			(&httpproblem.Details{Status: http.StatusUnauthorized, Detail: "The bearer token is missing or wrong.", Challenge: "Bearer"}).Write(w)
 			return
 		}
 		var body struct {
@@ -39,16 +41,16 @@ func (t *Trainer) RetrainHandler(token string) http.Handler {
 		}
 		data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, t.cfg.MaxRequestBytes))
 		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-			refuse(w, http.StatusRequestEntityTooLarge, "The body is too large.")
+			refuse(http.StatusRequestEntityTooLarge, "The body is too large.")
 			return
 		}
 		if err != nil {
-			refuse(w, http.StatusBadRequest, "The body could not be read.")
+			refuse(http.StatusBadRequest, "The body could not be read.")
 			return
 		}
 		if len(strings.TrimSpace(string(data))) > 0 {
 			if err := json.Unmarshal(data, &body); err != nil {
-				refuse(w, http.StatusBadRequest, "The body is not a JSON object with a reason or an alert.")
+				refuse(http.StatusBadRequest, "The body is not a JSON object with a reason or an alert.")
 				return
 			}
 		}
@@ -65,10 +67,9 @@ func (t *Trainer) RetrainHandler(token string) http.Handler {
 		}
 		switch err := t.Retrain(r.Context(), reason); {
 		case errors.Is(err, ErrNotReady):
-			w.Header().Set("Retry-After", "5")
-			refuse(w, http.StatusServiceUnavailable, err.Error())
+			(&httpproblem.Details{Status: http.StatusServiceUnavailable, Detail: err.Error(), RetryAfter: 5}).Write(w)
 		case err != nil:
-			refuse(w, http.StatusConflict, err.Error())
+			refuse(http.StatusConflict, err.Error())
 		default:
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusAccepted)
@@ -85,12 +86,4 @@ func authorized(r *http.Request, token string) bool {
 	// Hashes have equal lengths, so the time taken tells nothing.
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(token))
 	return ok && subtle.ConstantTimeCompare(a[:], b[:]) == 1
-}
-
-func refuse(w http.ResponseWriter, status int, detail string) {
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{
-		"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail,
-	})
 }

@@ -4,11 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"github.com/churnstream/churnstream/internal/problem"
 )
 
 // Guard decides who may change something by HTTP. It is safe for concurrent
@@ -34,27 +35,15 @@ func NewGuard(token string) *Guard {
 	return &Guard{hash: sha256.Sum256([]byte(token)), token: token != ""}
 }
 
-// Refusal says why a request may not change anything.
-type Refusal struct {
-	// Status is 401 where a token would help, 403 or 421 otherwise.
-	Status int
-	// Challenge is for the header WWW-Authenticate of a 401.
-	Challenge string
-	// Detail is one sentence or two for whoever sent the request.
-	Detail string
-}
-
-// Error returns the detail.
-func (r *Refusal) Error() string { return r.Detail }
-
-func forbidden(detail string) *Refusal {
-	return &Refusal{Status: http.StatusForbidden, Detail: detail}
+func forbidden(detail string) *problem.Details {
+	return &problem.Details{Status: http.StatusForbidden, Detail: detail}
 }
 
 const setToken = " Set a token (CHURN_HTTP_TOKEN or --http-token-file) and send it as Authorization: Bearer."
 
-// Check returns nil for a request that may change something.
-func (g *Guard) Check(r *http.Request) *Refusal {
+// Check returns nil for a request that may change something, and else why it may
+// not: 401 where a token would help, 403 or 421 otherwise.
+func (g *Guard) Check(r *http.Request) *problem.Details {
 	if g.token {
 		return g.checkToken(r)
 	}
@@ -75,15 +64,15 @@ func (g *Guard) Check(r *http.Request) *Refusal {
 	return nil
 }
 
-func (g *Guard) checkToken(r *http.Request) *Refusal {
+func (g *Guard) checkToken(r *http.Request) *problem.Details {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return &Refusal{http.StatusUnauthorized, "Bearer", "This needs a token, as Authorization: Bearer."}
+		return &problem.Details{Status: http.StatusUnauthorized, Challenge: "Bearer", Detail: "This needs a token, as Authorization: Bearer."}
 	}
 	// Hashes have equal lengths, so the time taken says nothing of the token.
 	hash := sha256.Sum256([]byte(given))
 	if subtle.ConstantTimeCompare(hash[:], g.hash[:]) != 1 {
-		return &Refusal{http.StatusUnauthorized, `Bearer error="invalid_token"`, "The token is not the right one."}
+		return &problem.Details{Status: http.StatusUnauthorized, Challenge: `Bearer error="invalid_token"`, Detail: "The token is not the right one."}
 	}
 	return nil
 }
@@ -92,12 +81,12 @@ func (g *Guard) checkToken(r *http.Request) *Refusal {
 // But where there is none, a server that listens on a loopback address answers
 // only what is addressed to it as such: else a page could read in it, by a name
 // that was made to resolve to that address (DNS rebinding).
-func (g *Guard) CheckReading(r *http.Request) *Refusal {
+func (g *Guard) CheckReading(r *http.Request) *problem.Details {
 	listener, _ := r.Context().Value(listenerKey{}).(net.Addr)
 	if g.token || listener == nil || !loopback(listener) || LoopbackHost(r.Host) {
 		return nil
 	}
-	return &Refusal{Status: http.StatusMisdirectedRequest,
+	return &problem.Details{Status: http.StatusMisdirectedRequest,
 		Detail: "Without a token, requests must be addressed to localhost or a loopback address." + setToken}
 }
 
@@ -111,24 +100,14 @@ func (g *Guard) ProtectReading(next http.Handler) http.Handler {
 	return refusing(g.CheckReading, next)
 }
 
-func refusing(check func(*http.Request) *Refusal, next http.Handler) http.Handler {
+func refusing(check func(*http.Request) *problem.Details, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refusal := check(r)
 		if refusal == nil {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if refusal.Challenge != "" {
-			w.Header().Set("WWW-Authenticate", refusal.Challenge)
-		}
-		noStore(w, "application/problem+json")
-		w.WriteHeader(refusal.Status)
-		_ = json.NewEncoder(w).Encode(struct {
-			Type   string `json:"type"`
-			Title  string `json:"title"`
-			Status int    `json:"status"`
-			Detail string `json:"detail"`
-		}{"about:blank", http.StatusText(refusal.Status), refusal.Status, refusal.Detail})
+		refusal.Write(w)
 	})
 }
 
