@@ -1,6 +1,10 @@
 package scoring
 
-import "math"
+import (
+	"cmp"
+	"hash/fnv"
+	"math"
+)
 
 // RecentEvents is how many of a customer's last events are remembered, so that
 // an event that arrives twice counts once. A duplicate is recognised as long as
@@ -11,15 +15,9 @@ const RecentEvents = 4
 // of the event's identity, with 1 in place of 0, which means "no event". It is
 // part of what scores carry and so never changes.
 func HashEvent(id []byte) int64 {
-	h := uint64(14695981039346656037)
-	for _, b := range id {
-		h ^= uint64(b)
-		h *= 1099511628211
-	}
-	if h == 0 {
-		h = 1
-	}
-	return int64(h)
+	h := fnv.New64a()
+	h.Write(id)
+	return cmp.Or(int64(h.Sum64()), 1)
 }
 
 // Change is what one event does to a customer.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -529,7 +530,7 @@ func (s *Server) applyRecord(ctx context.Context, r *kafka.Record, score *schema
 		}
 		s.log.Warn("score cannot be decoded yet", "partition", r.Partition, "offset", r.Offset,
 			"error", err, "retry_in", wait)
-		if !sleep(ctx, wait) {
+		if !retry.Sleep(ctx, wait) {
 			return false, ctx.Err()
 		}
 	}
@@ -539,16 +540,4 @@ func (s *Server) applyRecord(ctx context.Context, r *kafka.Record, score *schema
 	}
 	s.metrics.records.WithLabelValues(result).Inc()
 	return applied, nil
-}
-
-// sleep waits, and reports false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

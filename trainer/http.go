@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"strings"
 
-	httpproblem "github.com/churnstream/churnstream/internal/problem"
+	"github.com/churnstream/churnstream/internal/problem"
 )
 
 // RetrainHandler returns a handler that takes POST requests for a training. It
@@ -24,14 +24,14 @@ import (
 // With a token, requests must carry it as "Authorization: Bearer …".
 func (t *Trainer) RetrainHandler(token string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refuse := func(status int, detail string) { (&httpproblem.Details{Status: status, Detail: detail}).Write(w) }
+		refuse := func(status int, detail string) { (&problem.Details{Status: status, Detail: detail}).Write(w) }
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
 			refuse(http.StatusMethodNotAllowed, "Only POST is allowed.")
 			return
 		}
 		if !authorized(r, token) {
-			(&httpproblem.Details{Status: http.StatusUnauthorized, Detail: "The bearer token is missing or wrong.", Challenge: "Bearer"}).Write(w)
+			(&problem.Details{Status: http.StatusUnauthorized, Detail: "The bearer token is missing or wrong.", Challenge: "Bearer"}).Write(w)
 			return
 		}
 		var body struct {
@@ -67,7 +67,7 @@ func (t *Trainer) RetrainHandler(token string) http.Handler {
 		}
 		switch err := t.Retrain(r.Context(), reason); {
 		case errors.Is(err, ErrNotReady):
-			(&httpproblem.Details{Status: http.StatusServiceUnavailable, Detail: err.Error(), RetryAfter: 5}).Write(w)
+			(&problem.Details{Status: http.StatusServiceUnavailable, Detail: err.Error(), RetryAfter: 5}).Write(w)
 		case err != nil:
 			refuse(http.StatusConflict, err.Error())
 		default:

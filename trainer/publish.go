@@ -7,6 +7,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
@@ -43,9 +44,9 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 			Topic:           schemas.TopicModels,
 		})
 		if err != nil {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
-		marker, err := out.Append(ctx, []kafka.Record{{Key: []byte(models.MarkerKey)}})
+		marker, err := out.Append(ctx, []kafka.Record{{Key: []byte(schemas.MarkerKey)}})
 		if err != nil {
 			return again(err)
 		}
@@ -56,7 +57,7 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 			return nil // by a former attempt: only the answer got lost
 		}
 		if list := t.models.List(); len(list) > 0 && list[0].LabelsSeen >= m.LabelsSeen {
-			return kafka.Permanent(fmt.Errorf("%w: version %d has seen %d labels", errSuperseded, list[0].Version, list[0].LabelsSeen))
+			return retry.Permanent(fmt.Errorf("%w: version %d has seen %d labels", errSuperseded, list[0].Version, list[0].LabelsSeen))
 		}
 		champion := t.models.Champion()
 		number := int64(0)
@@ -76,7 +77,7 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 		_, err = out.Append(ctx, []kafka.Record{{Key: models.Key(m.Version), Value: t.cfg.Codec.AppendModel(nil, m)}})
 		return again(err)
 	}
-	err := kafka.Retry(ctx, t.log, "publish a model version", attempt)
+	err := retry.Do(ctx, t.log, "publish a model version", attempt)
 	return verdict, err
 }
 
@@ -86,5 +87,5 @@ func again(err error) error {
 		// Permanent for the producer, which is why the error is not wrapped.
 		return fmt.Errorf("the partition has to be fenced again: %v", err)
 	}
-	return kafka.Permanent(err)
+	return retry.Permanent(err)
 }

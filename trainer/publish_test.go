@@ -215,7 +215,7 @@ func TestTwoTrainers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(records[0].Key) != models.MarkerKey || records[0].Value != nil {
+	if string(records[0].Key) != schemas.MarkerKey || records[0].Value != nil {
 		t.Errorf("first record has key %q and %d bytes", records[0].Key, len(records[0].Value))
 	}
 }

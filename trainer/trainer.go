@@ -16,6 +16,7 @@ import (
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
@@ -176,10 +177,10 @@ func (t *Trainer) run(ctx context.Context) error {
 		group.Go(func() error { return t.models.Run(ctx) })
 	}
 	group.Go(func() error {
-		err := kafka.Retry(ctx, t.log, "register schemas", func(ctx context.Context) error {
+		err := retry.Do(ctx, t.log, "register schemas", func(ctx context.Context) error {
 			err := t.cfg.Codec.Register(ctx)
 			if errors.Is(err, schemas.ErrIncompatible) {
-				return kafka.Permanent(err)
+				return retry.Permanent(err)
 			}
 			return err
 		})
@@ -301,10 +302,10 @@ func (t *Trainer) decode(ctx context.Context, what string, fn func(context.Conte
 	if _, poison := schemas.AsPoison(err); poison {
 		return err
 	}
-	return kafka.Retry(ctx, t.log, what, func(ctx context.Context) error {
+	return retry.Do(ctx, t.log, what, func(ctx context.Context) error {
 		err := fn(ctx)
 		if _, poison := schemas.AsPoison(err); poison {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/churnstream/churnstream/consumers/monitor"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
@@ -289,18 +290,7 @@ func (d *demo) published() int64 {
 func (d *demo) drain(ctx context.Context, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for d.probe.scores() < d.published() && wait(ctx, 20*time.Millisecond) {
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
+	for d.probe.scores() < d.published() && retry.Sleep(ctx, 20*time.Millisecond) {
 	}
 }
 

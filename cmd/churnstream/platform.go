@@ -16,6 +16,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 )
@@ -224,7 +225,7 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 	p.ready.Set("kafka", true, "")
 	awaited := "waiting for the schema registry at " + c.Registry
 	p.ready.Set("registry", false, awaited)
-	if err := kafka.Retry(ctx, p.log, "registering the schemas", func(ctx context.Context) error {
+	if err := retry.Do(ctx, p.log, "registering the schemas", func(ctx context.Context) error {
 		err := p.codec.Register(ctx)
 		if err != nil {
 			p.ready.Set("registry", false, awaited+": "+err.Error())

@@ -17,6 +17,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -128,7 +129,7 @@ func (d *demo) startProgress(ctx context.Context) *progress {
 
 func (d *demo) lines(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
-	for wait(ctx, 5*time.Second) {
+	for retry.Sleep(ctx, 5*time.Second) {
 		fmt.Fprintln(d.out, d.status())
 	}
 }
@@ -151,7 +152,7 @@ func (d *demo) bars(ctx context.Context, w io.Writer, done chan<- struct{}) {
 		live.SetTotal(s.LiveTotal, false)
 		live.SetCurrent(s.LiveDone)
 	}
-	for wait(ctx, 200*time.Millisecond) {
+	for retry.Sleep(ctx, 200*time.Millisecond) {
 		update()
 	}
 	update()

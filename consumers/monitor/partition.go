@@ -10,6 +10,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -141,7 +142,7 @@ func (p *partition) next() *kafka.Record {
 }
 
 func (p *partition) handle(ctx context.Context, r *kafka.Record) error {
-	if len(r.Key) > 0 && r.Key[0] == 0 {
+	if schemas.IsReservedKey(r.Key) {
 		return nil // the scorer's mark of a change of ownership
 	}
 	p.join.expire(r.Time.UnixMilli())
@@ -197,7 +198,7 @@ func (p *partition) expireIdle() {
 func (p *partition) decode(ctx context.Context, r *kafka.Record, read func(context.Context) error) (ok bool, err error) {
 	what := "decoding a record of " + r.Topic
 	var poison *schemas.PoisonError
-	err = kafka.Retry(ctx, p.monitor.log, what, func(ctx context.Context) error {
+	err = retry.Do(ctx, p.monitor.log, what, func(ctx context.Context) error {
 		err := read(ctx)
 		var isPoison bool
 		if poison, isPoison = schemas.AsPoison(err); isPoison {

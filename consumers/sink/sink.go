@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -116,11 +116,11 @@ func (s *Sink) Run(ctx context.Context) error {
 
 func (s *Sink) run(ctx context.Context) error {
 	s.state(errors.New("not connected yet"))
-	err := kafka.Retry(ctx, s.log, "creating the tables", func(ctx context.Context) error {
+	err := retry.Do(ctx, s.log, "creating the tables", func(ctx context.Context) error {
 		err := s.cfg.Store.Migrate(ctx)
 		s.state(err)
 		if errors.Is(err, ErrSchema) {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})
@@ -128,10 +128,10 @@ func (s *Sink) run(ctx context.Context) error {
 		return err
 	}
 	// Dead letters need the id of their schema.
-	err = kafka.Retry(ctx, s.log, "registering schemas", func(ctx context.Context) error {
+	err = retry.Do(ctx, s.log, "registering schemas", func(ctx context.Context) error {
 		err := s.cfg.Codec.Register(ctx)
 		if errors.Is(err, schemas.ErrIncompatible) {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})
@@ -220,13 +220,13 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) error {
 		w.since = time.Now()
 	}
 	w.bytes += len(r.Key) + len(r.Value)
-	if len(r.Key) > 0 && r.Key[0] == 0 {
+	if schemas.IsReservedKey(r.Key) {
 		return nil // a scorer's marker: no customer has such an id
 	}
-	err := kafka.Retry(ctx, w.log, "decoding a record", func(ctx context.Context) error {
+	err := retry.Do(ctx, w.log, "decoding a record", func(ctx context.Context) error {
 		err := w.decode(ctx, r)
 		if _, poison := schemas.AsPoison(err); poison {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})
@@ -323,14 +323,8 @@ func (w *worker) decodeOutcome(ctx context.Context, r *kafka.Record) error {
 
 // erasure returns what a tombstone among the scores erases.
 func erasure(r *kafka.Record) Erasure {
-	position := map[string]int64{}
-	for _, h := range r.Headers {
-		if n, err := strconv.ParseInt(string(h.Value), 10, 64); err == nil && n >= 0 {
-			position[h.Key] = n
-		}
-	}
-	partition, ok1 := position[schemas.HeaderSourcePartition]
-	offset, ok2 := position[schemas.HeaderSourceOffset]
+	partition, ok1 := r.HeaderNumber(schemas.HeaderSourcePartition)
+	offset, ok2 := r.HeaderNumber(schemas.HeaderSourceOffset)
 	if !ok1 || !ok2 || partition > math.MaxInt32 {
 		// Not a scorer's. Scores stand in the partition of their events.
 		return Erasure{string(r.Key), int32(r.Partition), EverythingErased}
@@ -364,7 +358,7 @@ func checkKey(key, customer []byte) error {
 // sink writes its own letter, under its own name.
 func (w *worker) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
 	letter := w.letters.Letter(r, poison, time.Now())
-	err := kafka.Retry(ctx, w.log, "writing a dead letter", func(ctx context.Context) error {
+	err := retry.Do(ctx, w.log, "writing a dead letter", func(ctx context.Context) error {
 		return w.letters.Write(ctx, letter)
 	})
 	if err != nil {
@@ -381,7 +375,7 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	b := &w.batch
 	w.settleErasures()
 	if w.rows() > 0 {
-		err := kafka.Retry(ctx, w.log, "writing to "+w.cfg.Store.Name(), func(ctx context.Context) error {
+		err := retry.Do(ctx, w.log, "writing to "+w.cfg.Store.Name(), func(ctx context.Context) error {
 			start := time.Now()
 			err := w.cfg.Store.Write(ctx, b)
 			if ctx.Err() != nil && err != nil {

@@ -16,7 +16,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -81,13 +81,13 @@ func (d *Decoder) Schema(ctx context.Context, value []byte) (s *Schema, datum []
 	s, ok := d.known[id]
 	if !ok {
 		var text string
-		err := kafka.Retry(ctx, d.log, "asking the registry for a schema", func(ctx context.Context) (err error) {
+		err := retry.Do(ctx, d.log, "asking the registry for a schema", func(ctx context.Context) (err error) {
 			if id > math.MaxInt32 {
-				return kafka.Permanent(fmt.Errorf("%w: id %d", schemas.ErrSchemaNotFound, id))
+				return retry.Permanent(fmt.Errorf("%w: id %d", schemas.ErrSchemaNotFound, id))
 			}
 			text, err = d.registry.Schema(ctx, int(id))
 			if errors.Is(err, schemas.ErrSchemaNotFound) {
-				return kafka.Permanent(err)
+				return retry.Permanent(err)
 			}
 			return err
 		})

@@ -256,13 +256,13 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 			string(r.Key) != string(want.key) || (r.Key == nil) != (want.key == nil) {
 			t.Errorf("event %d: %+v", i, r)
 		}
-		if got := string(header(&r, HeaderRedrivenFrom)); got != want.from {
+		if got := string(r.Header(HeaderRedrivenFrom)); got != want.from {
 			t.Errorf("event %d is redriven from %s, want %s", i, got, want.from)
 		}
-		if got := string(header(&r, HeaderWrittenAt)); got != strconv.FormatInt(origin.UnixMilli()+want.offset, 10) {
+		if got := string(r.Header(HeaderWrittenAt)); got != strconv.FormatInt(origin.UnixMilli()+want.offset, 10) {
 			t.Errorf("event %d was written at %s", i, got)
 		}
-		if got := header(&r, "trace"); want.trace != bytes.Equal(got, []byte{1, 2}) {
+		if got := r.Header("trace"); want.trace != bytes.Equal(got, []byte{1, 2}) {
 			t.Errorf("event %d: header trace is %v", i, got)
 		}
 	}
@@ -279,7 +279,7 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 	var notes []string
 	for _, r := range d.records(schemas.TopicDeadLetters, 0) {
 		if r.Value == nil {
-			notes = append(notes, fmt.Sprintf("%s %s %s %s", header(&r, noteState), header(&r, noteLetter), header(&r, noteSource), header(&r, noteEnd)))
+			notes = append(notes, fmt.Sprintf("%s %s %s %s", r.Header(noteState), r.Header(noteLetter), r.Header(noteSource), r.Header(noteEnd)))
 		}
 	}
 	seven, two := letter(7, nil), letter(2, nil)
@@ -593,12 +593,12 @@ func TestWrittenAt(t *testing.T) {
 		}
 		// A letter of such a record hands on what it says.
 		again := l.record()
-		if got := string(header(&again, HeaderWrittenAt)); got != strconv.FormatInt(c.want, 10) {
+		if got := string(again.Header(HeaderWrittenAt)); got != strconv.FormatInt(c.want, 10) {
 			t.Errorf("header %q: redriven with %s, want %d", c.header, got, c.want)
 		}
 	}
 	none := Letter{DeadLetter: letter(0, func(l *schemas.DeadLetter) { l.Timestamp = -1 })}
-	if r := none.record(); header(&r, HeaderWrittenAt) != nil || !r.Time.IsZero() {
+	if r := none.record(); r.Header(HeaderWrittenAt) != nil || !r.Time.IsZero() {
 		t.Errorf("a letter without a time becomes %+v", r)
 	}
 }
@@ -644,7 +644,7 @@ func TestWhatFailsAgainCanBeRedrivenAgain(t *testing.T) {
 			named++
 		}
 	}
-	if got := string(header(&all[1], HeaderRedrivenFrom)); named != 1 || got != plan.Letters[0].Position.String() {
+	if got := string(all[1].Header(HeaderRedrivenFrom)); named != 1 || got != plan.Letters[0].Position.String() {
 		t.Errorf("%d headers, the first %s", named, got)
 	}
 }
@@ -669,7 +669,7 @@ func TestRedriveOfManyInBatches(t *testing.T) {
 		t.Fatalf("%d events, want %d", len(events), n)
 	}
 	for i := range events {
-		if got := string(header(&events[i], HeaderRedrivenFrom)); got != fmt.Sprint("0:", i) {
+		if got := string(events[i].Header(HeaderRedrivenFrom)); got != fmt.Sprint("0:", i) {
 			t.Fatalf("event %d is redriven from %s", i, got)
 		}
 	}

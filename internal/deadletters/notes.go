@@ -55,16 +55,16 @@ func (n *notes) add(r *kafka.Record) error {
 	if !bytes.Equal(r.Key, noteKey) {
 		return nil
 	}
-	s, ok := parseSource(string(header(r, noteSource)))
+	s, ok := parseSource(string(r.Header(noteSource)))
 	if !ok {
 		return nil
 	}
 	cost := noteBytes + len(s.topic)
-	letter, err := ParsePosition(string(header(r, noteLetter)))
+	letter, err := ParsePosition(string(r.Header(noteLetter)))
 	if err != nil {
 		return nil
 	}
-	switch string(header(r, noteState)) {
+	switch string(r.Header(noteState)) {
 	case done:
 		n.memory.used -= len(n.begun[s]) * cost
 		delete(n.begun, s)
@@ -74,7 +74,7 @@ func (n *notes) add(r *kafka.Record) error {
 		n.done[s] = true
 		return n.memory.take(cost)
 	case begun:
-		end, err := strconv.ParseInt(string(header(r, noteEnd)), 10, 64)
+		end, err := strconv.ParseInt(string(r.Header(noteEnd)), 10, 64)
 		if err != nil {
 			return nil
 		}
@@ -86,15 +86,6 @@ func (n *notes) add(r *kafka.Record) error {
 		n.memory.used -= (len(n.begun[s]) - len(left)) * cost
 		if n.begun[s] = left; len(left) == 0 {
 			delete(n.begun, s)
-		}
-	}
-	return nil
-}
-
-func header(r *kafka.Record, key string) []byte {
-	for _, h := range r.Headers {
-		if h.Key == key {
-			return h.Value
 		}
 	}
 	return nil

@@ -304,7 +304,7 @@ func (q *Queue) readRedriven(ctx context.Context, to target, start int64, use fu
 			return err
 		}
 		for i := range records {
-			if p, err := ParsePosition(string(header(&records[i], HeaderRedrivenFrom))); err == nil {
+			if p, err := ParsePosition(string(records[i].Header(HeaderRedrivenFrom))); err == nil {
 				use(p)
 			}
 		}

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -310,15 +311,15 @@ func (q *Queue) decode(ctx context.Context, r *kafka.Record) (*Letter, error) {
 }
 
 func (q *Queue) decodeInto(ctx context.Context, r *kafka.Record, l *Letter) error {
-	err := kafka.Retry(ctx, q.cfg.Logger, "decoding a dead letter", func(ctx context.Context) error {
+	err := retry.Do(ctx, q.cfg.Logger, "decoding a dead letter", func(ctx context.Context) error {
 		err := q.cfg.Codec.DecodeDeadLetter(ctx, r.Value, &l.DeadLetter)
 		if _, poison := schemas.AsPoison(err); poison {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})
 	if err == nil {
-		restoreNulls(&l.DeadLetter, header(r, headerNulls))
+		restoreNulls(&l.DeadLetter, r.Header(headerNulls))
 	}
 	return err
 }

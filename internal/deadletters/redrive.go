@@ -31,26 +31,29 @@ const (
 // outcome is joined with fewer scores, and forgotten with a customer erased
 // since.
 func WrittenAt(r *kafka.Record) time.Time {
-	return time.UnixMilli(earlier(r.Time.UnixMilli(), header(r, HeaderWrittenAt)))
-}
-
-// earlier returns the time in a header if there is one and it is not later
-// than the record's.
-func earlier(millis int64, header []byte) int64 {
-	if t, err := strconv.ParseInt(string(header), 10, 64); err == nil && 0 <= t && t < millis {
-		return t
+	at := r.Time.UnixMilli()
+	if t, ok := r.HeaderNumber(HeaderWrittenAt); ok && t < at {
+		at = t
 	}
-	return millis
+	return time.UnixMilli(at)
 }
 
 // written is WrittenAt for the letter's record, in milliseconds.
 func (l *Letter) written() int64 {
-	for _, h := range l.Headers {
-		if h.Key == HeaderWrittenAt {
-			return earlier(l.Timestamp, h.Value)
-		}
+	r := l.original()
+	return WrittenAt(&r).UnixMilli()
+}
+
+// original returns the record that became a letter, as far as it was kept.
+func (l *Letter) original() kafka.Record {
+	r := kafka.Record{
+		Topic: l.Topic, Partition: int(l.DeadLetter.Partition), Offset: l.DeadLetter.Offset,
+		Time: time.UnixMilli(l.Timestamp), Key: l.Key, Value: l.Value,
 	}
-	return l.Timestamp
+	for _, h := range l.Headers {
+		r.Headers = append(r.Headers, kafka.Header(h))
+	}
+	return r
 }
 
 // A batch is bounded in letters and bytes: that much is looked for again after
@@ -188,16 +191,17 @@ func (q *Queue) writeEach(ctx context.Context, batch []Letter, end int64, result
 
 // record returns what is written to redrive the letter.
 func (l *Letter) record() kafka.Record {
+	original := l.original()
 	r := kafka.Record{Key: l.Key, Value: l.Value}
-	for _, h := range l.Headers {
+	for _, h := range original.Headers {
 		if h.Key != HeaderRedrivenFrom && h.Key != HeaderWrittenAt {
-			r.Headers = append(r.Headers, kafka.Header(h))
+			r.Headers = append(r.Headers, h)
 		}
 	}
 	r.Headers = append(r.Headers, kafka.Header{Key: HeaderRedrivenFrom, Value: []byte(l.Position.String())})
 	if l.Timestamp >= 0 { // else it had none, and gets that of now
-		r.Time = time.UnixMilli(l.Timestamp)
-		r.Headers = append(r.Headers, kafka.Header{Key: HeaderWrittenAt, Value: strconv.AppendInt(nil, l.written(), 10)})
+		r.Time = original.Time
+		r.Headers = append(r.Headers, kafka.Header{Key: HeaderWrittenAt, Value: strconv.AppendInt(nil, WrittenAt(&original).UnixMilli(), 10)})
 	}
 	return r
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 // ErrUnknownTopic is matched when the cluster has no topic of that name.
@@ -87,7 +89,7 @@ func SASL(mechanism, username, password string) (sasl.Mechanism, error) {
 type Cluster struct {
 	cfg       Config
 	log       *slog.Logger
-	metrics   *metrics
+	metrics   *counters
 	transport *kafkago.Transport
 	client    *kafkago.Client
 	conns     *connPool
@@ -149,22 +151,23 @@ func (c *Cluster) Close() {
 	c.conns.close()
 }
 
-// retry is Retry, with the failures in the metrics and with answers of
+// retry is retry.Do, with the failures in the metrics and with answers of
 // brokers that will not pass counted as permanent.
 func (c *Cluster) retry(ctx context.Context, operation, what string, fn func(context.Context) error) error {
-	return retry(ctx, c.log, what, retryHooks{
-		failing: c.metrics.retrying.Inc,
-		failed: func(err error) {
+	return retry.Loop{
+		Log: c.log, Doing: what,
+		Failing: func(error) { c.metrics.retrying.Inc() },
+		Failed: func(err error) {
 			c.metrics.retries.WithLabelValues(operation).Inc()
 			if c.cfg.OnFailure != nil {
 				c.cfg.OnFailure(err)
 			}
 		},
-		finished: c.metrics.retrying.Dec,
-	}, func(ctx context.Context) error {
+		Recovered: c.metrics.retrying.Dec,
+	}.Run(ctx, func(ctx context.Context) error {
 		err := fn(ctx)
 		if err != nil && !passing(err) {
-			return Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})
@@ -293,7 +296,7 @@ func (c *Cluster) Partitions(ctx context.Context, topic string) (int, error) {
 		}
 		partitions, err := topicPartitions(meta, topic)
 		if errors.Is(err, ErrUnknownTopic) {
-			return Permanent(err)
+			return retry.Permanent(err)
 		}
 		n = len(partitions)
 		return err

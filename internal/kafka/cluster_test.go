@@ -6,13 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -443,55 +441,6 @@ func TestMetricsAreClean(t *testing.T) {
 	produce(t, again, numbered(0, 1)...)
 	if got := e.metric(t, "churn_kafka_produced_records_total"); got != 4 {
 		t.Errorf("%v records counted, want 4", got)
-	}
-}
-
-func TestRetry(t *testing.T) {
-	ctx := testContext(t)
-	var log logBuffer
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	t.Run("until it succeeds", func(t *testing.T) {
-		calls := 0
-		err := kafka.Retry(ctx, logger, "counting", func(context.Context) error {
-			if calls++; calls < 4 {
-				return io.ErrUnexpectedEOF
-			}
-			return nil
-		})
-		if err != nil || calls != 4 {
-			t.Errorf("%d calls, %v", calls, err)
-		}
-		// One line for the failures, one for the recovery.
-		if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "recovered") {
-			t.Errorf("logged %q", log.String())
-		}
-	})
-	t.Run("until an error is permanent", func(t *testing.T) {
-		bad := errors.New("bad")
-		calls := 0
-		err := kafka.Retry(ctx, nil, "trying", func(context.Context) error {
-			calls++
-			return fmt.Errorf("wrapped: %w", kafka.Permanent(bad))
-		})
-		if !errors.Is(err, bad) || calls != 1 {
-			t.Errorf("%d calls, %v", calls, err)
-		}
-	})
-	t.Run("until the context ends", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(ctx)
-		var calls atomic.Int32
-		err := kafka.Retry(ctx, nil, "trying", func(context.Context) error {
-			if calls.Add(1) == 2 {
-				cancel()
-			}
-			return io.ErrUnexpectedEOF
-		})
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("error %v", err)
-		}
-	})
-	if kafka.Permanent(nil) != nil {
-		t.Error("no error became one")
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
 	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 // idleTimeout closes connections long before a broker would.
@@ -275,7 +277,7 @@ func (c *Cluster) listOffsets(ctx context.Context, topic string, partition int, 
 	addr, err := c.leader(ctx, topic, partition)
 	if err != nil {
 		if errors.Is(err, ErrUnknownTopic) {
-			err = Permanent(err)
+			err = retry.Permanent(err)
 		}
 		return 0, 0, err
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 var (
@@ -99,10 +101,10 @@ func (c *Cluster) initProducerID(ctx context.Context, what, transactionalID stri
 func lostOwnership(err error) error {
 	switch {
 	case errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.ProducerFenced):
-		return Permanent(fmt.Errorf("%w: %w", ErrFenced, err))
+		return retry.Permanent(fmt.Errorf("%w: %w", ErrFenced, err))
 	case errors.Is(err, kafkago.OutOfOrderSequenceNumber), errors.Is(err, kafkago.DuplicateSequenceNumber),
 		errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerIDMapping):
-		return Permanent(fmt.Errorf("%w: %w", ErrOutOfSequence, err))
+		return retry.Permanent(fmt.Errorf("%w: %w", ErrOutOfSequence, err))
 	}
 	return err
 }

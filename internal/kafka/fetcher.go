@@ -15,6 +15,8 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/fetch"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 const (
@@ -221,7 +223,7 @@ func (f *Fetcher) decode() error {
 func (f *Fetcher) refuse(err error) error {
 	switch {
 	case errors.Is(err, errOldFormat):
-		return Permanent(err)
+		return retry.Permanent(err)
 	case errors.Is(err, errPartial):
 		// Brokers may cut the last batch of an answer off, but not the first
 		// since they give out one batch at least; ask for more all the same.
@@ -281,7 +283,7 @@ func (f *Fetcher) request(ctx context.Context) error {
 	var version int16
 	err := f.c.conns.do(ctx, f.leader, limit, func(conn *conn) error {
 		if version = conn.versions[protocol.Fetch]; version < minFetchVersion {
-			return Permanent(fmt.Errorf("broker %s is older than Kafka 0.11", conn.addr))
+			return retry.Permanent(fmt.Errorf("broker %s is older than Kafka 0.11", conn.addr))
 		}
 		conn.lastID++
 		err := protocol.WriteRequest(conn, version, conn.lastID, f.c.cfg.ClientID, &fetch.Request{

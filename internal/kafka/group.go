@@ -10,6 +10,8 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 const (
@@ -185,7 +187,7 @@ func (m *member) run(ctx context.Context) error {
 // the way do not stop it from joining on, so neither do they stop us, except
 // those that will not pass.
 func (m *member) next(ctx context.Context) (*kafkago.Generation, error) {
-	var logged time.Time
+	var limit retry.Limit
 	failures := 0
 	defer func() {
 		if failures > 0 {
@@ -211,8 +213,7 @@ func (m *member) next(ctx context.Context) (*kafkago.Generation, error) {
 		}
 		failures++
 		m.c.metrics.retries.WithLabelValues("join_group").Inc()
-		if time.Since(logged) >= logInterval {
-			logged = time.Now()
+		if limit.Allow() {
 			m.c.log.Warn("failed, trying again", "doing", "joining group", "group", m.cfg.Group, "failures", failures, "error", err)
 		}
 	}

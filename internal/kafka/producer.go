@@ -13,6 +13,8 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/churnstream/churnstream/internal/retry"
 )
 
 // ErrTooLarge is matched when a single record exceeds the size limit of its
@@ -211,7 +213,7 @@ func (c *Cluster) produceRaw(ctx context.Context, topic string, partition int, f
 	}
 	switch err := res.Error; {
 	case errors.Is(err, kafkago.MessageSizeTooLarge), errors.Is(err, kafkago.RecordListTooLarge):
-		return 0, Permanent(fmt.Errorf("%w: batch of %d bytes: %w", ErrTooLarge, len(frame)-4, err))
+		return 0, retry.Permanent(fmt.Errorf("%w: batch of %d bytes: %w", ErrTooLarge, len(frame)-4, err))
 	case err != nil:
 		return 0, err
 	}

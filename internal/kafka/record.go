@@ -1,6 +1,9 @@
 package kafka
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Record is one message of a topic.
 type Record struct {
@@ -20,6 +23,25 @@ type Record struct {
 	// read. It has the offset of the batch's last record, no key and an empty
 	// value.
 	Unreadable *Unreadable
+}
+
+// Header returns the value of the record's last header of that name, as Kafka's
+// own clients do: whoever passes a record on appends what it has to say. It is
+// nil when there is no such header.
+func (r *Record) Header(name string) []byte {
+	for i := len(r.Headers) - 1; i >= 0; i-- {
+		if r.Headers[i].Key == name {
+			return r.Headers[i].Value
+		}
+	}
+	return nil
+}
+
+// HeaderNumber returns the header of that name as a decimal number of zero or more;
+// ok is false when there is none.
+func (r *Record) HeaderNumber(name string) (n int64, ok bool) {
+	n, err := strconv.ParseInt(string(r.Header(name)), 10, 64)
+	return n, err == nil && n >= 0
 }
 
 // Unreadable is a batch of records that cannot be read, and why.

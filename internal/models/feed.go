@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/metrics"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -74,11 +76,6 @@ func SHA256(payload string) string {
 
 // Key returns the key of a version's record: the version as decimal text.
 func Key(version int64) []byte { return strconv.AppendInt(nil, version, 10) }
-
-// MarkerKey is the key of markers: tombstones by which a publisher makes the
-// partition its own. Keys that begin with a zero byte are reserved for them and
-// name no version.
-const MarkerKey = "\x00fence"
 
 // Tailer reads a topic from its start and goes on as records come; it is what
 // a Feed needs of a *kafka.Cluster.
@@ -139,19 +136,19 @@ func NewFeed(cfg FeedConfig) *Feed {
 	}
 	f.state.Store(&state{})
 	f.metrics = feedMetrics{
-		refused: register(cfg.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		refused: metrics.Register(cfg.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_models_refused_total",
 			Help: "Records of model versions that were refused, by reason.",
 		}, []string{"reason"})),
-		versions: register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+		versions: metrics.Register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "churn_models_versions",
 			Help: "Model versions known and usable.",
 		})),
-		champion: register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+		champion: metrics.Register(cfg.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "churn_models_champion_version",
 			Help: "Version of the champion, 0 while there is none.",
 		})),
-		activations: register(cfg.Registerer, prometheus.NewCounter(prometheus.CounterOpts{
+		activations: metrics.Register(cfg.Registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_models_champion_changes_total",
 			Help: "Changes of the champion seen by this process.",
 		})),
@@ -160,23 +157,6 @@ func NewFeed(cfg FeedConfig) *Feed {
 		f.metrics.refused.WithLabelValues(reason)
 	}
 	return f
-}
-
-// register registers a collector, or returns the one of that name that a feed
-// registered before: feeds of one process see the same versions.
-func register[C prometheus.Collector](registerer prometheus.Registerer, c C) C {
-	if registerer == nil {
-		return c
-	}
-	if err := registerer.Register(c); err != nil {
-		if before := new(prometheus.AlreadyRegisteredError); errors.As(err, before) {
-			if same, ok := before.ExistingCollector.(C); ok {
-				return same
-			}
-		}
-		panic(err) // two metrics of one name: a mistake in the program
-	}
-	return c
 }
 
 // Run follows the topic until ctx ends, and then returns nil. It fails when
@@ -246,7 +226,7 @@ func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 		r := &records[i]
 		next := f.state.Load().clone()
 		next.next = r.Offset + 1
-		if len(r.Key) > 0 && r.Key[0] == 0 {
+		if schemas.IsReservedKey(r.Key) {
 			f.publish(next)
 			continue
 		}
@@ -277,11 +257,11 @@ func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 // open decodes and checks a record. It waits while the registry is down.
 func (f *Feed) open(ctx context.Context, r *kafka.Record) (*Version, error) {
 	var m schemas.ModelVersion
-	err := kafka.Retry(ctx, f.log, "decode a model version", func(ctx context.Context) error {
+	err := retry.Do(ctx, f.log, "decode a model version", func(ctx context.Context) error {
 		m = schemas.ModelVersion{}
 		err := f.cfg.Codec.DecodeModel(ctx, r.Value, &m)
 		if _, poison := schemas.AsPoison(err); poison {
-			return kafka.Permanent(err)
+			return retry.Permanent(err)
 		}
 		return err
 	})

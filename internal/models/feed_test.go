@@ -192,7 +192,7 @@ func TestFeedFollowsTheChampion(t *testing.T) {
 		{"no message", func() { w.write("7", []byte("junk")) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 7"},
 		{"under another key", func() { w.write("8", w.codec.AppendModel(nil, &misnamed)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
 		{"a key that is no number", func() { w.write("x", nil) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
-		{"a marker", func() { w.write(models.MarkerKey, nil) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
+		{"a marker", func() { w.write(schemas.MarkerKey, nil) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
 		{"another marker, with something in it", func() { w.write("\x00\x31", []byte("junk")) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 8"},
 		{"a champion retired", func() { w.publish(w.version(2, schemas.StageRetired)) }, "champion 3 of [3 CHAMPION, 2 RETIRED, 1 CHALLENGER], highest 8"},
 		{"a challenger promoted", func() { w.publish(w.version(1, schemas.StageChampion)) }, "champion 1 of [3 CHAMPION, 2 RETIRED, 1 CHAMPION], highest 8"},
@@ -271,7 +271,7 @@ func TestWaitFor(t *testing.T) {
 	}
 	w.publish(w.version(1, schemas.StageChampion))
 	w.write("junk", []byte("junk"))
-	w.write(models.MarkerKey, nil)
+	w.write(schemas.MarkerKey, nil)
 	for offset := range int64(3) {
 		if err := feed.WaitFor(w.ctx, offset); err != nil {
 			t.Fatal(err)

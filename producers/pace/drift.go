@@ -1,6 +1,10 @@
 package pace
 
-import "time"
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"time"
+)
 
 // maxFlip is the share of outcomes that are flipped once drift is complete: at
 // one half, labels say nothing any more.
@@ -40,19 +44,12 @@ func (d Drift) Flip(customerID string, elapsed time.Duration) bool {
 // Hash returns a hash that is uniform over its 64 bits and the same in every
 // process. Purpose keeps draws for one customer independent of each other.
 func Hash(seed int64, purpose, customerID string) uint64 {
-	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a
-	h := uint64(offset)
-	for range 8 {
-		h = (h ^ uint64(byte(seed))) * prime
-		seed >>= 8
-	}
-	for i := range len(purpose) {
-		h = (h ^ uint64(purpose[i])) * prime
-	}
-	h = (h ^ 0xff) * prime // no byte of UTF-8: purpose ends here
-	for i := range len(customerID) {
-		h = (h ^ uint64(customerID[i])) * prime
-	}
+	text := fnv.New64a()
+	text.Write(binary.LittleEndian.AppendUint64(make([]byte, 0, 8), uint64(seed)))
+	text.Write([]byte(purpose))
+	text.Write([]byte{0xff}) // no byte of UTF-8: purpose ends here
+	text.Write([]byte(customerID))
+	h := text.Sum64()
 	// FNV leaves the high bits of short texts nearly alike; splitmix64's
 	// finaliser (Stafford's variant 13) spreads them.
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9

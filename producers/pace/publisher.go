@@ -2,13 +2,13 @@ package pace
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/metrics"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -45,38 +45,17 @@ type Publisher struct {
 
 // NewPublisher returns a publisher. The codec must be registered before the
 // first record. Several publishers may share a registerer; nil means no metrics.
-func NewPublisher(producer Producer, codec *schemas.Codec, registerer prometheus.Registerer) (*Publisher, error) {
-	p := &Publisher{producer: producer, codec: codec, event: codec.NewEvent()}
-	var err error
-	p.eventsTotal, err = counter(registerer, "churn_producer_events_total",
-		"Customer events published and acknowledged, by their source.")
-	if err != nil {
-		return nil, err
+func NewPublisher(producer Producer, codec *schemas.Codec, registerer prometheus.Registerer) *Publisher {
+	counter := func(name, help string) *prometheus.CounterVec {
+		return metrics.Register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"source"}))
 	}
-	p.outcomesTotal, err = counter(registerer, "churn_producer_outcomes_total",
-		"Outcomes published and acknowledged, by their source.")
-	if err != nil {
-		return nil, err
+	return &Publisher{
+		producer: producer, codec: codec, event: codec.NewEvent(),
+		eventsTotal: counter("churn_producer_events_total",
+			"Customer events published and acknowledged, by their source."),
+		outcomesTotal: counter("churn_producer_outcomes_total",
+			"Outcomes published and acknowledged, by their source."),
 	}
-	return p, nil
-}
-
-// counter registers a counter, or finds the one of another publisher.
-func counter(registerer prometheus.Registerer, name, help string) (*prometheus.CounterVec, error) {
-	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"source"})
-	if registerer == nil {
-		return c, nil
-	}
-	err := registerer.Register(c)
-	if twice := (prometheus.AlreadyRegisteredError{}); errors.As(err, &twice) {
-		if existing, ok := twice.ExistingCollector.(*prometheus.CounterVec); ok {
-			return existing, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("registering %s: %w", name, err)
-	}
-	return c, nil
 }
 
 // Stats returns what was published so far. It is safe for concurrent use.

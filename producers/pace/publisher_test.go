@@ -38,11 +38,7 @@ func counting(n int, delay time.Duration) func(time.Time, *schemas.CustomerEvent
 
 func newPublisher(t *testing.T, producer pace.Producer, codec *schemas.Codec, reg prometheus.Registerer) *pace.Publisher {
 	t.Helper()
-	p, err := pace.NewPublisher(producer, codec, reg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return pace.NewPublisher(producer, codec, reg)
 }
 
 func TestRunKeepsRateAndDelay(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -87,8 +88,8 @@ func (p *Publisher) Run(ctx context.Context, s Stream) error {
 			return nil
 		}
 		if wait := time.Until(until); wait > 0 {
-			if err := sleep(ctx, max(wait, tick)); err != nil {
-				return err
+			if !retry.Sleep(ctx, max(wait, tick)) {
+				return ctx.Err()
 			}
 		}
 	}
@@ -99,16 +100,4 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// sleep waits, or returns the context's error.
-func sleep(ctx context.Context, wait time.Duration) error {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -89,7 +90,7 @@ func (r *Replay) recover(ctx context.Context) ([]found, error) {
 // decode reports whether a record could be decoded. Poison of others is passed
 // over; while the registry is away it waits.
 func (r *Replay) decode(ctx context.Context, decode func() error) (ok bool, err error) {
-	err = kafka.Retry(ctx, r.cfg.Logger, "decoding what was published before", func(context.Context) error {
+	err = retry.Do(ctx, r.cfg.Logger, "decoding what was published before", func(context.Context) error {
 		err := decode()
 		if _, poison := schemas.AsPoison(err); poison {
 			return nil

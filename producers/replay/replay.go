@@ -121,15 +121,11 @@ func newReplay(cfg Config, topics topics, producer pace.Producer) (*Replay, erro
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	publisher, err := pace.NewPublisher(producer, cfg.Codec, cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("replay: %w", err)
-	}
 	r := &Replay{
 		cfg:       cfg,
 		drift:     pace.Drift{After: cfg.DriftAfter, Ramp: cfg.DriftRamp, Seed: cfg.Seed},
 		topics:    topics,
-		publisher: publisher,
+		publisher: pace.NewPublisher(producer, cfg.Codec, cfg.Registerer),
 		order:     make([]int, len(cfg.Examples)),
 		position:  make(map[string]int, len(cfg.Examples)),
 	}

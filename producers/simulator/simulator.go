@@ -128,10 +128,7 @@ func newSimulator(cfg Config, producer pace.Producer) (*Simulator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("simulator: %w", err)
 	}
-	publisher, err := pace.NewPublisher(producer, cfg.Codec, cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("simulator: %w", err)
-	}
+	publisher := pace.NewPublisher(producer, cfg.Codec, cfg.Registerer)
 	run := uuid.New()
 	origin := int64(0)
 	if !cfg.DriftFrom.IsZero() {

@@ -1,14 +1,14 @@
 package fitting
 
+import "hash/fnv"
+
 // CustomerHash reduces a customer's identity to 64 bits. Examples carry it
 // instead of the identity; it is even, well mixed, and the same in every
 // process, so that what is decided by it (ties, folds) is reproducible.
 func CustomerHash(id []byte) uint64 {
-	h := uint64(14695981039346656037) // FNV-1a
-	for _, b := range id {
-		h = (h ^ uint64(b)) * 1099511628211
-	}
-	return mix(h) &^ 1
+	h := fnv.New64a()
+	h.Write(id)
+	return mix(h.Sum64()) &^ 1
 }
 
 // mix spreads every bit of h over all bits: the finaliser of MurmurHash3.
