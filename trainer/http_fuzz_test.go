@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -18,7 +20,9 @@ func FuzzRetrain(f *testing.F) {
 		f.Fatal(err)
 	}
 	defer cluster.Close()
-	t, err := New(Config{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil)})
+	codec := schemas.NewCodec(schemas.Telco(), nil)
+	feed := models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: codec})
+	t, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: feed}})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -21,7 +21,7 @@ import (
 // idle returns a trainer that does not run but can publish.
 func (w *world) idle() *Trainer {
 	w.t.Helper()
-	tr, err := New(Config{Cluster: w.cluster, Codec: w.codec, Models: w.feed})
+	tr, err := New(Config{Dependencies: w.dependencies()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

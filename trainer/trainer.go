@@ -10,65 +10,60 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
-// role names the trainer in dead letters.
-const role = "trainer"
+// name names the trainer in dead letters.
+const name = "trainer"
 
-// Config configures New. Cluster and Codec are required.
+// check names the trainer in reports of readiness.
+const check = "train"
+
+// Config says when a Trainer trains, and on what. The zero value of a setting
+// is its default.
 type Config struct {
-	Cluster *kafka.Cluster
-	Codec   *schemas.Codec
-	// Models follows the model versions. Whoever passes one runs it; by
-	// default the trainer has its own.
-	Models *models.Feed
-	// Logger receives what an operator should know. Default none.
-	Logger *slog.Logger
-	// Registerer receives the metrics. Default none.
-	Registerer prometheus.Registerer
+	role.Dependencies `kong:"-"`
 
-	// MinLabels is how many examples a training needs. Default 500.
-	MinLabels int
 	// MinNewLabels is how many labels must have come since the newest model
-	// version for another training. Default 1000.
-	MinNewLabels int
+	// version for another training.
+	MinNewLabels int `name:"min-new-labels" help:"Train again after this many new labels." default:"1000" unit:"labels"`
+	// MinLabels is how many examples a training needs.
+	MinLabels int `name:"min-labels" help:"Labelled examples that a training needs." default:"500" unit:"examples"`
 	// MinInterval is the least time between the starts of two trainings.
-	// Default 1 minute.
-	MinInterval time.Duration
-	// Settle is for how long no label must have come before a training, so
-	// that one caught in the middle of a load waits for the rest, though at
-	// most ten times as long. Default 1 second.
-	Settle time.Duration
-	// MaxExamples bounds the examples kept, the newest, at about 64 bytes each,
-	// and the outcomes that wait for a score. Default 1,000,000.
-	MaxExamples int
-	// MaxAge bounds the age of examples. Default 0: no bound.
-	MaxAge time.Duration
+	MinInterval time.Duration `name:"min-interval" help:"Shortest time between two trainings." default:"1m"`
+	// MaxAge bounds the age of examples; 0 does not.
+	MaxAge time.Duration `name:"max-age" help:"Age from which an example is not learnt from any more; 0 is none." default:"0s"`
 	// MaxModelAge is the champion's age from which a training is due as soon
 	// as there is a new label, and a model that is no better but not worse
-	// beyond chance is let through. Default 0: never.
-	MaxModelAge time.Duration
-	// Grace is for how long an outcome without attributes waits for the score
-	// it belongs to. One without any by then is dropped and counted. Default
-	// 10 minutes.
-	Grace time.Duration
-	// Snapshots bounds the snapshots kept of each customer for outcomes still
-	// to come. Default 3.
-	Snapshots int
-	// MaxRequestBytes bounds the body of a request for a training. Default 256
-	// KiB.
-	MaxRequestBytes int64
+	// beyond chance is let through; 0 is never.
+	MaxModelAge time.Duration `name:"max-model-age" help:"Age of the model in use from which a training is due as soon as there are new labels; 0 is none." default:"0s"`
 	// Train says how models are made.
-	Train fitting.Config
+	Train fitting.Config `embed:""`
+	// MaxExamples bounds the examples kept, the newest, at about 64 bytes each,
+	// and the outcomes that wait for a score.
+	MaxExamples int `name:"max-examples" help:"Labelled examples to keep, the newest; as many outcomes may wait for a score." default:"1000000" unit:"examples" advanced:""`
+	// Grace is for how long an outcome without attributes waits for the score
+	// it belongs to. One without any by then is dropped and counted.
+	Grace time.Duration `name:"join-grace" help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" advanced:""`
+	// MaxRequestBytes bounds the body of a request for a training.
+	MaxRequestBytes int64 `name:"retrain-body-bytes" help:"Largest body of /v1/retrain." default:"256KiB" type:"bytes" advanced:""`
+
+	// Settle is for how long no label must have come before a training, so
+	// that one caught in the middle of a load waits for the rest, though at
+	// most ten times as long.
+	Settle time.Duration `kong:"-" default:"1s"`
+	// Snapshots bounds the snapshots kept of each customer for outcomes still
+	// to come.
+	Snapshots int `kong:"-" default:"3"`
 }
 
 // Trainer learns from labelled customers. It reads all outcomes and scores
@@ -86,7 +81,7 @@ type Trainer struct {
 	cfg      Config
 	log      *slog.Logger
 	producer *kafka.Producer
-	models   *models.Feed
+	models   role.Models
 	metrics  *metrics
 	scores   sync.Pool // *schemas.ChurnScore
 	now      func() time.Time
@@ -115,19 +110,15 @@ type partOffset struct {
 
 // New returns a Trainer. It fails when cfg makes no sense.
 func New(cfg Config) (*Trainer, error) {
-	if cfg.Cluster == nil || cfg.Codec == nil {
-		return nil, errors.New("trainer: Cluster and Codec are required")
+	if err := cfg.Dependencies.Complete(); err != nil {
+		return nil, fmt.Errorf("trainer: %w", err)
+	}
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("trainer: %w", err)
 	}
 	if err := cfg.Train.Validate(); err != nil {
 		return nil, fmt.Errorf("trainer: %w", err)
 	}
-	cfg.MinLabels = cmp.Or(max(cfg.MinLabels, 0), 500)
-	cfg.MinNewLabels = cmp.Or(max(cfg.MinNewLabels, 0), 1000)
-	cfg.MinInterval = cmp.Or(max(cfg.MinInterval, 0), time.Minute)
-	cfg.Settle = cmp.Or(max(cfg.Settle, 0), time.Second)
-	cfg.Grace = cmp.Or(max(cfg.Grace, 0), 10*time.Minute)
-	cfg.Snapshots = cmp.Or(max(cfg.Snapshots, 0), 3)
-	cfg.MaxRequestBytes = cmp.Or(max(cfg.MaxRequestBytes, 0), 256<<10)
 	t := &Trainer{
 		cfg:      cfg,
 		log:      cfg.Logger,
@@ -141,15 +132,8 @@ func New(cfg Config) (*Trainer, error) {
 		data:     fitting.NewDataset(cfg.Codec.Set().Vocabulary(), cfg.MaxExamples),
 		buried:   make(map[partOffset]bool),
 	}
-	if t.log == nil {
-		t.log = slog.New(slog.DiscardHandler)
-	}
 	t.join = newJoiner(t.data, cfg.Snapshots)
-	if t.models == nil {
-		t.models = models.NewFeed(models.FeedConfig{
-			Cluster: cfg.Cluster, Codec: cfg.Codec, Logger: t.log, Registerer: cfg.Registerer,
-		})
-	}
+	t.cfg.Ready(check, false, "reading outcomes and scores")
 	return t, nil
 }
 
@@ -173,9 +157,6 @@ func (t *Trainer) Run(ctx context.Context) error {
 
 func (t *Trainer) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	if t.cfg.Models == nil {
-		group.Go(func() error { return t.models.Run(ctx) })
-	}
 	group.Go(func() error {
 		err := retry.Do(ctx, t.log, "register schemas", func(ctx context.Context) error {
 			err := t.cfg.Codec.Register(ctx)
@@ -210,6 +191,7 @@ func (t *Trainer) run(ctx context.Context) error {
 		}
 		t.begin()
 		close(t.ready)
+		t.cfg.Ready(check, true, "")
 		return t.decide(ctx)
 	})
 	return group.Wait()
@@ -260,7 +242,7 @@ func (t *Trainer) readDeadLetters(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if d.FailedBy == role && d.Topic == schemas.TopicOutcomes {
+			if d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
 				t.mu.Lock()
 				t.buried[partOffset{d.Partition, d.Offset}] = true
 				t.mu.Unlock()
@@ -425,7 +407,7 @@ func (t *Trainer) bury(ctx context.Context, r *kafka.Record, poison *schemas.Poi
 	}
 	t.metrics.deadLetters.WithLabelValues(string(poison.Reason)).Inc()
 	t.log.Warn("an outcome became a dead letter", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-	letters := deadletters.NewWriter(t.producer, t.cfg.Codec, role)
+	letters := deadletters.NewWriter(t.producer, t.cfg.Codec, name)
 	return letters.Write(ctx, letters.Letter(r, poison, t.now()))
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
@@ -109,10 +110,15 @@ func (w *world) start(run func(context.Context) error) (stop func()) {
 	return stop
 }
 
+// dependencies are those of a trainer.
+func (w *world) dependencies() role.Dependencies {
+	return role.Dependencies{Cluster: w.cluster, Codec: w.codec, Models: w.feed}
+}
+
 // trainer starts a trainer and waits until it has read what there is.
 func (w *world) trainer(cfg Config) (*Trainer, func()) {
 	w.t.Helper()
-	cfg.Cluster, cfg.Codec = w.cluster, w.codec
+	cfg.Cluster, cfg.Codec, cfg.Models = w.cluster, w.codec, w.feed
 	if cfg.Settle == 0 {
 		cfg.Settle = 100 * time.Millisecond
 	}
@@ -217,7 +223,7 @@ func (tr *Trainer) counts() (labels int64, examples, pending int) {
 func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	w := newWorld(t)
 	registry := prometheus.NewPedanticRegistry()
-	tr, stop := w.trainer(Config{Registerer: registry, MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
+	tr, stop := w.trainer(Config{Dependencies: role.Dependencies{Registerer: registry}, MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
 	if err := tr.Retrain(w.ctx, ""); !errors.Is(err, fitting.ErrTooFewLabels) {
 		t.Errorf("training without labels: %v", err)
 	}
@@ -416,8 +422,8 @@ func TestTrainerForgetsRedrivenOutcomes(t *testing.T) {
 func TestDue(t *testing.T) {
 	w := newWorld(t)
 	tr, err := New(Config{
-		Cluster: w.cluster, Codec: w.codec, Models: w.feed,
-		MinLabels: 10, MinNewLabels: 100, MinInterval: time.Minute, Settle: time.Second, MaxModelAge: 24 * time.Hour,
+		Dependencies: w.dependencies(),
+		MinLabels:    10, MinNewLabels: 100, MinInterval: time.Minute, Settle: time.Second, MaxModelAge: 24 * time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -536,7 +542,7 @@ func TestLostOutcomesDoNotStopTraining(t *testing.T) {
 
 func TestRetrainHandler(t *testing.T) {
 	w := newWorld(t)
-	tr, err := New(Config{Cluster: w.cluster, Codec: w.codec, Models: w.feed, MinLabels: 2})
+	tr, err := New(Config{Dependencies: w.dependencies(), MinLabels: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -603,13 +609,16 @@ func TestRetrainHandler(t *testing.T) {
 
 func TestNewRefusesNonsense(t *testing.T) {
 	w := newWorld(t)
+	on := w.dependencies()
 	for name, cfg := range map[string]Config{
-		"no cluster":  {Codec: w.codec},
-		"no codec":    {Cluster: w.cluster},
-		"all held":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Holdout: 1}},
-		"one knot":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Knots: 1}},
-		"too many":    {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Knots: 101}},
-		"no strength": {Cluster: w.cluster, Codec: w.codec, Train: fitting.Config{Strengths: []float64{0, 1}}},
+		"no cluster":  {Dependencies: role.Dependencies{Codec: w.codec, Models: w.feed}},
+		"no codec":    {Dependencies: role.Dependencies{Cluster: w.cluster, Models: w.feed}},
+		"no models":   {Dependencies: role.Dependencies{Cluster: w.cluster, Codec: w.codec}},
+		"below zero":  {Dependencies: on, MinLabels: -1},
+		"all held":    {Dependencies: on, Train: fitting.Config{Holdout: 1}},
+		"one knot":    {Dependencies: on, Train: fitting.Config{Knots: 1}},
+		"too many":    {Dependencies: on, Train: fitting.Config{Knots: 101}},
+		"no strength": {Dependencies: on, Train: fitting.Config{Strengths: []float64{0, 1}}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)

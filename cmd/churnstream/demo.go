@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 type demoCommand struct {
@@ -215,7 +216,7 @@ func (d *demo) roles() ([]task, error) {
 	if err != nil {
 		return nil, err
 	}
-	train, err := d.platform.trainer(&trainFlags{MinNewLabels: 1000, MinInterval: 10 * time.Second})
+	train, err := d.platform.trainer(&trainFlags{trainer.Config{MinInterval: 10 * time.Second}})
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/trainer"
 )
 
 const erasureToken = "for the erasure test"
@@ -62,7 +63,7 @@ func startEverything(t *testing.T, c *connection, database string) *everything {
 		t.Fatal(err)
 	}
 	p.guard = ops.NewGuard(erasureToken)
-	train, err := p.trainer(&trainFlags{MinNewLabels: 1000, MinInterval: time.Second, MaxExamples: 10_000})
+	train, err := p.trainer(&trainFlags{trainer.Config{MinInterval: time.Second, MaxExamples: 10_000}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/serving"
 )
 
@@ -20,6 +23,20 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not a number of bytes, like 1000000 or 64KiB", text)
 	}
 	*b = byteSize(n)
+	return nil
+}
+
+// decodeBytes reads a setting that is a number of bytes.
+func decodeBytes(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("bytes", &text); err != nil {
+		return err
+	}
+	n, err := settings.ParseBytes(text)
+	if err != nil {
+		return err
+	}
+	target.SetInt(n)
 	return nil
 }
 

@@ -18,7 +18,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parser, err := kong.New(new(cli), kong.Vars{"version": ""}, kong.DefaultEnvars("CHURN"))
+	parser, err := kong.New(new(cli), kong.Vars{"version": ""}, kong.DefaultEnvars("CHURN"), kong.NamedMapper("bytes", kong.MapperFunc(decodeBytes)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,6 +66,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			{Key: "http", Title: "HTTP:"},
 		}),
 		kong.Vars{"version": version},
+		kong.NamedMapper("bytes", kong.MapperFunc(decodeBytes)),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) {
 			if exit < 0 {

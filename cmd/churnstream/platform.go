@@ -167,13 +167,13 @@ type platform struct {
 	guard   *ops.Guard
 	// waiting is true until Kafka has answered for the first time.
 	waiting atomic.Bool
-	// retrain answers requests for a training, once there is a trainer.
-	retrain http.Handler
+	// handlers is what roles answer by HTTP, by path.
+	handlers map[string]http.Handler
 }
 
 // open prepares the platform. It does no I/O yet but reading files; see start.
 func (c *connection) open(log *slog.Logger) (*platform, error) {
-	p := &platform{log: log, metrics: prometheus.NewRegistry(), ready: ops.NewReadiness()}
+	p := &platform{log: log, metrics: prometheus.NewRegistry(), ready: ops.NewReadiness(), handlers: map[string]http.Handler{}}
 	p.metrics.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

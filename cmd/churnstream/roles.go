@@ -22,7 +22,6 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/serving"
 	"github.com/churnstream/churnstream/trainer"
-	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 // The flags of each role, shared by its own subcommand, run and demo.
@@ -31,24 +30,10 @@ type (
 		scorer.Config `group:"score"`
 	}
 	trainFlags struct {
-		MinNewLabels int           `help:"Train again after this many new labels." default:"1000" group:"train"`
-		MinInterval  time.Duration `help:"Shortest time between two trainings." default:"1m" group:"train"`
-		JoinGrace    time.Duration `help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" group:"train"`
-		MaxExamples  int           `help:"Labelled examples to keep, the newest; as many outcomes may wait for a score." default:"1000000" group:"train"`
-		MaxAge       time.Duration `help:"Age from which an example is not learnt from any more; 0 is none." default:"0s" group:"train"`
-		MaxModelAge  time.Duration `help:"Age of the model in use from which a training is due as soon as there are new labels; 0 is none." default:"0s" group:"train"`
-		MinLabels    int           `help:"Labelled examples that a training needs." default:"500" group:"train"`
-		BodyBytes    byteSize      `name:"retrain-body-bytes" help:"Largest body of /v1/retrain." default:"256KiB" group:"train"`
-		Knots        int           `help:"Fit numbers piecewise linearly, with this many knots at quantiles of the training values; 0 fits straight lines." default:"0" group:"train"`
+		trainer.Config `group:"train"`
 	}
 	monitorFlags struct {
-		LeadTime time.Duration `help:"How long before an outcome the score must have been in force to count." default:"0s" group:"monitor"`
-		Window   int           `help:"Latest outcomes per model that accuracy and the other figures are computed over." default:"5000" group:"monitor"`
-
-		DriftWindow  int           `help:"Latest scores that drift is measured on." default:"5000" group:"monitor"`
-		ScoreHistory int           `help:"Latest scores kept for each customer; with a long --lead-time they must cover it." default:"8" group:"monitor"`
-		OutcomeGrace time.Duration `help:"How long an outcome waits for a score." default:"1m" group:"monitor"`
-		MaxPending   int           `name:"max-pending" help:"Outcomes of a partition that may wait for a score." default:"100000" group:"monitor"`
+		monitor.Config `group:"monitor"`
 	}
 	sinkFlags struct {
 		Group                  string        `name:"sink-group" help:"Consumer group of the sinks, if not churn-sink- and the store's kind. A group that is new writes all that the topics hold, which changes nothing that is there." group:"sink"`
@@ -81,7 +66,7 @@ type task struct {
 func (p *platform) dependencies() role.Dependencies {
 	return role.Dependencies{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models, Guard: p.guard,
-		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
+		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics, Handlers: p.handlers,
 	}
 }
 
@@ -94,42 +79,19 @@ func (p *platform) scorer(f *scoreFlags) (task, error) {
 }
 
 func (p *platform) trainer(f *trainFlags) (task, error) {
-	t, err := trainer.New(trainer.Config{
-		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		MinNewLabels: f.MinNewLabels, MinInterval: f.MinInterval, MaxExamples: f.MaxExamples,
-		MinLabels: f.MinLabels, MaxAge: f.MaxAge, MaxModelAge: f.MaxModelAge, MaxRequestBytes: int64(f.BodyBytes),
-		Grace: f.JoinGrace, Train: fitting.Config{Knots: f.Knots},
-		Logger: p.log, Registerer: p.metrics,
-	})
+	t, err := trainer.Role.New(p.dependencies(), &f.Config)
 	if err != nil {
 		return task{}, err
 	}
-	// The guard stands before it wherever it is served.
-	p.retrain = t.RetrainHandler("")
-	p.ready.Set("train", false, "reading outcomes and scores")
-	return task{"train", func(ctx context.Context) error {
-		go func() {
-			select {
-			case <-t.Ready():
-				p.ready.Set("train", true, "")
-			case <-ctx.Done():
-			}
-		}()
-		return t.Run(ctx)
-	}}, nil
+	return task{"train", t.Run}, nil
 }
 
 func (p *platform) monitor(f *monitorFlags) (task, *monitor.Monitor, error) {
-	m, err := monitor.New(monitor.Config{
-		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		LeadTime: f.LeadTime, Window: f.Window, DriftWindow: f.DriftWindow, History: f.ScoreHistory, Grace: f.OutcomeGrace, MaxPending: f.MaxPending,
-		Ready:  p.ready.Set,
-		Logger: p.log, Registerer: p.metrics,
-	})
+	m, err := monitor.Role.New(p.dependencies(), &f.Config)
 	if err != nil {
 		return task{}, nil, err
 	}
-	return task{"monitor", m.Run}, m, nil
+	return task{"monitor", m.Run}, m.(*monitor.Monitor), nil
 }
 
 // sinks returns one role per store that the flags name, and closes the stores
@@ -217,7 +179,7 @@ func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err
 func (p *platform) serving(f *serveFlags) (task, http.Handler, error) {
 	s, err := serving.New(serving.Config{
 		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.retrain, Limits: f.limits(),
+		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.handlers[trainer.RetrainPath], Limits: f.limits(),
 		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
 	})
 	if err != nil {
@@ -229,7 +191,7 @@ func (p *platform) serving(f *serveFlags) (task, http.Handler, error) {
 // trainerHandler answers for a trainer without a server of its own.
 func (p *platform) trainerHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/v1/retrain", p.guard.Protect(p.retrain))
+	mux.Handle(trainer.RetrainPath, p.guard.Protect(p.handlers[trainer.RetrainPath]))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "/metrics\n/healthz\n/readyz\n/v1/retrain\n")

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -15,50 +14,35 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
 
-// Models tells which models there are. models.Feed is one.
-type Models interface {
-	// Champion returns the version in use, nil while there is none.
-	Champion() *models.Version
-	// List returns all known versions, newest first.
-	List() []*models.Version
-}
-
-// Config configures New. Cluster, Codec and Models are required.
+// Config says what a Monitor measures. The zero value of a setting is its
+// default.
 type Config struct {
-	Cluster *kafka.Cluster
-	Codec   *schemas.Codec
-	// Models provides the baseline of drift and what is exported of models.
-	// Whoever made it runs it.
-	Models Models
+	role.Dependencies `kong:"-"`
+
 	// LeadTime is how long before an outcome was observed a score must have
-	// been in force to count. Default 0.
-	LeadTime time.Duration
+	// been in force to count.
+	LeadTime time.Duration `name:"lead-time" help:"How long before an outcome the score must have been in force to count." default:"0s"`
 	// Window is the number of latest outcomes of each model version that
-	// accuracy and the other figures are computed over. Default 5,000.
-	Window int
+	// accuracy and the other figures are computed over.
+	Window int `name:"window" help:"Latest outcomes per model that accuracy and the other figures are computed over." default:"5000" unit:"outcomes"`
 	// DriftWindow is the number of latest scores that drift is measured on.
 	// They are scores, not customers: a customer with many events counts
-	// often. Default 5,000.
-	DriftWindow int
+	// often.
+	DriftWindow int `name:"drift-window" help:"Latest scores that drift is measured on." default:"5000" unit:"scores" advanced:""`
 	// History is the number of latest scores kept for each customer. With a
-	// long LeadTime it must cover the events of that time. Default 8.
-	History int
-	// Grace is how long an outcome waits for a score. Default 1 minute.
-	Grace time.Duration
+	// long LeadTime it must cover the events of that time.
+	History int `name:"score-history" help:"Latest scores kept per customer; with a long --lead-time they must cover it." default:"8" unit:"scores"`
+	// Grace is how long an outcome waits for a score.
+	Grace time.Duration `name:"outcome-grace" help:"How long an outcome waits for a score." default:"1m" advanced:""`
 	// MaxPending is how many outcomes of a partition may wait for a score; of
-	// more, the oldest count as unmatched. Default 100,000.
-	MaxPending int
-	// Ready, if set, is told whether the monitor can work and otherwise why
-	// not.
-	Ready func(name string, ready bool, why string)
-	// Logger receives what an operator should know. Default none.
-	Logger *slog.Logger
-	// Registerer receives the metrics. Default none.
-	Registerer prometheus.Registerer
+	// more, the oldest count as unmatched.
+	MaxPending int `name:"max-pending" help:"Outcomes of a partition that may wait for a score." default:"100000" unit:"outcomes" advanced:""`
 }
 
 // Monitor measures models. Its state is rebuilt from Kafka by Run.
@@ -113,36 +97,11 @@ type Stats struct {
 // New returns a monitor that does nothing until Run runs. It fails when cfg is
 // incomplete or the metrics cannot be registered.
 func New(cfg Config) (*Monitor, error) {
-	switch {
-	case cfg.Cluster == nil:
-		return nil, errors.New("monitor: no cluster")
-	case cfg.Codec == nil:
-		return nil, errors.New("monitor: no codec")
-	case cfg.Models == nil:
-		return nil, errors.New("monitor: no models")
-	case cfg.LeadTime < 0:
-		return nil, fmt.Errorf("monitor: lead time %v is below zero", cfg.LeadTime)
+	if err := cfg.Dependencies.Complete(); err != nil {
+		return nil, fmt.Errorf("monitor: %w", err)
 	}
-	if cfg.Window <= 0 {
-		cfg.Window = 5000
-	}
-	if cfg.DriftWindow <= 0 {
-		cfg.DriftWindow = 5000
-	}
-	if cfg.History <= 0 {
-		cfg.History = 8
-	}
-	if cfg.Grace <= 0 {
-		cfg.Grace = time.Minute
-	}
-	if cfg.MaxPending <= 0 {
-		cfg.MaxPending = maxPending
-	}
-	if cfg.Ready == nil {
-		cfg.Ready = func(string, bool, string) {}
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("monitor: %w", err)
 	}
 	spec := cfg.Codec.Set().Spec()
 	m := &Monitor{

@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -66,11 +67,14 @@ func newCodec(t *testing.T) *schemas.Codec {
 }
 
 // theModels are models that do not change.
-type theModels []*models.Version
+type theModels struct {
+	role.Models // what a monitor does not ask for
+	all         []*models.Version
+}
 
-func (m theModels) List() []*models.Version { return m }
+func (m theModels) List() []*models.Version { return m.all }
 func (m theModels) Champion() *models.Version {
-	for _, v := range m {
+	for _, v := range m.all {
 		if v.Stage == schemas.StageChampion {
 			return v
 		}
@@ -119,7 +123,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, cluster: cluster, codec: newCodec(t), clock: start,
 		producer: cluster.NewProducer(kafka.ProducerConfig{}),
-		models:   theModels{version(3, schemas.StageChallenger), version(2, schemas.StageChampion), version(1, schemas.StageRetired)},
+		models:   theModels{all: []*models.Version{version(3, schemas.StageChallenger), version(2, schemas.StageChampion), version(1, schemas.StageRetired)}},
 	}
 }
 
@@ -393,7 +397,7 @@ func TestTopicsMustMatch(t *testing.T) {
 		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: 2}); err != nil {
 		t.Fatal(err)
 	}
-	m, err := New(Config{Cluster: cluster, Codec: newCodec(t), Models: theModels{}})
+	m, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: newCodec(t), Models: theModels{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,12 +411,12 @@ func TestConfigIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := Config{Cluster: cluster, Codec: newCodec(t), Models: theModels{}}
+	whole := Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: newCodec(t), Models: theModels{}}}
 	for name, spoil := range map[string]func(*Config){
 		"cluster":   func(c *Config) { c.Cluster = nil },
 		"codec":     func(c *Config) { c.Codec = nil },
 		"models":    func(c *Config) { c.Models = nil },
-		"lead time": func(c *Config) { c.LeadTime = -1 },
+		"lead-time": func(c *Config) { c.LeadTime = -1 },
 	} {
 		cfg := whole
 		spoil(&cfg)
@@ -494,7 +498,7 @@ func TestRestartAgrees(t *testing.T) {
 			records = append(records, rec)
 		}
 		read := func(there int) []string {
-			m, err := New(Config{Cluster: cluster, Codec: codec, Models: theModels{}, Grace: 10 * time.Second})
+			m, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: theModels{}}, Grace: 10 * time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -544,7 +548,7 @@ func TestOpenTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	codec := newCodec(t)
-	m, err := New(Config{Cluster: cluster, Codec: codec, Models: theModels{}})
+	m, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: theModels{}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,25 +22,26 @@ var (
 type Config struct {
 	// Holdout is the share of the examples, the newest, that a model is
 	// measured on and not trained on (0: 0.25).
-	Holdout float64
+	Holdout float64 `kong:"-"`
 	// Folds is the number of cross-validation folds (0: 5).
-	Folds int
+	Folds int `kong:"-"`
 	// Strengths are the values of C to choose from, ascending (nil:
 	// DefaultStrengths). With a single one there is no cross-validation.
-	Strengths []float64
+	Strengths []float64 `kong:"-"`
 	// MaxLevels and Knots are those of EncodeConfig. Knots pay off where
 	// churn does not rise or fall evenly with a number, and cost a few percent
 	// more time: of the Telco table, 9 lower the log loss by 0.0075.
-	MaxLevels, Knots int
+	MaxLevels int `kong:"-"`
+	Knots     int `name:"knots" help:"Fit numbers piecewise linearly, with this many knots at quantiles of the training values; 0 fits straight lines." default:"0" unit:"knots"`
 	// Thresholds sort probabilities into risks (zero: those of scoring).
-	Thresholds scoring.Thresholds
+	Thresholds scoring.Thresholds `kong:"-"`
 	// ImportanceRows bounds the training rows that global importance is
 	// computed over (0: 10,000; negative: no importance). Of more rows, that
 	// many are taken, evenly spaced in time: the means are then estimates, with
 	// the standard error of a sample of that size, 1 % of a standard deviation
 	// for 10,000. A row costs as much as one customer's explanations, some 25 µs
 	// with 19 features.
-	ImportanceRows int
+	ImportanceRows int `kong:"-"`
 }
 
 // Validate reports the first setting that makes no sense.
