@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -88,7 +89,7 @@ type Codec struct {
 
 // plan is a writer's schema resolved against one of ours, or why it cannot be.
 type plan struct {
-	root    *node
+	root    *avro.Node
 	reason  Reason // without root
 	problem string // without root
 	own     bool   // it is the schema that we write ourselves
@@ -160,7 +161,7 @@ func (c *Codec) NewScore() *ChurnScore {
 
 // open takes the frame off value and returns the rest, with the plan for the
 // schema that it was written with.
-func (c *Codec) open(ctx context.Context, k messageKind, value []byte) ([]byte, *node, error) {
+func (c *Codec) open(ctx context.Context, k messageKind, value []byte) ([]byte, *avro.Node, error) {
 	if len(value) < frameLength {
 		return nil, nil, poison(ReasonBadFrame, "%d bytes, too few for a schema id", len(value))
 	}
@@ -233,15 +234,15 @@ func (c *Codec) planFor(k messageKind, text string) *plan {
 	return &plan{root: root, bytes: len(text)}
 }
 
-func compile(text string, reader *avroType) (*node, error) {
-	w, err := parseAvro([]byte(text))
+func compile(text string, reader *avro.Type) (*avro.Node, error) {
+	w, err := avro.Parse([]byte(text))
 	if err != nil {
 		return nil, err
 	}
-	if w.kind != kindRecord {
-		return nil, fmt.Errorf("%s cannot be read as %s", w.kind, reader.kind)
+	if w.Kind != avro.Record {
+		return nil, fmt.Errorf("%s cannot be read as %s", w.Kind, reader.Kind)
 	}
-	return resolve(w, reader, false)
+	return avro.Resolve(w, reader)
 }
 
 // add keeps a plan. The caller holds the lock.

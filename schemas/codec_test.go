@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -148,7 +149,7 @@ func TestPoisonReasons(t *testing.T) {
 		id := registry.add(strings.Replace(s.Schema(TopicEvents), old, new, 1))
 		return binary.BigEndian.AppendUint32([]byte{magicByte}, uint32(id))
 	}
-	level := append([]byte{2}, appendBytes(nil, bytes.Repeat([]byte{'x'}, scoring.MaxLevelBytes+1))...)
+	level := append([]byte{2}, avro.AppendBytes(nil, bytes.Repeat([]byte{'x'}, scoring.MaxLevelBytes+1))...)
 	for _, r := range []struct {
 		name   string
 		value  []byte
@@ -424,7 +425,7 @@ func TestHostileInputIsBounded(t *testing.T) {
 	s := ownSet(t)
 	c, registry := newCodec(t, s)
 	nothings := func(count int64) []byte {
-		return appendLong(nil, count)
+		return avro.AppendLong(nil, count)
 	}
 	const head = `{"type":"record","name":"E","fields":[{"name":"x","type":`
 	tail := `},` + strings.TrimPrefix(s.Schema(TopicEvents)[strings.Index(s.Schema(TopicEvents), `{"name":"event_id"`):], "")

@@ -8,21 +8,23 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/churnstream/churnstream/schemas/avro"
 )
 
 // backward returns why a reader of schema now cannot read what was written
 // with schema before, by the rules of BACKWARD compatibility: schema
 // resolution for every datum there can be, names included.
 func backward(before, now string) error {
-	w, err := parseAvro([]byte(before))
+	w, err := avro.Parse([]byte(before))
 	if err != nil {
 		return err
 	}
-	r, err := parseAvro([]byte(now))
+	r, err := avro.Parse([]byte(now))
 	if err != nil {
 		return err
 	}
-	if _, err := resolve(w, r, true); err != nil {
+	if err := avro.Compatible(w, r); err != nil {
 		return err
 	}
 	return sameNames(w, r)
@@ -30,11 +32,11 @@ func backward(before, now string) error {
 
 // sameNames compares the names of the types that meet, which our decoders
 // need not, but other readers do.
-func sameNames(w, r *avroType) error {
-	if w.kind == kindUnion && r.kind == kindUnion {
-		for _, wb := range w.branches {
-			for _, rb := range r.branches {
-				if wb.kind == rb.kind {
+func sameNames(w, r *avro.Type) error {
+	if w.Kind == avro.Union && r.Kind == avro.Union {
+		for _, wb := range w.Branches {
+			for _, rb := range r.Branches {
+				if wb.Kind == rb.Kind {
 					if err := sameNames(wb, rb); err != nil {
 						return err
 					}
@@ -43,15 +45,15 @@ func sameNames(w, r *avroType) error {
 		}
 		return nil
 	}
-	if w.name != r.name {
-		return fmt.Errorf("%s is now called %q", w.name, r.name)
+	if w.Name != r.Name {
+		return fmt.Errorf("%s is now called %q", w.Name, r.Name)
 	}
-	if w.items != nil && r.items != nil {
-		return sameNames(w.items, r.items)
+	if w.Items != nil && r.Items != nil {
+		return sameNames(w.Items, r.Items)
 	}
-	for i := range r.fields {
-		if j := r.fields[i].in(w.positions()); j >= 0 {
-			if err := sameNames(w.fields[j].typ, r.fields[i].typ); err != nil {
+	for i := range r.Fields {
+		if j := r.Fields[i].In(w.Positions()); j >= 0 {
+			if err := sameNames(w.Fields[j].Type, r.Fields[i].Type); err != nil {
 				return err
 			}
 		}

@@ -1,10 +1,10 @@
 package schemas
 
 import (
-	"bytes"
 	"context"
 	"strconv"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -130,20 +130,20 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 	if err != nil {
 		return err
 	}
-	in := input{buf: datum}
+	in := newInput(datum)
 	e.EventID, e.CustomerID, e.Source, e.OccurredAt = nil, nil, nil, 0
 	e.Changes = clearVector(e.Changes, c.set.spec.Len())
 	e.Increments = clearVector(e.Increments, c.set.spec.Len())
-	for i := range root.fields {
-		f := &root.fields[i]
-		n := f.node
-		switch f.position {
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
 		case eventEventID:
 			e.EventID = in.id(n)
 		case eventCustomerID:
 			e.CustomerID = in.id(n)
 		case eventOccurredAt:
-			e.OccurredAt = in.integer(n)
+			e.OccurredAt = in.Integer(n)
 		case eventChanges:
 			c.attributes(&in, n, e.Changes)
 		case eventIncrements:
@@ -151,9 +151,9 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 		case eventSource:
 			e.Source = in.id(n)
 		default:
-			in.skip(n.writer, 0)
+			in.Skip(n.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			return in.failed(root, i)
 		}
 	}
@@ -168,7 +168,7 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 	if err != nil {
 		return err
 	}
-	in := input{buf: datum}
+	in := newInput(datum)
 	*s = ChurnScore{
 		Previous:      scoring.Missing,
 		Explanations:  s.Explanations[:0],
@@ -177,28 +177,28 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		AttributeAges: s.AttributeAges[:0],
 		RecentEvents:  s.RecentEvents[:0],
 	}
-	for i := range root.fields {
-		f := &root.fields[i]
-		n := f.node
-		switch f.position {
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
 		case scoreCustomerID:
 			s.CustomerID = in.id(n)
 		case scoreEventID:
 			s.EventID = in.id(n)
 		case scoreOccurredAt:
-			s.OccurredAt = in.integer(n)
+			s.OccurredAt = in.Integer(n)
 		case scoreScoredAt:
-			s.ScoredAt = in.integer(n)
+			s.ScoredAt = in.Integer(n)
 		case scoreModelVersion:
-			s.ModelVersion = in.integer(n)
+			s.ModelVersion = in.Integer(n)
 		case scoreProbability:
-			s.Probability, _ = in.number(n)
+			s.Probability, _ = in.Number(n)
 		case scorePrevious:
 			s.Previous = in.optional(n)
 		case scoreRisk:
-			s.Risk = Risk(in.symbol(n))
+			s.Risk = Risk(in.Symbol(n))
 		case scoreExpected:
-			s.ExpectedProbability, _ = in.number(n)
+			s.ExpectedProbability, _ = in.Number(n)
 		case scoreExplanations:
 			c.explanations(&in, n, s)
 		case scoreMissing:
@@ -210,19 +210,19 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		case scoreRecentEvents:
 			s.RecentEvents = in.integers(n, s.RecentEvents)
 		case scoreSourcePartition:
-			s.SourcePartition = int32(in.integer(n))
+			s.SourcePartition = int32(in.Integer(n))
 		case scoreSourceOffset:
-			s.SourceOffset = in.integer(n)
+			s.SourceOffset = in.Integer(n)
 		case scoreBestChange:
 			c.bestChange(&in, n, s)
 		case scoreAsOf:
-			s.AsOf = in.integer(n)
+			s.AsOf = in.Integer(n)
 		case scoreTrigger:
-			s.Trigger = Trigger(in.symbol(n))
+			s.Trigger = Trigger(in.Symbol(n))
 		default:
-			in.skip(n.writer, 0)
+			in.Skip(n.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			return in.failed(root, i)
 		}
 	}
@@ -239,31 +239,31 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 	if err != nil {
 		return err
 	}
-	in := input{buf: datum}
+	in := newInput(datum)
 	*o = ChurnOutcome{}
 	var id []byte
-	for i := range root.fields {
-		f := &root.fields[i]
-		n := f.node
-		switch f.position {
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
 		case outcomeCustomerID:
 			id = in.id(n)
 			o.CustomerID = string(id)
 		case outcomeChurned:
-			o.Churned = in.truth(n)
+			o.Churned = in.Bool(n)
 		case outcomeObservedAt:
-			o.ObservedAt = in.integer(n)
+			o.ObservedAt = in.Integer(n)
 		case outcomeAttributes:
-			if n = in.resolved(n); n.kind != kindNull {
+			if n = in.Branch(n); n.Kind != avro.Null {
 				o.Attributes = scoring.NewVector(c.set.spec.Len())
 				c.attributes(&in, n, o.Attributes)
 			}
 		case outcomeSource:
 			o.Source = string(in.id(n))
 		default:
-			in.skip(n.writer, 0)
+			in.Skip(n.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			return in.failed(root, i)
 		}
 	}
@@ -277,18 +277,18 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 	if err != nil {
 		return err
 	}
-	in := input{buf: datum}
+	in := newInput(datum)
 	*m = ModelVersion{}
-	for i := range root.fields {
-		f := &root.fields[i]
-		n := f.node
-		switch f.position {
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
 		case modelVersion:
-			m.Version = in.integer(n)
+			m.Version = in.Integer(n)
 		case modelCreatedAt:
-			m.CreatedAt = in.integer(n)
+			m.CreatedAt = in.Integer(n)
 		case modelStage:
-			m.Stage = Stage(in.symbol(n))
+			m.Stage = Stage(in.Symbol(n))
 		case modelReason:
 			m.Reason = in.string(n)
 		case modelPayload:
@@ -298,30 +298,30 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 		case modelMetrics:
 			in.metrics(n, &m.Metrics)
 		case modelChampionMetrics:
-			if n = in.resolved(n); n.kind != kindNull {
+			if n = in.Branch(n); n.Kind != avro.Null {
 				m.ChampionMetrics = &HoldoutMetrics{}
 				in.metrics(n, m.ChampionMetrics)
 			}
 		case modelTrainingStart:
-			m.TrainingStart = in.integer(n)
+			m.TrainingStart = in.Integer(n)
 		case modelTrainingEnd:
-			m.TrainingEnd = in.integer(n)
+			m.TrainingEnd = in.Integer(n)
 		case modelTrainingRows:
-			m.TrainingRows = in.integer(n)
+			m.TrainingRows = in.Integer(n)
 		case modelLabelsSeen:
-			m.LabelsSeen = in.integer(n)
+			m.LabelsSeen = in.Integer(n)
 		case modelFingerprint:
 			m.FeatureFingerprint = in.string(n)
 		case modelMediumThreshold:
-			m.MediumThreshold, _ = in.number(n)
+			m.MediumThreshold, _ = in.Number(n)
 		case modelHighThreshold:
-			m.HighThreshold, _ = in.number(n)
+			m.HighThreshold, _ = in.Number(n)
 		case modelBaseline:
 			in.baseline(n, m)
 		default:
-			in.skip(n.writer, 0)
+			in.Skip(n.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			return in.failed(root, i)
 		}
 	}
@@ -335,12 +335,12 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 	if err != nil {
 		return err
 	}
-	in := input{buf: datum}
+	in := newInput(datum)
 	*d = DeadLetter{}
-	for i := range root.fields {
-		f := &root.fields[i]
-		n := f.node
-		switch f.position {
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
 		case deadLetterReason:
 			d.Reason = Reason(in.string(n))
 		case deadLetterDetail:
@@ -348,11 +348,11 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 		case deadLetterTopic:
 			d.Topic = in.string(n)
 		case deadLetterPartition:
-			d.Partition = int32(in.integer(n))
+			d.Partition = int32(in.Integer(n))
 		case deadLetterOffset:
-			d.Offset = in.integer(n)
+			d.Offset = in.Integer(n)
 		case deadLetterTimestamp:
-			d.Timestamp = in.integer(n)
+			d.Timestamp = in.Integer(n)
 		case deadLetterKey:
 			d.Key = in.copied(n)
 		case deadLetterValue:
@@ -360,13 +360,13 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 		case deadLetterHeaders:
 			in.headers(n, d)
 		case deadLetterFailedAt:
-			d.FailedAt = in.integer(n)
+			d.FailedAt = in.Integer(n)
 		case deadLetterFailedBy:
 			d.FailedBy = in.string(n)
 		default:
-			in.skip(n.writer, 0)
+			in.Skip(n.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			return in.failed(root, i)
 		}
 	}
@@ -374,23 +374,23 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 }
 
 // attributes reads a record of attributes into x, whose values are missing.
-func (c *Codec) attributes(in *input, n *node, x scoring.Vector) {
-	if n = in.record(n); n == nil {
+func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector) {
+	if n = in.Record(n); n == nil {
 		return
 	}
-	for i := range n.fields {
-		f := &n.fields[i]
+	for i := range n.Fields {
+		f := &n.Fields[i]
 		switch {
-		case f.position < 0:
-			in.skip(f.node.writer, 0)
-		case c.set.columns[f.position].categorical:
-			c.level(in, f.node, f.position, &x[f.position])
+		case f.Position < 0:
+			in.Skip(f.Node.Writer)
+		case c.set.columns[f.Position].categorical:
+			c.level(in, f.Node, f.Position, &x[f.Position])
 		default:
-			if v, ok := in.number(f.node); ok {
-				x[f.position] = v
+			if v, ok := in.Number(f.Node); ok {
+				x[f.Position] = v
 			}
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			in.at(n, i)
 			return
 		}
@@ -398,24 +398,24 @@ func (c *Codec) attributes(in *input, n *node, x scoring.Vector) {
 }
 
 // level reads a level of a categorical feature into x, unless it is null.
-func (c *Codec) level(in *input, n *node, feature int, x *float64) {
-	n = in.resolved(n)
+func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64) {
+	n = in.Branch(n)
 	var level []byte
 	var digits [20]byte
-	switch n.kind {
-	case kindNull:
+	switch n.Kind {
+	case avro.Null:
 		return
-	case kindString, kindBytes:
-		level = in.bytes()
-	case kindEnum:
-		*x = float64(in.symbol(n)) // the vocabulary numbers symbols in their order
+	case avro.String, avro.Bytes:
+		level = in.Bytes()
+	case avro.Enum:
+		*x = float64(in.Symbol(n)) // the vocabulary numbers symbols in their order
 		return
-	case kindLong, kindInt:
-		level = strconv.AppendInt(digits[:0], in.integer(n), 10)
+	case avro.Long, avro.Int:
+		level = strconv.AppendInt(digits[:0], in.Integer(n), 10)
 	default:
-		in.unreadable(n)
+		in.Unreadable(n)
 	}
-	if in.err != nil {
+	if in.Err() != nil {
 		return
 	}
 	if len(level) > scoring.MaxLevelBytes {
@@ -431,50 +431,50 @@ func (c *Codec) level(in *input, n *node, feature int, x *float64) {
 }
 
 // increments reads a record of increments into x, whose values are missing.
-func (c *Codec) increments(in *input, n *node, x scoring.Vector) {
-	if n = in.record(n); n == nil {
+func (c *Codec) increments(in *input, n *avro.Node, x scoring.Vector) {
+	if n = in.Record(n); n == nil {
 		return
 	}
-	for i := range n.fields {
-		f := &n.fields[i]
-		if f.position < 0 {
-			in.skip(f.node.writer, 0)
-		} else if v, ok := in.number(f.node); ok {
-			x[c.set.numeric[f.position]] = v
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		if f.Position < 0 {
+			in.Skip(f.Node.Writer)
+		} else if v, ok := in.Number(f.Node); ok {
+			x[c.set.numeric[f.Position]] = v
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			in.at(n, i)
 			return
 		}
 	}
 }
 
-func (c *Codec) explanations(in *input, n *node, s *ChurnScore) {
-	items := in.array(n)
-	for count := in.block(); count != 0; count = in.block() {
-		for ; count > 0 && in.err == nil; count-- {
-			item := in.record(items)
+func (c *Codec) explanations(in *input, n *avro.Node, s *ChurnScore) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			item := in.Record(items)
 			if item == nil {
 				return
 			}
 			e := Explanation{LIME: scoring.Missing, SHAP: scoring.Missing}
 			known := false
-			for i := range item.fields {
-				f := &item.fields[i]
-				switch f.position {
+			for i := range item.Fields {
+				f := &item.Fields[i]
+				switch f.Position {
 				case explanationFeature:
-					name, _ := in.text(f.node)
+					name, _ := in.Text(f.Node)
 					e.Feature, known = c.featureIndex[string(name)]
 				case explanationLIME:
-					e.LIME = in.optional(f.node)
+					e.LIME = in.optional(f.Node)
 				case explanationSHAP:
-					e.SHAP = in.optional(f.node)
+					e.SHAP = in.optional(f.Node)
 				case explanationValue:
-					in.text(f.node)
+					in.Text(f.Node)
 				default:
-					in.skip(f.node.writer, 0)
+					in.Skip(f.Node.Writer)
 				}
-				if in.err != nil {
+				if in.Err() != nil {
 					in.at(item, i)
 					return
 				}
@@ -486,11 +486,11 @@ func (c *Codec) explanations(in *input, n *node, s *ChurnScore) {
 	}
 }
 
-func (c *Codec) missing(in *input, n *node, s *ChurnScore) {
-	items := in.array(n)
-	for count := in.block(); count != 0; count = in.block() {
-		for ; count > 0 && in.err == nil; count-- {
-			name, _ := in.text(items)
+func (c *Codec) missing(in *input, n *avro.Node, s *ChurnScore) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			name, _ := in.Text(items)
 			if i, known := c.featureIndex[string(name)]; known {
 				s.Missing = append(s.Missing, i)
 			}
@@ -498,27 +498,27 @@ func (c *Codec) missing(in *input, n *node, s *ChurnScore) {
 	}
 }
 
-func (c *Codec) bestChange(in *input, n *node, s *ChurnScore) {
-	if n = in.resolved(n); n.kind == kindNull {
+func (c *Codec) bestChange(in *input, n *avro.Node, s *ChurnScore) {
+	if n = in.Branch(n); n.Kind == avro.Null {
 		return
 	}
-	if n = in.record(n); n == nil {
+	if n = in.Record(n); n == nil {
 		return
 	}
 	var name, text []byte
-	for i := range n.fields {
-		f := &n.fields[i]
-		switch f.position {
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		switch f.Position {
 		case changeFeature:
-			name, _ = in.text(f.node)
+			name, _ = in.Text(f.Node)
 		case changeValue:
-			text, _ = in.text(f.node)
+			text, _ = in.Text(f.Node)
 		case changeProbability:
-			s.BestChange.Probability, _ = in.number(f.node)
+			s.BestChange.Probability, _ = in.Number(f.Node)
 		default:
-			in.skip(f.node.writer, 0)
+			in.Skip(f.Node.Writer)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			in.at(n, i)
 			return
 		}
@@ -544,7 +544,7 @@ func (s *Set) parseBytes(feature int, text []byte) (x float64, reason Reason, pr
 	case !c.categorical:
 		x, problem = c.parseNumber(string(text))
 		return x, ReasonInvalidValue, problem
-	case c.typ.kind != kindString:
+	case c.typ.Kind != avro.String:
 		x, problem = s.parseLevel(feature, string(text), learn)
 		return x, ReasonInvalidValue, problem
 	}
@@ -558,16 +558,16 @@ func (s *Set) parseBytes(feature int, text []byte) (x float64, reason Reason, pr
 	return x, "", ""
 }
 
-func (in *input) metrics(n *node, m *HoldoutMetrics) {
-	if n = in.record(n); n == nil {
+func (in *input) metrics(n *avro.Node, m *HoldoutMetrics) {
+	if n = in.Record(n); n == nil {
 		return
 	}
-	for i := range n.fields {
-		f := &n.fields[i]
+	for i := range n.Fields {
+		f := &n.Fields[i]
 		var into *float64
-		switch f.position {
+		switch f.Position {
 		case metricsRows:
-			m.Rows = in.integer(f.node)
+			m.Rows = in.Integer(f.Node)
 		case metricsAccuracy:
 			into = &m.Accuracy
 		case metricsPrecision:
@@ -587,51 +587,51 @@ func (in *input) metrics(n *node, m *HoldoutMetrics) {
 		case metricsTopDecileLift:
 			into = &m.TopDecileLift
 		default:
-			in.skip(f.node.writer, 0)
+			in.Skip(f.Node.Writer)
 		}
 		if into != nil {
-			*into, _ = in.number(f.node)
+			*into, _ = in.Number(f.Node)
 		}
-		if in.err != nil {
+		if in.Err() != nil {
 			in.at(n, i)
 			return
 		}
 	}
 }
 
-func (in *input) baseline(n *node, m *ModelVersion) {
-	items := in.array(n)
-	for count := in.block(); count != 0; count = in.block() {
-		for ; count > 0 && in.err == nil; count-- {
-			item := in.record(items)
+func (in *input) baseline(n *avro.Node, m *ModelVersion) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			item := in.Record(items)
 			if item == nil {
 				return
 			}
 			var b BaselineDistribution
-			for i := range item.fields {
-				f := &item.fields[i]
-				switch f.position {
+			for i := range item.Fields {
+				f := &item.Fields[i]
+				switch f.Position {
 				case baselineName:
-					b.Name = in.string(f.node)
+					b.Name = in.string(f.Node)
 				case baselineBins:
-					bins := in.array(f.node)
-					for count := in.block(); count != 0; count = in.block() {
-						for ; count > 0 && in.err == nil; count-- {
+					bins := in.Array(f.Node)
+					for count := in.Block(); count != 0; count = in.Block() {
+						for ; count > 0 && in.Err() == nil; count-- {
 							b.Bins = append(b.Bins, in.string(bins))
 						}
 					}
 				case baselineFrequencies:
-					frequencies := in.array(f.node)
-					for count := in.block(); count != 0; count = in.block() {
-						for ; count > 0 && in.err == nil; count-- {
-							x, _ := in.number(frequencies)
+					frequencies := in.Array(f.Node)
+					for count := in.Block(); count != 0; count = in.Block() {
+						for ; count > 0 && in.Err() == nil; count-- {
+							x, _ := in.Number(frequencies)
 							b.Frequencies = append(b.Frequencies, x)
 						}
 					}
 				default:
-					in.skip(f.node.writer, 0)
+					in.Skip(f.Node.Writer)
 				}
-				if in.err != nil {
+				if in.Err() != nil {
 					in.at(item, i)
 					return
 				}
@@ -641,26 +641,26 @@ func (in *input) baseline(n *node, m *ModelVersion) {
 	}
 }
 
-func (in *input) headers(n *node, d *DeadLetter) {
-	items := in.array(n)
-	for count := in.block(); count != 0; count = in.block() {
-		for ; count > 0 && in.err == nil; count-- {
-			item := in.record(items)
+func (in *input) headers(n *avro.Node, d *DeadLetter) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			item := in.Record(items)
 			if item == nil {
 				return
 			}
 			var h Header
-			for i := range item.fields {
-				f := &item.fields[i]
-				switch f.position {
+			for i := range item.Fields {
+				f := &item.Fields[i]
+				switch f.Position {
 				case headerKey:
-					h.Key = in.string(f.node)
+					h.Key = in.string(f.Node)
 				case headerValue:
-					h.Value = in.copied(f.node)
+					h.Value = in.copied(f.Node)
 				default:
-					in.skip(f.node.writer, 0)
+					in.Skip(f.Node.Writer)
 				}
-				if in.err != nil {
+				if in.Err() != nil {
 					in.at(item, i)
 					return
 				}
@@ -668,98 +668,6 @@ func (in *input) headers(n *node, d *DeadLetter) {
 			d.Headers = append(d.Headers, h)
 		}
 	}
-}
-
-// id reads a string of at most MaxIDBytes.
-func (in *input) id(n *node) []byte {
-	b, _ := in.text(n)
-	if len(b) > MaxIDBytes {
-		in.fail(ReasonTooLarge, "%d bytes, at most %d are allowed", len(b), MaxIDBytes)
-		return nil
-	}
-	return b
-}
-
-func (in *input) string(n *node) string {
-	b, _ := in.text(n)
-	return string(b)
-}
-
-// copied reads bytes or null into memory of their own.
-func (in *input) copied(n *node) []byte {
-	b, _ := in.text(n)
-	return bytes.Clone(b)
-}
-
-// optional reads a number, or null as Missing.
-func (in *input) optional(n *node) float64 {
-	if x, ok := in.number(n); ok {
-		return x
-	}
-	return scoring.Missing
-}
-
-func (in *input) integers(n *node, dst []int64) []int64 {
-	items := in.array(n)
-	for count := in.block(); count != 0; count = in.block() {
-		for ; count > 0 && in.err == nil; count-- {
-			dst = append(dst, in.integer(items))
-		}
-	}
-	return dst
-}
-
-// record returns the node of the record that follows, nil after a failure.
-func (in *input) record(n *node) *node {
-	n = in.resolved(n)
-	if n.kind != kindRecord {
-		in.unreadable(n)
-	}
-	if in.err != nil {
-		return nil
-	}
-	return n
-}
-
-// array returns the node of the items of the array that follows, nil after a
-// failure, when there is no block to read either.
-func (in *input) array(n *node) *node {
-	n = in.resolved(n)
-	if n.kind != kindArray {
-		in.unreadable(n)
-		return nil
-	}
-	return n.items
-}
-
-// at puts the name of field i of a record before what went wrong in it.
-func (in *input) at(record *node, i int) { in.err.in(record.names[i]) }
-
-func (in *input) failed(root *node, i int) error {
-	in.at(root, i)
-	return in.err
-}
-
-// finish checks that nothing is left.
-func (in *input) finish() error {
-	if len(in.buf) > 0 {
-		in.fail(ReasonUndecodable, "%d bytes are left over", len(in.buf))
-	}
-	if in.err != nil {
-		return in.err
-	}
-	return nil
-}
-
-// end is finish for messages about a customer.
-func (in *input) end(customerID []byte) error {
-	if err := in.finish(); err != nil {
-		return err
-	}
-	if len(customerID) == 0 {
-		return poison(ReasonNoCustomerID, "customer_id is empty")
-	}
-	return nil
 }
 
 // clearVector returns x with n values, all missing.

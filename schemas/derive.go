@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/churnstream/churnstream/schemas/avro"
 )
 
 const (
@@ -106,7 +108,7 @@ func attributesRecord(avsc []byte) (json.RawMessage, error) {
 		return nil, fmt.Errorf("not JSON: %w", json.Unmarshal(avsc, &v))
 	}
 	// Parsed whole first: an error in the file as given is then named as such.
-	if _, err := parseAvro(avsc); err != nil {
+	if _, err := avro.Parse(avsc); err != nil {
 		return nil, err
 	}
 	var record object
@@ -191,7 +193,7 @@ func (s *Set) derive(attributes json.RawMessage) error {
 			return fmt.Errorf("deriving the schema of %s: %w", messageTopics[k], err)
 		}
 		m := message{text: string(text)}
-		if m.typ, err = parseAvro(text); err != nil {
+		if m.typ, err = avro.Parse(text); err != nil {
 			return fmt.Errorf("the schema of %s, with these attributes: %w", messageTopics[k], err)
 		}
 		s.messages[k] = m
@@ -209,7 +211,7 @@ func (s *Set) incrementsRecord() (json.RawMessage, error) {
 			value any
 		}{
 			{"name", s.spec.Feature(i).Name},
-			{"type", []string{"null", s.columns[i].typ.kind.String()}},
+			{"type", []string{"null", s.columns[i].typ.Kind.String()}},
 			{"default", nil},
 		} {
 			if err := f.set(p.key, p.value); err != nil {

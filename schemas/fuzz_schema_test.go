@@ -9,6 +9,7 @@ import (
 
 	"github.com/linkedin/goavro/v2"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -64,14 +65,14 @@ func FuzzSchema(f *testing.F) {
 		if err != nil {
 			return
 		}
-		w, err := parseAvro([]byte(schema))
+		w, err := avro.Parse([]byte(schema))
 		if err != nil {
 			if !knownRefusal(err.Error()) {
 				t.Fatalf("refused, but goavro takes it: %v", err)
 			}
 			return
 		}
-		if values(w, map[*avroType]int{}) > maxFuzzInput {
+		if values(w, map[*avro.Type]int{}) > maxFuzzInput {
 			t.Skip("more values than goavro can hold")
 		}
 		value, rest, err := reference.NativeFromBinary(datum)
@@ -86,7 +87,7 @@ func FuzzSchema(f *testing.F) {
 				t.Fatalf("accepted with %d bytes left over", len(rest))
 			}
 			return
-		case w.kind != kindRecord:
+		case w.Kind != avro.Record:
 			if poison == nil {
 				t.Fatal("accepted, but it is no record")
 			}
@@ -141,20 +142,20 @@ func knownRefusal(detail string) bool {
 
 // values returns how many values one of type t holds at least, as a measure of
 // what goavro makes of a few bytes.
-func values(t *avroType, known map[*avroType]int) int {
+func values(t *avro.Type, known map[*avro.Type]int) int {
 	if n, ok := known[t]; ok {
 		return n
 	}
 	known[t] = 1 // within itself there is a union or an array
 	n := 1
-	for i := range t.fields {
-		n = min(n+values(t.fields[i].typ, known), 1<<30)
+	for i := range t.Fields {
+		n = min(n+values(t.Fields[i].Type, known), 1<<30)
 	}
-	for _, b := range t.branches {
+	for _, b := range t.Branches {
 		n = max(n, values(b, known)+1)
 	}
-	if t.items != nil {
-		n = max(n, values(t.items, known)+1)
+	if t.Items != nil {
+		n = max(n, values(t.Items, known)+1)
 	}
 	known[t] = n
 	return n
@@ -162,38 +163,38 @@ func values(t *avroType, known map[*avroType]int) int {
 
 // asRead turns what goavro decoded under w into what it would be under r: the
 // oracle knows our own types only.
-func asRead(t *testing.T, w, r *avroType, v any) any {
-	if w.kind == kindUnion {
+func asRead(t *testing.T, w, r *avro.Type, v any) any {
+	if w.Kind == avro.Union {
 		wrapped, ok := v.(native)
 		if !ok {
-			w = primitives["null"]
+			w = &avro.Type{Kind: avro.Null}
 		}
 		for name, inner := range wrapped {
-			i := slices.IndexFunc(w.branches, func(b *avroType) bool { return b.name == name || b.name == "" && b.kind.String() == name })
+			i := slices.IndexFunc(w.Branches, func(b *avro.Type) bool { return b.Name == name || b.Name == "" && b.Kind.String() == name })
 			if i < 0 {
 				t.Skipf("goavro has a type %s", name) // it takes an empty namespace for none
 			}
-			w, v = w.branches[i], inner
+			w, v = w.Branches[i], inner
 		}
 	}
-	if r.kind == kindUnion {
-		for _, b := range r.branches {
-			if v != nil && b.kind != kindNull {
+	if r.Kind == avro.Union {
+		for _, b := range r.Branches {
+			if v != nil && b.Kind != avro.Null {
 				return native{"": asRead(t, w, b, v)}
 			}
 		}
 		return nil
 	}
 	fields, ok := v.(native)
-	if w.kind != kindRecord || r.kind != kindRecord || !ok {
+	if w.Kind != avro.Record || r.Kind != avro.Record || !ok {
 		return v
 	}
 	read := native{}
-	positions := w.positions()
-	for i := range r.fields {
-		rf := &r.fields[i]
-		if j := rf.in(positions); j >= 0 {
-			read[rf.name] = asRead(t, w.fields[j].typ, rf.typ, fields[w.fields[j].name])
+	positions := w.Positions()
+	for i := range r.Fields {
+		rf := &r.Fields[i]
+		if j := rf.In(positions); j >= 0 {
+			read[rf.Name] = asRead(t, w.Fields[j].Type, rf.Type, fields[w.Fields[j].Name])
 		}
 	}
 	return read

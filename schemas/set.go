@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -48,7 +49,7 @@ type Set struct {
 // message is one schema of a Set.
 type message struct {
 	text string
-	typ  *avroType
+	typ  *avro.Type
 }
 
 // messageKind numbers the messages.
@@ -70,7 +71,7 @@ var messageTopics = [messageKinds]string{
 // column is how a feature stands in the CustomerAttributes record: a union of
 // null and one other type.
 type column struct {
-	typ *avroType // the other type
+	typ *avro.Type // the other type
 	// null and value are the branches' positions, encoded.
 	null, value byte
 	categorical bool
@@ -138,16 +139,16 @@ func parseSet(avsc []byte) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	typ, err := parseAvro(record)
+	typ, err := avro.Parse(record, featureProperty)
 	if err != nil {
 		return nil, err
 	}
 	s := &Set{}
-	features := make([]scoring.Feature, len(typ.fields))
-	for i := range typ.fields {
-		feature, col, err := parseFeature(&typ.fields[i])
+	features := make([]scoring.Feature, len(typ.Fields))
+	for i := range typ.Fields {
+		feature, col, err := parseFeature(&typ.Fields[i])
 		if err != nil {
-			return nil, fmt.Errorf("field %s: %w", typ.fields[i].name, err)
+			return nil, fmt.Errorf("field %s: %w", typ.Fields[i].Name, err)
 		}
 		features[i] = feature
 		s.columns = append(s.columns, col)
@@ -164,7 +165,7 @@ func parseSet(avsc []byte) (*Set, error) {
 	for i, c := range s.columns {
 		// An enum's symbols are known beforehand and in their order, so that
 		// the vocabulary's number of a level is its position in the enum.
-		for position, symbol := range c.typ.symbols {
+		for position, symbol := range c.typ.Symbols {
 			code, err := s.vocabulary.CodeString(i, symbol)
 			if err != nil {
 				return nil, err
@@ -178,19 +179,22 @@ func parseSet(avsc []byte) (*Set, error) {
 	return s, s.derive(record)
 }
 
+// featureProperty is the property of a field that says what feature it is.
+const featureProperty = "feature"
+
 // parseFeature reads a field of the attributes record as a feature.
-func parseFeature(f *avroField) (scoring.Feature, column, error) {
-	feature := scoring.Feature{Name: f.name}
+func parseFeature(f *avro.Field) (scoring.Feature, column, error) {
+	feature := scoring.Feature{Name: f.Name}
 	var c column
-	branches := f.typ.branches
-	if f.typ.kind != kindUnion || len(branches) != 2 || !f.typ.nullable() {
+	branches := f.Type.Branches
+	if f.Type.Kind != avro.Union || len(branches) != 2 || !f.Type.Nullable() {
 		return feature, c, errors.New(`its type must be a union of null and one other type, such as ["null", "double"]`)
 	}
 	c.typ, c.value = branches[1], 2
-	if branches[1].kind == kindNull {
+	if branches[1].Kind == avro.Null {
 		c.typ, c.null, c.value = branches[0], 2, 0
 	}
-	if f.def != nil && string(f.def) != "null" {
+	if f.Default != nil && string(f.Default) != "null" {
 		return feature, c, errors.New("its default must be null: a change that does not mention an attribute leaves it as it is")
 	}
 	var property struct {
@@ -199,8 +203,8 @@ func parseFeature(f *avroField) (scoring.Feature, column, error) {
 		Unit       string `json:"unit"`
 		Actionable bool   `json:"actionable"`
 	}
-	if f.feature != nil {
-		d := json.NewDecoder(bytes.NewReader(f.feature))
+	if text := f.Properties[featureProperty]; text != nil {
+		d := json.NewDecoder(bytes.NewReader(text))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&property); err != nil {
 			return feature, c, fmt.Errorf("property feature: %w", err)
@@ -208,26 +212,26 @@ func parseFeature(f *avroField) (scoring.Feature, column, error) {
 	}
 	feature.Label, feature.Unit, feature.Actionable = property.Label, property.Unit, property.Actionable
 	var numeric, categorical bool // what the type can be, the default first
-	switch c.typ.kind {
-	case kindDouble, kindFloat:
+	switch c.typ.Kind {
+	case avro.Double, avro.Float:
 		numeric = true
-	case kindLong, kindInt:
+	case avro.Long, avro.Int:
 		numeric, categorical = true, true
-	case kindString, kindEnum:
+	case avro.String, avro.Enum:
 		categorical = true
 	default:
-		return feature, c, fmt.Errorf("type %s cannot be a feature: use string, enum, double, float, long or int", c.typ.kind)
+		return feature, c, fmt.Errorf("type %s cannot be a feature: use string, enum, double, float, long or int", c.typ.Kind)
 	}
 	switch property.Kind {
 	case "":
 		c.categorical = !numeric
 	case "numeric":
 		if !numeric {
-			return feature, c, fmt.Errorf("type %s cannot be numeric", c.typ.kind)
+			return feature, c, fmt.Errorf("type %s cannot be numeric", c.typ.Kind)
 		}
 	case "categorical":
 		if !categorical {
-			return feature, c, fmt.Errorf("type %s cannot be categorical", c.typ.kind)
+			return feature, c, fmt.Errorf("type %s cannot be categorical", c.typ.Kind)
 		}
 		c.categorical = true
 	default:
@@ -235,10 +239,10 @@ func parseFeature(f *avroField) (scoring.Feature, column, error) {
 	}
 	if c.categorical {
 		feature.Kind = scoring.Categorical
-		if n := len(c.typ.symbols); n > scoring.MaxLevels {
+		if n := len(c.typ.Symbols); n > scoring.MaxLevels {
 			return feature, c, fmt.Errorf("its enum has %d symbols, at most %d are allowed", n, scoring.MaxLevels)
 		}
-		for _, s := range c.typ.symbols {
+		for _, s := range c.typ.Symbols {
 			if len(s) > scoring.MaxLevelBytes {
 				return feature, c, fmt.Errorf("symbol %.40s… is longer than %d bytes", s, scoring.MaxLevelBytes)
 			}

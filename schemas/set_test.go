@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -67,13 +68,13 @@ func TestFieldPositions(t *testing.T) {
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}
-	at := func(k messageKind, position int) *avroType {
-		typ := Telco().messages[k].typ.fields[position].typ
-		for typ.kind == kindArray || typ.kind == kindUnion {
-			if typ.kind == kindArray {
-				typ = typ.items
+	at := func(k messageKind, position int) *avro.Type {
+		typ := Telco().messages[k].typ.Fields[position].Type
+		for typ.Kind == avro.Array || typ.Kind == avro.Union {
+			if typ.Kind == avro.Array {
+				typ = typ.Items
 			} else {
-				typ = typ.branches[1]
+				typ = typ.Branches[1]
 			}
 		}
 		return typ
@@ -90,38 +91,38 @@ func TestFieldPositions(t *testing.T) {
 	checkFields(t, at(modelMessage, modelBaseline), []string{baselineName: "name", baselineBins: "bins",
 		baselineFrequencies: "frequencies"})
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})
-	for i, s := range at(scoreMessage, scoreRisk).symbols {
+	for i, s := range at(scoreMessage, scoreRisk).Symbols {
 		if Risk(i).String() != s {
 			t.Errorf("risk %d is %s, in the schema %s", i, Risk(i), s)
 		}
 	}
-	for i, s := range at(scoreMessage, scoreTrigger).symbols {
+	for i, s := range at(scoreMessage, scoreTrigger).Symbols {
 		if Trigger(i).String() != s {
 			t.Errorf("trigger %d is %s, in the schema %s", i, Trigger(i), s)
 		}
 	}
-	for i, s := range at(modelMessage, modelStage).symbols {
+	for i, s := range at(modelMessage, modelStage).Symbols {
 		if Stage(i).String() != s {
 			t.Errorf("stage %d is %s, in the schema %s", i, Stage(i), s)
 		}
 	}
 }
 
-func checkFields(t *testing.T, record *avroType, want []string) {
+func checkFields(t *testing.T, record *avro.Type, want []string) {
 	t.Helper()
 	var got []string
-	for i := range record.fields {
-		f := &record.fields[i]
-		got = append(got, f.name)
+	for i := range record.Fields {
+		f := &record.Fields[i]
+		got = append(got, f.Name)
 		// What decoders leave where a writer has no such field.
-		switch string(f.def) {
+		switch string(f.Default) {
 		case "", "null", `""`, "[]", "0", `"EVENT"`:
 		default:
-			t.Errorf("%s.%s: decoders do not know of default %s", record.name, f.name, f.def)
+			t.Errorf("%s.%s: decoders do not know of default %s", record.Name, f.Name, f.Default)
 		}
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("fields of %s are\n%q, not\n%q", record.name, got, want)
+		t.Errorf("fields of %s are\n%q, not\n%q", record.Name, got, want)
 	}
 }
 
@@ -389,8 +390,8 @@ func TestAttributesJSONRoundTrip(t *testing.T) {
 		x := scoring.NewVector(s.Spec().Len())
 		for i, c := range s.columns {
 			text := []string{"Yes", "0.5", "2"}[i%3]
-			if c.typ.kind == kindEnum {
-				text = c.typ.symbols[len(c.typ.symbols)-1]
+			if c.typ.Kind == avro.Enum {
+				text = c.typ.Symbols[len(c.typ.Symbols)-1]
 			}
 			x[i], _ = s.ParseText(i, text) // an error leaves 0, a value too
 		}

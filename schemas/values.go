@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -112,13 +113,13 @@ func (c *column) parseNumber(text string) (x float64, problem string) {
 
 // bounds returns what the numbers of a numeric column may be.
 func (c *column) bounds() (least, most float64, whole bool) {
-	switch c.typ.kind {
-	case kindInt:
+	switch c.typ.Kind {
+	case avro.Int:
 		return math.MinInt32, math.MaxInt32, true
-	case kindLong:
+	case avro.Long:
 		// Beyond these, not every whole number is a float64.
 		return -1 << 53, 1 << 53, true
-	case kindFloat:
+	case avro.Float:
 		return -math.MaxFloat32, math.MaxFloat32, false
 	}
 	return -math.MaxFloat64, math.MaxFloat64, false
@@ -129,15 +130,15 @@ func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, pr
 	switch {
 	case len(text) > scoring.MaxLevelBytes:
 		return 0, fmt.Sprintf("must not be longer than %d bytes", scoring.MaxLevelBytes)
-	case c.typ.kind == kindEnum:
-		i := c.typ.index(text)
+	case c.typ.Kind == avro.Enum:
+		i := c.typ.Index(text)
 		if i < 0 {
-			return 0, fmt.Sprintf("must be one of %q", c.typ.symbols)
+			return 0, fmt.Sprintf("must be one of %q", c.typ.Symbols)
 		}
 		return float64(i), ""
-	case c.typ.kind == kindInt || c.typ.kind == kindLong:
+	case c.typ.Kind == avro.Int || c.typ.Kind == avro.Long:
 		bits := 32
-		if c.typ.kind == kindLong {
+		if c.typ.Kind == avro.Long {
 			bits = 64
 		}
 		n, err := strconv.ParseInt(text, 10, bits)
@@ -230,7 +231,7 @@ func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
 		}
 		return s.parseText(feature, v, lookUp)
 	case json.Number:
-		if c.categorical && c.typ.kind != kindInt && c.typ.kind != kindLong {
+		if c.categorical && c.typ.Kind != avro.Int && c.typ.Kind != avro.Long {
 			return 0, wanted + ", not a number"
 		}
 		return s.parseText(feature, v.String(), lookUp)
