@@ -35,11 +35,6 @@ func poison(reason Reason, format string, args ...any) *PoisonError {
 	return &PoisonError{Reason: reason, Detail: Clip(fmt.Sprintf(format, args...), maxDetail)}
 }
 
-// in puts the name of a field before what went wrong in it.
-func (e *PoisonError) in(field string) {
-	e.Detail = Clip(Clip(field, maxDetail/8)+": "+e.Detail, maxDetail)
-}
-
 // Clip cuts text that is longer than n bytes, with an ellipsis for the rest. It
 // leaves no half of a rune.
 func Clip(text string, n int) string {
