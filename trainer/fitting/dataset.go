@@ -84,6 +84,15 @@ func (d *Dataset) Attributes(i int, dst scoring.Vector) {
 	}
 }
 
+// labels returns the labels of the examples at the given positions.
+func (d *Dataset) labels(rows []int32) []bool {
+	out := make([]bool, len(rows))
+	for i, r := range rows {
+		out[i] = d.Churned(int(r))
+	}
+	return out
+}
+
 // probabilities returns those that a predictor gives the examples at the given
 // positions.
 func (d *Dataset) probabilities(p *scoring.Predictor, rows []int32) []float64 {

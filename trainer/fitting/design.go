@@ -139,10 +139,7 @@ func Encode(d *Dataset, rows []int32, cfg EncodeConfig) *Design {
 			k++
 		}
 	}
-	x.churned = make([]bool, n)
-	for i, r := range x.rows {
-		x.churned[i] = d.Churned(int(r))
-	}
+	x.churned = d.labels(x.rows)
 	for c, s := range x.std {
 		if s > 0 {
 			x.free = append(x.free, c)

@@ -64,6 +64,8 @@ func (c *Config) Validate() error {
 type Candidate struct {
 	Model     *scoring.Model
 	Predictor *scoring.Predictor
+	// Metrics are the model's on the holdout.
+	Metrics scoring.Metrics
 	// Baseline is how features and score were distributed over the training
 	// rows.
 	Baseline []Distribution
@@ -86,8 +88,8 @@ type Candidate struct {
 //
 // The candidate refers to d, which must not change before it is judged: Clone a
 // dataset that goes on growing. The error matches ErrTooFewLabels where more
-// labels may help. When ctx ends, Fit returns its error within one pass over the
-// rows.
+// labels may help. Once ctx has ended, Fit returns its error after the pass over
+// the rows that it is in.
 func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("fit: %w", err)
@@ -133,6 +135,10 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 			return nil, err
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.Metrics = scoring.Evaluate(d.probabilities(c.Predictor, c.Holdout), d.labels(c.Holdout))
 	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
 	return c, nil
 }

@@ -95,3 +95,39 @@ func TestFitOnTooLittle(t *testing.T) {
 		}
 	}
 }
+
+func TestFitEndsWithTheContext(t *testing.T) {
+	d := synthetic(t, 1000, 0, 34)
+	c, err := Fit(context.Background(), d, Config{Strengths: []float64{1}, ImportanceRows: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Fit(ctx, d, Config{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("fit: %v", err)
+	}
+	if err := c.addImportance(ctx, 1000); !errors.Is(err, context.Canceled) || c.Model.Importance != nil {
+		t.Errorf("importance: %v, %v", err, c.Model.Importance)
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg Config
+		ok  bool
+	}{
+		"zero":           {Config{}, true},
+		"all held out":   {Config{Holdout: 1}, false},
+		"no number":      {Config{Holdout: math.NaN()}, false},
+		"two knots":      {Config{Knots: 2}, true},
+		"one knot":       {Config{Knots: 1}, false},
+		"too many":       {Config{Knots: MaxKnots + 1}, false},
+		"no strength":    {Config{Strengths: []float64{0, 1}}, false},
+		"any importance": {Config{ImportanceRows: -1}, true},
+	} {
+		if err := c.cfg.Validate(); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -34,7 +34,7 @@ type Verdict struct {
 	Difference, Low, High float64
 }
 
-// Judge measures a candidate and the champion (nil: there is none) on the
+// Judge compares a candidate with the champion (nil: there is none) on the
 // candidate's holdout. The candidate is promoted when there is no champion, when
 // its log loss is lower, or when a new model is demanded and the candidate's
 // log loss is not higher beyond chance: the 95 % bootstrap interval of the
@@ -44,17 +44,14 @@ type Verdict struct {
 // favour it; the candidate never has. Its predictor must be of the vocabulary
 // of the candidate's dataset.
 func Judge(c *Candidate, champion *Champion) Verdict {
-	churned := make([]bool, len(c.Holdout))
-	for i, r := range c.Holdout {
-		churned[i] = c.data.Churned(int(r))
-	}
-	own := c.data.probabilities(c.Predictor, c.Holdout)
-	v := Verdict{Metrics: scoring.Evaluate(own, churned)}
+	v := Verdict{Metrics: c.Metrics}
 	if champion == nil {
 		v.Promote = true
 		v.Reason = fmt.Sprintf("there was no champion; log loss %.4f on %d holdout rows", v.Metrics.LogLoss, v.Metrics.Rows)
 		return v
 	}
+	churned := c.data.labels(c.Holdout)
+	own := c.data.probabilities(c.Predictor, c.Holdout)
 	theirs := c.data.probabilities(champion.Predictor, c.Holdout)
 	metrics := scoring.Evaluate(theirs, churned)
 	v.ChampionMetrics = &metrics
