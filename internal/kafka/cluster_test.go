@@ -323,6 +323,7 @@ func testTLS(t *testing.T) (server, client *tls.Config) {
 }
 
 func TestOperationsWaitForTheCluster(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	ctx := testContext(t)
 	dir := t.TempDir()
 	e := setupBroker(t, 1, embedded.BrokerConfig{Dir: dir})
@@ -446,6 +447,7 @@ func TestMetricsAreClean(t *testing.T) {
 
 // A partition without a leader does not keep the others from their work.
 func TestLeaderlessPartition(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	ctx := testContext(t)
 	e := setup(t, 2)
 	if err := e.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(ctx, topic, 0, numbered(0, 3)); err != nil {

@@ -69,6 +69,7 @@ type lossyProxy struct {
 // The records a lost acknowledgement makes a producer send again are stored
 // once.
 func TestRepeatedBatchIsStoredOnce(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	e := setup(t, 1)
 	p := fence(t, e.cluster)
 	proxy := &lossyProxy{}
@@ -267,6 +268,7 @@ func TestAppendNoticesForeignRecords(t *testing.T) {
 }
 
 func TestFenceRetriesCoordinatorErrors(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	e := setup(t, 1)
 	codes := []int16{
 		14, // COORDINATOR_LOAD_IN_PROGRESS

@@ -232,6 +232,7 @@ func TestConsumeGoesOnWithoutAWorker(t *testing.T) {
 
 // The errors a young or restarting cluster answers with pass.
 func TestConsumeRetriesCoordinatorErrors(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	ctx := testContext(t)
 	e := setup(t, 1)
 	codes := []int16{

@@ -164,6 +164,7 @@ func TestLargestRecord(t *testing.T) {
 }
 
 func TestProduceRetries(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	ctx := testContext(t)
 	e := setup(t, 1)
 	codes := []int16{
@@ -254,6 +255,7 @@ func BenchmarkProduceAndFetch(b *testing.B) {
 // on with the same producer. What was given up may still be written, but never
 // with the bytes of what came after.
 func TestGivenUpWritesKeepTheirBytes(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	ctx := testContext(t)
 	e := setup(t, 1)
 	p := e.cluster.NewProducer(kafka.ProducerConfig{})
