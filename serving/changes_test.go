@@ -15,6 +15,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -258,8 +259,9 @@ func (nopWriter) WriteHeader(int)             {}
 func TestReadiness(t *testing.T) {
 	st := newStage(t)
 	said := make(chan string, 16)
-	s, err := New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models, Producer: st.out,
-		Ready: func(name string, ready bool, why string) { said <- fmt.Sprintf("%s %v %s", name, ready, why) }})
+	s, err := New(st.config(role.Dependencies{
+		Ready: func(name string, ready bool, why string) { said <- fmt.Sprintf("%s %v %s", name, ready, why) },
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

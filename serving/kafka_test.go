@@ -11,13 +11,13 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 )
 
 var (
 	_ Tailer   = (*kafka.Cluster)(nil)
-	_ Models   = (*models.Feed)(nil)
 	_ Producer = (*kafka.Producer)(nil)
 )
 
@@ -78,7 +78,7 @@ func TestFromBrokerToClient(t *testing.T) {
 	}
 	codec := schemas.NewCodec(set, client)
 	feed := models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: codec})
-	s, err := New(Config{Cluster: cluster, Codec: codec, Models: feed, Producer: producer})
+	s, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: feed}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := Limits{}.orDefaults()
+	l := Role.Config().(*Config).Limits
 	for limit, value := range map[string]string{
 		"body of `/v1/explain` and `/v1/what-if`":                              fmt.Sprintf("%d KiB", l.BodyBytes>>10),
 		"body of `/v1/score`":                                                  fmt.Sprintf("%d MiB", l.BatchBytes>>20),

@@ -9,7 +9,6 @@ package serving
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -22,49 +21,26 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/problem"
+	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// Models tells which models there are. models.Feed is one.
-type Models interface {
-	// Champion returns the version in force, nil while there is none.
-	Champion() *models.Version
-	// List returns all known versions, newest first.
-	List() []*models.Version
-	// Get returns one version, nil if it is not known.
-	Get(version int64) *models.Version
-	// Changed returns a channel that is closed at the next change.
-	Changed() <-chan struct{}
-}
-
-// Config says what a Server needs.
+// Config says what a Server needs. The zero value of a setting is its default.
 type Config struct {
-	// Cluster is where churn.scores is read. Required.
-	Cluster Tailer
-	// Codec decodes scores and knows the features. Required.
-	Codec *schemas.Codec
-	// Models provides the models. Required; whoever made it runs it.
-	Models Models
-	// Producer writes what is asked for: erasures and activations. Required.
-	Producer Producer
-	// Guard decides who may ask for changes. Default: one without a token,
-	// which takes them from this machine only; see ops.Guard.
-	Guard *ops.Guard
-	// Retrain answers POST /v1/retrain, which the guard lets through. Default:
-	// not found, as where the trainer is another process.
-	Retrain http.Handler
-	// Ready, if set, is told whether all customers are known, and until then
-	// how many are.
-	Ready func(name string, ready bool, why string)
+	role.Dependencies `kong:"-"`
+
 	// Limits bounds the requests.
-	Limits Limits
-	// Logger receives what an operator should know. Default none.
-	Logger *slog.Logger
-	// Registerer receives the metrics. Default none.
-	Registerer prometheus.Registerer
+	Limits Limits `embed:""`
+
+	// Tailer is where churn.scores is read. Default: Cluster.
+	Tailer Tailer `kong:"-"`
+	// Producer writes what is asked for: erasures and activations. Default:
+	// one of Cluster.
+	Producer Producer `kong:"-"`
 }
 
 // Server answers the REST and web requests.
@@ -72,7 +48,7 @@ type Server struct {
 	tailer    Tailer
 	codec     *schemas.Codec
 	set       *schemas.Set
-	models    Models
+	models    role.Models
 	producer  Producer
 	guard     *ops.Guard
 	trainer   http.Handler
@@ -106,35 +82,29 @@ type serverMetrics struct {
 // New returns a server that does nothing until its handler is asked or Run is
 // called.
 func New(cfg Config) (*Server, error) {
-	switch {
-	case cfg.Cluster == nil:
-		return nil, errors.New("serving: no cluster")
-	case cfg.Codec == nil:
-		return nil, errors.New("serving: no codec")
-	case cfg.Models == nil:
-		return nil, errors.New("serving: no models")
-	case cfg.Producer == nil:
-		return nil, errors.New("serving: no producer")
+	if err := cfg.Dependencies.Complete(); err != nil {
+		return nil, fmt.Errorf("serving: %w", err)
 	}
-	if cfg.Guard == nil {
-		cfg.Guard = ops.NewGuard("")
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("serving: %w", err)
 	}
-	if cfg.Ready == nil {
-		cfg.Ready = func(string, bool, string) {}
+	if cfg.Tailer == nil {
+		cfg.Tailer = cfg.Cluster
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	if cfg.Producer == nil {
+		cfg.Producer = cfg.Cluster.NewProducer(kafka.ProducerConfig{})
 	}
-	limits := cfg.Limits.orDefaults()
+	limits := cfg.Limits
+	limits.Page = min(limits.Page, maxDepth)
 	s := &Server{
 		limits:    limits,
-		tailer:    cfg.Cluster,
+		tailer:    cfg.Tailer,
 		codec:     cfg.Codec,
 		set:       cfg.Codec.Set(),
 		models:    cfg.Models,
 		producer:  cfg.Producer,
 		guard:     cfg.Guard,
-		trainer:   cfg.Retrain,
+		trainer:   cfg.Handlers[role.RetrainPath],
 		ready:     cfg.Ready,
 		log:       cfg.Logger,
 		customers: NewReadModel(),

@@ -20,6 +20,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -70,6 +71,8 @@ func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, err
 
 // modelList stands in for the feed of models.
 type modelList struct {
+	role.Models // what a server does not ask for
+
 	mu       sync.Mutex
 	versions []*models.Version // newest first
 	champion *models.Version
@@ -194,12 +197,22 @@ func newReadingStage(t testing.TB) *stage {
 	if err := st.codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if st.Server, err = New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models,
-		Producer: st.out, Guard: ops.NewGuard(token), Registerer: st.reg}); err != nil {
+	if st.Server, err = New(st.config(role.Dependencies{Guard: ops.NewGuard(token), Registerer: st.reg})); err != nil {
 		t.Fatal(err)
 	}
 	st.customers.refresh = 0 // lists are as new as the customers
 	return st
+}
+
+// config returns what a server on the stage needs. It reads and writes no
+// cluster.
+func (st *stage) config(on role.Dependencies) Config {
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{"127.0.0.1:1"}})
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	on.Cluster, on.Codec, on.Models = cluster, st.codec, st.models
+	return Config{Dependencies: on, Tailer: st.topic, Producer: st.out}
 }
 
 // newStage returns a stage that has read all customers there are.
@@ -295,17 +308,19 @@ func decode[T any](t testing.TB, w *httptest.ResponseRecorder) T {
 
 func TestNewRefusesIncompleteConfig(t *testing.T) {
 	st := newStage(t)
-	for name, cfg := range map[string]Config{
-		"no cluster":  {Codec: st.codec, Models: st.models, Producer: st.out},
-		"no codec":    {Cluster: st.topic, Models: st.models, Producer: st.out},
-		"no models":   {Cluster: st.topic, Codec: st.codec, Producer: st.out},
-		"no producer": {Cluster: st.topic, Codec: st.codec, Models: st.models},
+	for name, spoil := range map[string]func(*Config){
+		"no cluster": func(c *Config) { c.Cluster = nil },
+		"no codec":   func(c *Config) { c.Codec = nil },
+		"no models":  func(c *Config) { c.Models = nil },
+		"below zero": func(c *Config) { c.Limits.Bodies = -1 },
 	} {
+		cfg := st.config(role.Dependencies{})
+		spoil(&cfg)
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := New(Config{Cluster: st.topic, Codec: st.codec, Models: st.models, Producer: st.out, Registerer: st.reg}); err == nil {
+	if _, err := New(st.config(role.Dependencies{Registerer: st.reg})); err == nil {
 		t.Error("the metrics were registered twice without an error")
 	}
 }

@@ -2,10 +2,6 @@ package trainer
 
 import "github.com/churnstream/churnstream/internal/role"
 
-// RetrainPath is where a process with a trainer answers requests for a
-// training; see RetrainHandler.
-const RetrainPath = "/v1/retrain"
-
 // Role is the trainer as a part of a process.
 var Role = role.Define(role.About{
 	Name:  "train",
@@ -22,7 +18,7 @@ Example:
 		return nil, err
 	}
 	if on.Handlers != nil {
-		on.Handlers[RetrainPath] = t.RetrainHandler("") // whoever serves it guards it
+		on.Handlers[role.RetrainPath] = t.RetrainHandler("") // whoever serves it guards it
 	}
 	return t, nil
 })

@@ -10,7 +10,6 @@ import (
 
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/settings"
-	"github.com/churnstream/churnstream/serving"
 )
 
 // byteSize is a number of bytes, given as 1000000, 64KiB or 1MB.
@@ -58,26 +57,5 @@ func (l *httpLimits) limits() ops.Limits {
 		Connections: l.HTTPMaxConnections, HeaderTimeout: l.HTTPHeaderTimeout, BodyTimeout: l.HTTPBodyTimeout,
 		AnswerTimeout: l.HTTPAnswerTimeout, IdleTimeout: l.HTTPIdleTimeout, HeaderBytes: int(l.HTTPHeaderBytes),
 		Scrapes: l.HTTPScrapes, ScrapeTimeout: l.HTTPScrapeTimeout, Shutdown: l.HTTPShutdownTimeout,
-	}
-}
-
-// serveFlags are the limits of the REST endpoint and the web application.
-type serveFlags struct {
-	ServeBodyBytes      byteSize      `help:"Largest body of /v1/explain and /v1/what-if." default:"64KiB" group:"serve"`
-	ServeBatchBytes     byteSize      `help:"Largest body of /v1/score." default:"1MiB" group:"serve"`
-	ServeBatchSize      int           `help:"Customers in one /v1/score." default:"1000" group:"serve"`
-	ServePageSize       int           `help:"Customers on one page of /v1/customers." default:"500" group:"serve"`
-	ServeBodies         int           `help:"Requests whose bodies are in memory at a time; more wait." default:"64" group:"serve"`
-	ServeBodyWait       time.Duration `help:"How long they wait before they are told to come again." default:"5s" group:"serve"`
-	ServePublishTimeout time.Duration `help:"How long a request that changes something waits for Kafka and the registry." default:"10s" group:"serve"`
-	ServeStreams        int           `help:"Event streams to browsers open at a time." default:"1000" group:"serve"`
-	ServeStreamTimeout  time.Duration `help:"How long a browser may take to receive a notice." default:"10s" group:"serve"`
-}
-
-func (f *serveFlags) limits() serving.Limits {
-	return serving.Limits{
-		BodyBytes: int64(f.ServeBodyBytes), BatchBytes: int64(f.ServeBatchBytes), Batch: f.ServeBatchSize, Page: f.ServePageSize,
-		Bodies: f.ServeBodies, BodyWait: f.ServeBodyWait, PublishTimeout: f.ServePublishTimeout,
-		Streams: f.ServeStreams, StreamWrite: f.ServeStreamTimeout,
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/churnstream/churnstream/consumers/monitor"
 	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/consumers/sink"
-	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
@@ -34,6 +33,9 @@ type (
 	}
 	monitorFlags struct {
 		monitor.Config `group:"monitor"`
+	}
+	serveFlags struct {
+		serving.Config `group:"serve"`
 	}
 	sinkFlags struct {
 		Group                  string        `name:"sink-group" help:"Consumer group of the sinks, if not churn-sink- and the store's kind. A group that is new writes all that the topics hold, which changes nothing that is there." group:"sink"`
@@ -177,21 +179,17 @@ func (f *sinkFlags) clickHouse(log *slog.Logger) (cfg sink.ClickHouseConfig, err
 // this process it must exist already, or requests for a training are not
 // passed on to it.
 func (p *platform) serving(f *serveFlags) (task, http.Handler, error) {
-	s, err := serving.New(serving.Config{
-		Cluster: p.cluster, Codec: p.codec, Models: p.models,
-		Producer: p.cluster.NewProducer(kafka.ProducerConfig{}), Guard: p.guard, Retrain: p.handlers[trainer.RetrainPath], Limits: f.limits(),
-		Ready: p.ready.Set, Logger: p.log, Registerer: p.metrics,
-	})
+	s, err := serving.Role.New(p.dependencies(), &f.Config)
 	if err != nil {
 		return task{}, nil, err
 	}
-	return task{"serve", s.Run}, s.Handler(), nil
+	return task{"serve", s.Run}, p.handlers["/"], nil
 }
 
 // trainerHandler answers for a trainer without a server of its own.
 func (p *platform) trainerHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(trainer.RetrainPath, p.guard.Protect(p.handlers[trainer.RetrainPath]))
+	mux.Handle(role.RetrainPath, p.guard.Protect(p.handlers[role.RetrainPath]))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "/metrics\n/healthz\n/readyz\n/v1/retrain\n")

@@ -74,6 +74,9 @@ type Dependencies struct {
 	Handlers map[string]http.Handler
 }
 
+// RetrainPath is where a process with a trainer takes requests for a training.
+const RetrainPath = "/v1/retrain"
+
 // Complete sets the dependencies that are optional to their defaults, and fails
 // if a required one is missing.
 func (d *Dependencies) Complete() error {
