@@ -2,7 +2,6 @@ package trainer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -32,7 +31,7 @@ func (w *world) idle() *Trainer {
 // publish fills in.
 func (w *world) unpublished(labels int64) *schemas.ModelVersion {
 	w.t.Helper()
-	payload, err := json.Marshal(scoring.Model{Intercept: float64(labels) / 1000, Features: []scoring.ModelFeature{
+	m, err := models.Describe(w.codec.Set(), &scoring.Model{Intercept: float64(labels) / 1000, Features: []scoring.ModelFeature{
 		{Name: "plan", Kind: "categorical", Levels: []string{"basic"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "region", Kind: "categorical", Levels: []string{"north"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "bill", Kind: "numeric", Bins: []scoring.Bin{{Max: 1, Mean: 0.5, Frequency: 1}}},
@@ -40,10 +39,8 @@ func (w *world) unpublished(labels int64) *schemas.ModelVersion {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &schemas.ModelVersion{
-		CreatedAt: labels, Reason: "test", Payload: string(payload), SHA256: models.SHA256(string(payload)), LabelsSeen: labels,
-		FeatureFingerprint: w.codec.Set().Spec().Fingerprint(), MediumThreshold: 0.3, HighThreshold: 0.6,
-	}
+	m.CreatedAt, m.Reason, m.LabelsSeen = labels, "test", labels
+	return &m
 }
 
 // against is a verdict that names the champion it is about.

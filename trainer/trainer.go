@@ -3,7 +3,6 @@ package trainer
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -605,24 +604,14 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		t.log.Error("training failed; waiting for more labels", "trigger", trigger, "error", err)
 		return nil
 	}
-	payload, err := json.Marshal(candidate.Model)
+	m, err := models.Describe(set, candidate.Model)
 	if err != nil {
-		return fmt.Errorf("encode the model: %w", err)
+		return err
 	}
-	thresholds := candidate.Model.RiskThresholds()
-	m := schemas.ModelVersion{
-		CreatedAt:          t.now().UnixMilli(),
-		Reason:             trigger,
-		Payload:            string(payload),
-		SHA256:             models.SHA256(string(payload)),
-		TrainingStart:      data.ObservedAt(int(candidate.Training[0])),
-		TrainingEnd:        data.ObservedAt(int(candidate.Training[len(candidate.Training)-1])),
-		TrainingRows:       int64(len(candidate.Training)),
-		LabelsSeen:         labels,
-		FeatureFingerprint: set.Spec().Fingerprint(),
-		MediumThreshold:    thresholds.Medium,
-		HighThreshold:      thresholds.High,
-	}
+	m.CreatedAt, m.Reason, m.LabelsSeen = t.now().UnixMilli(), trigger, labels
+	m.TrainingRows = int64(len(candidate.Training))
+	m.TrainingStart = data.ObservedAt(int(candidate.Training[0]))
+	m.TrainingEnd = data.ObservedAt(int(candidate.Training[len(candidate.Training)-1]))
 	for _, d := range candidate.Baseline {
 		m.Baseline = append(m.Baseline, schemas.BaselineDistribution(d))
 	}

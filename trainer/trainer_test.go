@@ -2,7 +2,6 @@ package trainer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -508,19 +507,9 @@ func TestDue(t *testing.T) {
 
 // publishVersion publishes a champion that has seen some labels.
 func (w *world) publishVersion(number, seen int64, at time.Time) error {
-	m := scoring.Model{Features: []scoring.ModelFeature{
-		{Name: "plan", Kind: "categorical", Levels: []string{"basic"}, LogOdds: []float64{0}, Frequency: []float64{1}},
-		{Name: "region", Kind: "categorical", Levels: []string{"north"}, LogOdds: []float64{0}, Frequency: []float64{1}},
-		{Name: "bill", Kind: "numeric", Bins: []scoring.Bin{{Max: 1, Mean: 0.5, Frequency: 1}}},
-	}}
-	payload, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return w.out.Produce(w.ctx, schemas.TopicModels, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, &schemas.ModelVersion{
-		Version: number, CreatedAt: at.UnixMilli(), Stage: schemas.StageChampion, Payload: string(payload), SHA256: models.SHA256(string(payload)),
-		LabelsSeen: seen, FeatureFingerprint: w.codec.Set().Spec().Fingerprint(), MediumThreshold: 0.3, HighThreshold: 0.6,
-	})})
+	m := w.unpublished(seen)
+	m.Version, m.CreatedAt, m.Stage = number, at.UnixMilli(), schemas.StageChampion
+	return w.out.Produce(w.ctx, schemas.TopicModels, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, m)})
 }
 
 func TestLostOutcomesDoNotStopTraining(t *testing.T) {

@@ -41,7 +41,8 @@ type Version struct {
 
 // Open checks a model version and compiles its model for the vectors of set.
 // It refuses, matching ErrRefused, a payload that is not the one that was
-// hashed, is no valid model, or belongs to another feature specification.
+// hashed, is no valid model, or belongs to another feature specification, and
+// thresholds that are not the payload's.
 func Open(set *schemas.Set, v schemas.ModelVersion) (*Version, error) {
 	if sum := SHA256(v.Payload); sum != v.SHA256 {
 		return nil, &refusal{"sha256", fmt.Errorf("%w: payload has SHA-256 %s, not %.64s", ErrRefused, sum, v.SHA256)}
@@ -56,6 +57,10 @@ func Open(set *schemas.Set, v schemas.ModelVersion) (*Version, error) {
 	predictor, err := scoring.Compile(model, set.Vocabulary())
 	if err != nil {
 		return nil, &refusal{"payload", fmt.Errorf("%w: %w", ErrRefused, err)}
+	}
+	if t := model.RiskThresholds(); v.MediumThreshold != t.Medium || v.HighThreshold != t.High {
+		return nil, &refusal{"thresholds", fmt.Errorf("%w: thresholds %g and %g, the payload's are %g and %g",
+			ErrRefused, v.MediumThreshold, v.HighThreshold, t.Medium, t.High)}
 	}
 	return &Version{ModelVersion: v, Model: model, Predictor: predictor}, nil
 }
@@ -153,7 +158,7 @@ func NewFeed(cfg FeedConfig) *Feed {
 			Help: "Changes of the champion seen by this process.",
 		})),
 	}
-	for _, reason := range []string{"sha256", "fingerprint", "payload", "undecodable"} {
+	for _, reason := range []string{"sha256", "fingerprint", "payload", "thresholds", "undecodable"} {
 		f.metrics.refused.WithLabelValues(reason)
 	}
 	return f

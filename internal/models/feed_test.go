@@ -176,6 +176,11 @@ func TestFeedFollowsTheChampion(t *testing.T) {
 		v.SHA256 = models.SHA256(v.Payload)
 		return v
 	}
+	thresholds := func(number int64) schemas.ModelVersion {
+		v := w.version(number, schemas.StageChampion)
+		v.HighThreshold = 0.7 // the payload's is the default
+		return v
+	}
 	misnamed := w.version(12, schemas.StageChampion)
 	for _, step := range []struct {
 		name string
@@ -187,6 +192,7 @@ func TestFeedFollowsTheChampion(t *testing.T) {
 		{"a newer champion", func() { w.publish(w.version(3, schemas.StageChampion)) }, "champion 3 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 3"},
 		{"rollback: an older version again", func() { w.publish(w.version(2, schemas.StageChampion)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 3"},
 		{"another hash", func() { w.publish(corrupt(4)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 4"},
+		{"thresholds that are not the payload's", func() { w.publish(thresholds(4)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 4"},
 		{"another specification", func() { w.publish(foreign(5)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 5"},
 		{"no model", func() { w.publish(unusable(6)) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 6"},
 		{"no message", func() { w.write("7", []byte("junk")) }, "champion 2 of [3 CHAMPION, 2 CHAMPION, 1 CHALLENGER], highest 7"},
@@ -216,6 +222,7 @@ churn_models_champion_version 3
 churn_models_refused_total{reason="fingerprint"} 1
 churn_models_refused_total{reason="payload"} 1
 churn_models_refused_total{reason="sha256"} 1
+churn_models_refused_total{reason="thresholds"} 1
 churn_models_refused_total{reason="undecodable"} 2
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(expected), "churn_models_champion_version", "churn_models_refused_total"); err != nil {
