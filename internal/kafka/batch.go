@@ -44,6 +44,27 @@ func ParseCompression(name string) (Compression, error) {
 	return 0, fmt.Errorf("compression %q: not one of none, gzip, snappy, lz4, zstd", name)
 }
 
+// String returns the codec's name, as ParseCompression reads it.
+func (c Compression) String() string {
+	switch c {
+	case Gzip:
+		return "gzip"
+	case Snappy:
+		return "snappy"
+	case LZ4:
+		return "lz4"
+	case Zstd:
+		return "zstd"
+	}
+	return "none"
+}
+
+// UnmarshalText is ParseCompression.
+func (c *Compression) UnmarshalText(text []byte) (err error) {
+	*c, err = ParseCompression(string(text))
+	return err
+}
+
 // The layout of a record batch, magic 2: the position of each header field.
 // https://kafka.apache.org/documentation/#recordbatch
 const (

@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/settings"
 )
 
 // ErrUnknownTopic is matched when the cluster has no topic of that name.
@@ -32,42 +32,41 @@ const metadataTTL = 2 * time.Second
 // Config configures Connect. Brokers is required.
 type Config struct {
 	// Brokers are the host:port addresses to start from. One suffices; more
-	// help when that one is down.
-	Brokers []string
-	// ClientID names this process to the brokers. Default "churnstream".
-	ClientID string
-	// TLS switches to TLS. Default nil: plain text.
-	TLS *tls.Config
-	// SASL authenticates; see the function SASL. Default nil: no
-	// authentication.
-	SASL sasl.Mechanism
-	// DialTimeout bounds connecting, TLS and authentication. Default 5 s.
-	DialTimeout time.Duration
+	// help when that one is down. Required.
+	Brokers []string `name:"brokers" help:"Kafka brokers to start from." default:"localhost:9092" placeholder:"HOST:PORT,…"`
+	// DialTimeout bounds connecting, TLS and authentication.
+	DialTimeout time.Duration `name:"kafka-dial-timeout" help:"Longest that connecting to a broker may take, with TLS and login." default:"5s" advanced:""`
 	// RequestTimeout bounds one attempt at one request, beyond the time the
-	// broker is asked to wait. Default 10 s.
-	RequestTimeout time.Duration
-	// RebalanceTimeout is the default of GroupConfig.RebalanceTimeout. Default
-	// 60 s.
-	RebalanceTimeout time.Duration
-	// FetchBytes is the default of FetcherConfig.MaxBytes. Default 1 MiB.
-	FetchBytes int
+	// broker is asked to wait.
+	RequestTimeout time.Duration `name:"kafka-timeout" help:"Longest that one attempt at one request to Kafka may take; it is tried again." default:"10s" advanced:""`
+	// RebalanceTimeout is the default of GroupConfig.RebalanceTimeout.
+	RebalanceTimeout time.Duration `name:"kafka-rebalance-timeout" help:"How long the members of a consumer group wait for each other to hand over partitions." default:"1m" advanced:""`
+	// FetchBytes is the default of FetcherConfig.MaxBytes.
+	FetchBytes int `name:"kafka-fetch-bytes" help:"What is asked of a partition at a time." default:"1MiB" type:"bytes" advanced:""`
 	// BatchBytes and Compression are the defaults of ProducerConfig and
-	// FenceConfig. Default 1,000,000 bytes, which is below Kafka's default
-	// message.max.bytes of 1,048,588, and none.
-	BatchBytes  int
-	Compression Compression
+	// FenceConfig. That of BatchBytes is below Kafka's default
+	// message.max.bytes of 1,048,588.
+	BatchBytes  int         `name:"kafka-batch-bytes" help:"Largest batch of records written, before compression; keep it below the topics' max.message.bytes." default:"1000000" type:"bytes" advanced:""`
+	Compression Compression `name:"kafka-compression" help:"Compression of the batches written: none, gzip, snappy, lz4 or zstd. All are read." enum:"none,gzip,snappy,lz4,zstd" default:"none" advanced:""`
 	// LargestBatch bounds in bytes what one batch may be in memory: when it is
 	// read, decompressed; when a record is written that has one for itself.
-	// Default 64 MiB.
-	LargestBatch int
+	LargestBatch int `name:"kafka-largest-batch" help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" type:"bytes" advanced:""`
+
+	// ClientID names this process to the brokers.
+	ClientID string `kong:"-" default:"churnstream"`
+	// TLS switches to TLS. Default nil: plain text.
+	TLS *tls.Config `kong:"-"`
+	// SASL authenticates; see the function SASL. Default nil: no
+	// authentication.
+	SASL sasl.Mechanism `kong:"-"`
 	// OnFailure is called with the error of every attempt that is going to be
 	// tried again, by several goroutines at the same time. Default none.
-	OnFailure func(error)
+	OnFailure func(error) `kong:"-"`
 	// Logger receives what an operator should know. Default none.
-	Logger *slog.Logger
+	Logger *slog.Logger `kong:"-"`
 	// Registerer receives the metrics. Clusters of one process may share
 	// one; they then share the metrics. Default none.
-	Registerer prometheus.Registerer
+	Registerer prometheus.Registerer `kong:"-"`
 }
 
 // SASL returns the mechanism of that name: "plain", "scram-sha-256" or
@@ -109,19 +108,9 @@ func Connect(cfg Config) (*Cluster, error) {
 		}
 	}
 	cfg.Brokers = slices.Clone(cfg.Brokers)
-	if cfg.ClientID == "" {
-		cfg.ClientID = "churnstream"
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
-	if cfg.DialTimeout <= 0 {
-		cfg.DialTimeout = 5 * time.Second
-	}
-	if cfg.RequestTimeout <= 0 {
-		cfg.RequestTimeout = 10 * time.Second
-	}
-	cfg.RebalanceTimeout = cmp.Or(max(cfg.RebalanceTimeout, 0), time.Minute)
-	cfg.FetchBytes = cmp.Or(max(cfg.FetchBytes, 0), 1<<20)
-	cfg.BatchBytes = cmp.Or(max(cfg.BatchBytes, 0), 1_000_000)
-	cfg.LargestBatch = cmp.Or(max(cfg.LargestBatch, 0), largestBatch)
 	c := &Cluster{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer)}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)

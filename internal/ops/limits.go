@@ -1,54 +1,33 @@
 package ops
 
-import (
-	"cmp"
-	"time"
-)
+import "time"
 
 // Limits bounds what clients of a Server may do. The zero value of each is its
 // default.
 type Limits struct {
 	// Connections bounds those open at a time; more wait to be accepted.
-	// Default 2048.
-	Connections int
+	Connections int `name:"http-max-connections" help:"HTTP connections open at a time; more wait to be accepted." default:"2048" unit:"connections" advanced:""`
 	// HeaderTimeout is how long a client may take to send a request's header,
-	// and for the TLS handshake. Default 5 s.
-	HeaderTimeout time.Duration
-	// BodyTimeout is how long it may take to send the body. Default 30 s.
-	BodyTimeout time.Duration
+	// and for the TLS handshake.
+	HeaderTimeout time.Duration `name:"http-header-timeout" help:"How long a client may take to send a request's header, and for the TLS handshake." default:"5s" advanced:""`
+	// BodyTimeout is how long it may take to send the body.
+	BodyTimeout time.Duration `name:"http-body-timeout" help:"How long it may take to send the body." default:"30s" advanced:""`
 	// AnswerTimeout is the time from a request's header to the end of the
 	// answer. Event streams, which have no end, set a deadline of their own
-	// for each write. Default 1 min.
-	AnswerTimeout time.Duration
-	// IdleTimeout is how long a connection may be without a request. Default
-	// 2 min.
-	IdleTimeout time.Duration
-	// HeaderBytes is the largest header of a request. Default 64 KiB.
-	HeaderBytes int
+	// for each write.
+	AnswerTimeout time.Duration `name:"http-answer-timeout" help:"Longest from a request's header to the end of the answer." default:"1m" advanced:""`
+	// IdleTimeout is how long a connection may be without a request.
+	IdleTimeout time.Duration `name:"http-idle-timeout" help:"How long a connection may be without a request." default:"2m" advanced:""`
+	// HeaderBytes is the largest header of a request.
+	HeaderBytes int `name:"http-header-bytes" help:"Largest header of a request." default:"64KiB" type:"bytes" advanced:""`
 	// Scrapes bounds those of /metrics at a time, ScrapeTimeout the time for
-	// one. Default 4, and 10 s, which is Prometheus' own.
-	Scrapes       int
-	ScrapeTimeout time.Duration
+	// one; its default is Prometheus' own.
+	Scrapes       int           `name:"http-scrapes" help:"Scrapes of /metrics at a time." default:"4" unit:"scrapes" advanced:""`
+	ScrapeTimeout time.Duration `name:"http-scrape-timeout" help:"Longest that a scrape may take." default:"10s" advanced:""`
 	// Shutdown is the time for requests to end when the server does, a quarter
-	// of it before their contexts are cancelled. Default 2 s.
-	Shutdown time.Duration
+	// of it before their contexts are cancelled.
+	Shutdown time.Duration `name:"http-shutdown-timeout" help:"How long requests under way have when the process ends." default:"2s" advanced:""`
 }
 
 // maxHTTP2Streams bounds the requests under way on one HTTP/2 connection.
 const maxHTTP2Streams = 64
-
-// orDefaults returns the limits with what is not given, or makes no sense,
-// filled in.
-func (l Limits) orDefaults() Limits {
-	return Limits{
-		Connections:   cmp.Or(max(l.Connections, 0), 2048),
-		HeaderTimeout: cmp.Or(max(l.HeaderTimeout, 0), 5*time.Second),
-		BodyTimeout:   cmp.Or(max(l.BodyTimeout, 0), 30*time.Second),
-		AnswerTimeout: cmp.Or(max(l.AnswerTimeout, 0), time.Minute),
-		IdleTimeout:   cmp.Or(max(l.IdleTimeout, 0), 2*time.Minute),
-		HeaderBytes:   cmp.Or(max(l.HeaderBytes, 0), 64<<10),
-		Scrapes:       cmp.Or(max(l.Scrapes, 0), 4),
-		ScrapeTimeout: cmp.Or(max(l.ScrapeTimeout, 0), 10*time.Second),
-		Shutdown:      cmp.Or(max(l.Shutdown, 0), 2*time.Second),
-	}
-}

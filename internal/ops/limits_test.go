@@ -5,7 +5,17 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/churnstream/churnstream/internal/settings"
 )
+
+func defaultLimits(t *testing.T) (l Limits) {
+	t.Helper()
+	if err := settings.Complete(&l); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
 
 // The document of limits says what the code does.
 func TestLimitsAreDocumented(t *testing.T) {
@@ -13,7 +23,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := Limits{}.orDefaults()
+	l := defaultLimits(t)
 	for limit, value := range map[string]string{
 		"open connections": fmt.Sprint(l.Connections),
 		"requests under way on one HTTP/2 connection": fmt.Sprint(maxHTTP2Streams),

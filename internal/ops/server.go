@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/churnstream/churnstream/internal/settings"
 )
 
 // Config configures NewServer.
@@ -74,7 +76,9 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	cfg.Limits = cfg.Limits.orDefaults()
+	if err := settings.Complete(&cfg.Limits); err != nil {
+		return nil, fmt.Errorf("limits of HTTP: %w", err)
+	}
 	var tlsConfig *tls.Config
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)

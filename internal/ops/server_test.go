@@ -188,7 +188,7 @@ func TestShutdown(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > (Limits{}).orDefaults().Shutdown {
+	if took := time.Since(began); took > defaultLimits(t).Shutdown {
 		t.Errorf("shutdown took %v", took)
 	}
 	if got := <-answer; got != "finished" {
@@ -198,7 +198,7 @@ func TestShutdown(t *testing.T) {
 
 func TestHeadersAreBounded(t *testing.T) {
 	s, _ := start(t, Config{Gatherer: prometheus.NewRegistry()})
-	for size, want := range map[int]int{(Limits{}).orDefaults().HeaderBytes / 2: 200, 2 * (Limits{}).orDefaults().HeaderBytes: http.StatusRequestHeaderFieldsTooLarge} {
+	for size, want := range map[int]int{defaultLimits(t).HeaderBytes / 2: 200, 2 * defaultLimits(t).HeaderBytes: http.StatusRequestHeaderFieldsTooLarge} {
 		r, err := http.NewRequest("GET", s.URL()+"/healthz", nil)
 		if err != nil {
 			t.Fatal(err)
