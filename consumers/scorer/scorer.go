@@ -211,7 +211,6 @@ func (s *Scorer) Run(ctx context.Context) error {
 		OnAssigned: func(claims []*kafka.Claim) {
 			s.mu.Lock()
 			s.joined = true
-			clear(s.unrestored) // the workers of before have ended
 			for _, c := range claims {
 				s.unrestored[c.Partition] = true
 			}

@@ -43,11 +43,16 @@ type connPool struct {
 type conn struct {
 	*protocol.Conn
 	addr     string
+	clientID string
 	versions map[protocol.ApiKey]int16
+	ranges   map[protocol.ApiKey]versionRange // what the broker takes
 	lastID   int32
 	reused   bool
 	expiry   *time.Timer
 }
+
+// versionRange is from which to which version a broker takes a request.
+type versionRange struct{ min, max int16 }
 
 func newConnPool(cfg Config) *connPool {
 	return &connPool{cfg: cfg, idle: map[string][]*conn{}}
@@ -165,7 +170,7 @@ func (p *connPool) dial(ctx context.Context, addr string) (*conn, error) {
 		}
 		raw = tls.Client(raw, cfg)
 	}
-	c := &conn{Conn: protocol.NewConn(raw, p.cfg.ClientID), addr: addr}
+	c := &conn{Conn: protocol.NewConn(raw, p.cfg.ClientID), addr: addr, clientID: p.cfg.ClientID}
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
@@ -194,9 +199,11 @@ func (c *conn) negotiate() error {
 		return fmt.Errorf("negotiating versions: %w", kafkago.Error(res.ErrorCode))
 	}
 	c.versions = make(map[protocol.ApiKey]int16, len(res.ApiKeys))
+	c.ranges = make(map[protocol.ApiKey]versionRange, len(res.ApiKeys))
 	for _, k := range res.ApiKeys {
 		key := protocol.ApiKey(k.ApiKey)
 		c.versions[key] = key.SelectVersion(k.MinVersion, k.MaxVersion)
+		c.ranges[key] = versionRange{k.MinVersion, k.MaxVersion}
 	}
 	c.SetVersions(c.versions)
 	return nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -29,11 +30,12 @@ type crew struct {
 	t       *testing.T
 	mu      sync.Mutex
 	working map[string]string // partition: member
+	starts  map[string]int    // of workers by partition, over all members
 	ended   map[string]chan error
 }
 
 func newCrew(t *testing.T) *crew {
-	return &crew{t: t, working: map[string]string{}, ended: map[string]chan error{}}
+	return &crew{t: t, working: map[string]string{}, starts: map[string]int{}, ended: map[string]chan error{}}
 }
 
 // join starts a member of the group; its workers idle until they are told to
@@ -51,6 +53,7 @@ func (w *crew) join(ctx context.Context, name string, c *kafka.Cluster, cfg kafk
 				w.t.Errorf("%s got %s while %s works on it", name, partition, other)
 			}
 			w.working[partition] = name
+			w.starts[partition]++
 			w.mu.Unlock()
 			<-ctx.Done()
 			w.mu.Lock()
@@ -118,6 +121,137 @@ func TestConsumeRebalances(t *testing.T) {
 	}
 	if n := e.metric(t, "churn_kafka_assigned_partitions"); n != 0 {
 		t.Errorf("%v partitions in the metrics of the one that left", n)
+	}
+}
+
+// started returns how often workers were started, over all partitions.
+func (w *crew) started() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, starts := range w.starts {
+		n += starts
+	}
+	return n
+}
+
+// Workers of partitions that stay where they are do not notice a rebalance.
+func TestRebalanceStopsNoWorkerWithoutNeed(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 6)
+	w := newCrew(t)
+	w.join(ctx, "a", e.cluster, quick(topic))
+	eventually(t, "a works on everything", func() bool { return len(w.partitions("a")) == 6 })
+	w.join(ctx, "b", connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}), quick(topic))
+	eventually(t, "both work on half", func() bool { return len(w.partitions("a")) == 3 && len(w.partitions("b")) == 3 })
+	cCtx, stopC := context.WithCancel(ctx)
+	w.join(cCtx, "c", connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}), quick(topic))
+	eventually(t, "each works on a third", func() bool {
+		return len(w.partitions("a")) == 2 && len(w.partitions("b")) == 2 && len(w.partitions("c")) == 2
+	})
+	if n := w.started(); n != 6+3+2 {
+		t.Errorf("workers were started %d times, want 6 and those of the 3 and 2 partitions that moved", n)
+	}
+	stopC()
+	eventually(t, "the others share what c had", func() bool { return len(w.partitions("a")) == 3 && len(w.partitions("b")) == 3 })
+	if n := w.started(); n != 6+3+2+2 {
+		t.Errorf("workers were started %d times after c left, want 2 more", n)
+	}
+}
+
+// A static member that is started again within its session has its partitions
+// back, and the other does not notice.
+func TestStaticMemberComesBack(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 4)
+	w := newCrew(t)
+	member := func(id string) kafka.GroupConfig {
+		cfg := quick(topic)
+		cfg.InstanceID = id
+		return cfg
+	}
+	w.join(ctx, "a", e.cluster, member("one"))
+	eventually(t, "a works on everything", func() bool { return len(w.partitions("a")) == 4 })
+	bCtx, stopB := context.WithCancel(ctx)
+	w.join(bCtx, "b", connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}), member("two"))
+	eventually(t, "both work on half", func() bool { return len(w.partitions("a")) == 2 && len(w.partitions("b")) == 2 })
+	had, starts := w.partitions("b"), w.started()
+	stopB()
+	if err := <-w.ended["b"]; err != nil {
+		t.Error(err)
+	}
+	w.join(ctx, "b", connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}), member("two"))
+	eventually(t, "b works on what it had", func() bool { return slices.Equal(w.partitions("b"), had) })
+	if n := w.started(); n != starts+2 {
+		t.Errorf("%d workers were started, want b's 2", n-starts)
+	}
+}
+
+func TestTwoProcessesOfOneInstance(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 2)
+	w := newCrew(t)
+	cfg := quick(topic)
+	cfg.InstanceID = "one"
+	w.join(ctx, "a", e.cluster, cfg)
+	eventually(t, "a works on everything", func() bool { return len(w.partitions("a")) == 2 })
+	go func() {
+		err := connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}).Consume(ctx, cfg,
+			func(ctx context.Context, _ *kafka.Claim) error { <-ctx.Done(); return nil })
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := <-w.ended["a"]; !errors.Is(err, kafka.ErrInstanceTaken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Partitions that are added while members run are worked on soon.
+func TestConsumeNoticesNewPartitions(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 2)
+	w := newCrew(t)
+	cfg := quick(topic)
+	cfg.TopicsInterval = 20 * time.Millisecond
+	w.join(ctx, "a", e.cluster, cfg)
+	w.join(ctx, "b", connect(t, kafka.Config{Brokers: []string{e.broker.Addr()}}), cfg)
+	eventually(t, "both work", func() bool { return len(w.partitions("a")) == 1 && len(w.partitions("b")) == 1 })
+	starts := w.started()
+	growTopic(t, e, topic, 4)
+	eventually(t, "both work on half", func() bool { return len(w.partitions("a")) == 2 && len(w.partitions("b")) == 2 })
+	if n := w.started(); n != starts+2 {
+		t.Errorf("%d workers were started, want those of the 2 new partitions", n-starts)
+	}
+}
+
+// A member that the group has given up stops its workers before it joins anew.
+func TestConsumeAfterTheGroupGaveUp(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 2)
+	w := newCrew(t)
+	w.join(ctx, "a", e.cluster, quick(topic))
+	eventually(t, "a works on everything", func() bool { return len(w.partitions("a")) == 2 })
+	starts := w.started()
+	e.broker.Cluster().ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		res := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		res.ErrorCode = 25 // UNKNOWN_MEMBER_ID
+		return res, nil, true
+	})
+	eventually(t, "a works on everything again", func() bool { return w.started() == starts+2 && len(w.partitions("a")) == 2 })
+}
+
+func growTopic(t *testing.T, e *env, topic string, partitions int) {
+	t.Helper()
+	client := &kafkago.Client{Addr: kafkago.TCP(e.broker.Addr())}
+	res, err := client.CreatePartitions(t.Context(), &kafkago.CreatePartitionsRequest{
+		Topics: []kafkago.TopicPartitionsConfig{{Name: topic, Count: int32(partitions)}},
+	})
+	if err == nil {
+		err = res.Errors[topic]
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
