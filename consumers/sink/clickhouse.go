@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -216,7 +216,7 @@ func (t clickhouseTables) setVersion(ctx context.Context, version int) error {
 	return t.exec(ctx, fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", version))
 }
 
-func (t clickhouseTables) columns(ctx context.Context, table string) (map[string]string, error) {
+func (t clickhouseTables) columns(ctx context.Context, table string) (map[string]definition, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	rows, err := t.conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = ? AND default_kind IN ('', 'DEFAULT')", table)
@@ -224,15 +224,15 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 		return nil, err
 	}
 	defer rows.Close()
-	columns := map[string]string{}
+	list := map[string]definition{}
 	for rows.Next() {
-		var name, kind string
-		if err := rows.Scan(&name, &kind); err != nil {
+		var c definition
+		if err := rows.Scan(&c.name, &c.typ); err != nil {
 			return nil, err
 		}
-		columns[name] = kind
+		list[c.name] = c
 	}
-	return columns, rows.Err()
+	return list, rows.Err()
 }
 
 // Write deletes what was erased, then inserts each table's rows as one block.
@@ -251,9 +251,7 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		return err
 	}
 	if len(b.Scores) > 0 {
-		row := c.scoreRow()
-		err := c.insert(ctx, "churn_scores", c.dialect.allScoreColumns(), len(b.Scores),
-			func(i int) []any { return row(b.Scores[i]) })
+		err := insertClickHouse(ctx, c, "churn_scores", c.dialect.scores, len(b.Scores), func(i int) *schemas.ChurnScore { return b.Scores[i] })
 		if err != nil {
 			return err
 		}
@@ -265,31 +263,29 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		}
 		c.tidy()
 	}
-	if len(b.Outcomes) > 0 {
-		err := c.insert(ctx, "churn_outcomes", outcomeColumns, len(b.Outcomes), func(i int) []any {
-			o := b.Outcomes[i]
-			return []any{o.CustomerID, clampMillis(o.ObservedAt), o.Churned, o.Source}
-		})
-		if err != nil {
-			return err
-		}
+	err := insertClickHouse(ctx, c, "churn_outcomes", columns.Outcome, len(b.Outcomes), func(i int) *schemas.ChurnOutcome { return b.Outcomes[i] })
+	if err != nil {
+		return err
 	}
-	if len(b.Models) > 0 {
-		return c.insert(ctx, "model_versions", modelColumns, len(b.Models),
-			func(i int) []any { return clickhouseModelRow(&b.Models[i]) })
-	}
-	return nil
+	return insertClickHouse(ctx, c, "model_versions", modelColumns, len(b.Models), func(i int) *ModelRow { return &b.Models[i] })
 }
 
-// insert sends rows rows as one block. The server answers when it is on disk.
-func (c *ClickHouse) insert(ctx context.Context, table string, columns []string, rows int, row func(i int) []any) error {
-	batch, err := c.conn.PrepareBatch(ctx, c.dialect.insert(table, columns))
+// insertClickHouse sends n rows as one block, nothing if there are none;
+// message returns that of row i. The server answers when it is on disk.
+func insertClickHouse[M any](ctx context.Context, c *ClickHouse, table string, list []columns.Column[M], n int, message func(i int) *M) error {
+	if n == 0 {
+		return nil
+	}
+	batch, err := c.conn.PrepareBatch(ctx, c.dialect.insert(table, columns.Names(list)))
 	if err != nil {
 		return fmt.Errorf("clickhouse: insert into %s: %w", table, err)
 	}
 	defer batch.Close()
-	for i := range rows {
-		if err := batch.Append(row(i)...); err != nil {
+	row := &clickhouseCells{attributes: c.attributes, cells: make([]any, 0, len(list))}
+	for i := range n {
+		row.reset()
+		appendRow(row, list, message(i))
+		if err := batch.Append(row.cells...); err != nil {
 			return fmt.Errorf("clickhouse: insert into %s, row %d: %w", table, i, err)
 		}
 	}
@@ -355,8 +351,8 @@ func (c *ClickHouse) tidy() {
 // settleStatement returns the statement for the customers that the condition
 // leaves.
 func settleStatement(and string) string {
-	return `INSERT INTO churn_scores_at_risk (customer_id, scored_at, model_version, source_partition, source_offset, risk)
-SELECT customer_id, scored_at, model_version, source_partition, source_offset, risk
+	return `INSERT INTO churn_scores_at_risk (customer_id, scored_at, model_version, source_partition, source_offset, as_of, risk)
+SELECT customer_id, scored_at, model_version, source_partition, source_offset, as_of, risk
 FROM churn_scores_current FINAL
 WHERE risk != 'HIGH' AND customer_id IN
 (
@@ -369,13 +365,7 @@ var scoreTables = []string{"churn_scores", "churn_scores_current", "churn_scores
 
 // remember notes erasures for eraseLate and eraseReturned, of whatever sink.
 func (c *ClickHouse) remember(ctx context.Context, erasures []Erasure) error {
-	if len(erasures) == 0 {
-		return nil
-	}
-	return c.insert(ctx, "erasures", erasureColumns, len(erasures), func(i int) []any {
-		e := erasures[i]
-		return []any{e.CustomerID, e.SourcePartition, e.SourceOffset}
-	})
+	return insertClickHouse(ctx, c, "erasures", erasureColumns, len(erasures), func(i int) *Erasure { return &erasures[i] })
 }
 
 // eraseLate deletes those of a batch's scores whose customers were erased
@@ -553,76 +543,69 @@ func quoteClickHouse(name string) string {
 	return b.String()
 }
 
-// scoreRow returns a function that lays a score out as a row. The row is
-// overwritten by the next call.
-func (c *ClickHouse) scoreRow() func(*schemas.ChurnScore) []any {
-	spec := c.attributes.Spec()
-	row := make([]any, 0, len(scoreColumns)+spec.Len())
-	var explanations [][]any
-	var missing []string
-	return func(s *schemas.ChurnScore) []any {
-		for len(explanations) < len(s.Explanations) {
-			explanations = append(explanations, make([]any, 4))
-		}
-		for i := range s.Explanations {
-			e, cells := &s.Explanations[i], explanations[i]
-			cells[0] = spec.Feature(e.Feature).Name
-			cells[1] = c.text(e.Feature, s.Attributes[e.Feature])
-			cells[2], cells[3] = nullable(e.LIME), nullable(e.SHAP)
-		}
-		missing = missing[:0]
-		for _, j := range s.Missing {
-			missing = append(missing, spec.Feature(j).Name)
-		}
-		var change [3]any
-		if s.HasBestChange {
-			b := &s.BestChange
-			change = [3]any{spec.Feature(b.Feature).Name, c.text(b.Feature, b.Value), nullable(b.Probability)}
-		}
-		row = append(row[:0],
-			string(s.CustomerID), string(s.EventID), clampMillis(s.OccurredAt), clampMillis(s.ScoredAt), s.ModelVersion,
-			s.Probability, nullable(s.Previous), s.Risk.String(), s.ExpectedProbability,
-			explanations[:len(s.Explanations)], missing,
-			change[0], change[1], change[2],
-			s.SourcePartition, s.SourceOffset)
-		for j, x := range s.Attributes {
-			if spec.Feature(j).Kind == scoring.Categorical {
-				row = append(row, c.text(j, x))
-			} else {
-				row = append(row, nullable(x))
-			}
-		}
-		return row
+// clickhouseCells lays a row's values out for the client, which is done with
+// them when the next row begins.
+type clickhouseCells struct {
+	attributes   Attributes
+	cells        []any
+	explanations [][]any // as many as rows have had, of which the first used are in use
+	used         int
+	names        []string
+}
+
+func (c *clickhouseCells) reset() { c.cells, c.used, c.names = c.cells[:0], 0, c.names[:0] }
+
+func (c *clickhouseCells) add(v any)       { c.cells = append(c.cells, v) }
+func (c *clickhouseCells) Null()           { c.add(nil) }
+func (c *clickhouseCells) Text(s string)   { c.add(s) }
+func (c *clickhouseCells) Int32(n int32)   { c.add(n) }
+func (c *clickhouseCells) Int64(n int64)   { c.add(n) }
+func (c *clickhouseCells) Float(x float64) { c.add(nullable(x)) }
+func (c *clickhouseCells) Bool(b bool)     { c.add(b) }
+func (c *clickhouseCells) Time(ms int64)   { c.add(clampMillis(ms)) }
+
+func (c *clickhouseCells) Feature(position int) { c.add(c.attributes.Spec().Feature(position).Name) }
+
+func (c *clickhouseCells) Features(positions []int) {
+	start := len(c.names)
+	for _, j := range positions {
+		c.names = append(c.names, c.attributes.Spec().Feature(j).Name)
+	}
+	c.add(c.names[start:])
+}
+
+func (c *clickhouseCells) Value(feature int, x float64) {
+	if c.attributes.Spec().Feature(feature).Kind == scoring.Categorical {
+		c.ValueText(feature, x)
+	} else {
+		c.Float(x)
 	}
 }
 
-// text returns a value as text, nil if it is missing.
-func (c *ClickHouse) text(feature int, x float64) any {
-	if scoring.IsMissing(x) {
-		return nil
+func (c *clickhouseCells) ValueText(feature int, x float64) { c.add(text(c.attributes, feature, x)) }
+
+func (c *clickhouseCells) Explanations(list []schemas.Explanation, attributes scoring.Vector) {
+	start := c.used
+	c.used += len(list)
+	for len(c.explanations) < c.used {
+		c.explanations = append(c.explanations, make([]any, 4))
 	}
-	return c.attributes.Text(feature, x)
+	for i := range list {
+		e, cells := &list[i], c.explanations[start+i]
+		cells[0] = c.attributes.Spec().Feature(e.Feature).Name
+		cells[1] = text(c.attributes, e.Feature, attributes[e.Feature])
+		cells[2], cells[3] = nullable(e.LIME), nullable(e.SHAP)
+	}
+	c.add(c.explanations[start:c.used])
 }
 
-func clickhouseModelRow(m *ModelRow) []any {
-	holdout, champion := figures(&m.Metrics), championFigures(m.ChampionMetrics)
-	baseline := make([][]any, len(m.Baseline))
-	for i := range m.Baseline {
-		b := &m.Baseline[i]
-		baseline[i] = []any{b.Name, append([]string{}, b.Bins...), append([]float64{}, b.Frequencies...)}
+func (c *clickhouseCells) Distributions(list []schemas.BaselineDistribution) {
+	rows := make([][]any, len(list))
+	for i := range list {
+		b := &list[i]
+		rows[i] = []any{b.Name, append([]string{}, b.Bins...), append([]float64{}, b.Frequencies...)}
 	}
-	row := []any{m.Version, clampMillis(m.CreatedAt), m.Stage.String(), m.Reason, m.Payload, m.SHA256, m.Metrics.Rows}
-	row = append(row, holdout[:]...)
-	row = append(row, champion[:]...)
-	return append(row, clampMillis(m.TrainingStart), clampMillis(m.TrainingEnd), m.TrainingRows, m.LabelsSeen,
-		m.FeatureFingerprint, finiteOrZero(m.MediumThreshold), finiteOrZero(m.HighThreshold), baseline, m.Offset)
-}
-
-func finiteOrZero(x float64) float64 {
-	if math.IsNaN(x) || math.IsInf(x, 0) {
-		return 0
-	}
-	return x
+	c.add(rows)
 }
 
 // DDL returns the statements that Migrate brings an empty ClickHouse database
@@ -633,22 +616,15 @@ func DDL(attributes Attributes) string {
 	d := clickhouseDialect(attributes.Spec())
 	statements := []string{clickhouseSchemaMigrations}
 	for _, m := range d.migrations {
-		statements = append(statements, m.tables...)
+		statements = append(statements, d.statements(m.tables, nil)...)
 	}
 	for _, f := range d.feeds {
 		statements = append(statements, f.create)
 	}
 	statements = append(statements,
 		fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", len(d.migrations)))
-	statements = append(statements, d.views...)
+	statements = append(statements, d.statements(d.views, nil)...)
 	return strings.Join(statements, ";\n\n") + ";\n"
-}
-
-func clickhouseType(k scoring.Kind) string {
-	if k == scoring.Categorical {
-		return "LowCardinality(Nullable(String))"
-	}
-	return "Nullable(Float64)"
 }
 
 const clickhouseSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
@@ -660,145 +636,6 @@ ENGINE = ReplacingMergeTree
 ORDER BY version`
 
 func clickhouseDialect(spec *scoring.Spec) *dialect {
-	d := &dialect{
-		quote:     quoteClickHouse,
-		fold:      func(name string) string { return name },
-		typeOf:    clickhouseType,
-		addColumn: "ADD COLUMN IF NOT EXISTS",
-		features:  featureColumns(spec),
-	}
-	var features strings.Builder
-	for _, f := range d.features {
-		features.WriteString(",\n    " + d.quote(f.name) + " " + d.typeOf(f.kind))
-	}
-	scores := `
-    customer_id String CODEC(ZSTD(1)),
-    event_id String CODEC(ZSTD(1)),
-    occurred_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    scored_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    model_version Int64 CODEC(ZSTD(1)),
-    churn_probability Float64,
-    previous_probability Nullable(Float64),
-    risk Enum8('LOW' = 0, 'MEDIUM' = 1, 'HIGH' = 2),
-    expected_probability Float64 CODEC(ZSTD(1)),
-    explanations Array(Tuple(feature LowCardinality(String), value Nullable(String), lime Nullable(Float64), shap Nullable(Float64))),
-    missing Array(LowCardinality(String)),
-    best_change_feature LowCardinality(Nullable(String)),
-    best_change_value Nullable(String),
-    best_change_probability Nullable(Float64),
-    source_partition Int32 CODEC(ZSTD(1)),
-    source_offset Int64 CODEC(Delta, ZSTD(1))` + features.String()
-	// What makes one score of a customer later than another, most significant
-	// first, as the one number that the engine compares. Times before 1970 are
-	// negative.
-	const recency = `,
-    score_recency UInt256 MATERIALIZED bitOr(bitOr(
-        bitShiftLeft(toUInt256(source_offset), 128),
-        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
-        toUInt256(model_version)) CODEC(ZSTD(1))`
-	d.migrations = []migration{{tables: []string{
-		`CREATE TABLE IF NOT EXISTS churn_scores
-(` + scores + `
-)
-ENGINE = ReplacingMergeTree
-ORDER BY (customer_id, source_partition, source_offset, model_version)`,
-
-		`CREATE TABLE IF NOT EXISTS churn_outcomes
-(
-    customer_id String CODEC(ZSTD(1)),
-    observed_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    churned Bool,
-    source LowCardinality(String)
-)
-ENGINE = ReplacingMergeTree
-ORDER BY (customer_id, observed_at)`,
-
-		`CREATE TABLE IF NOT EXISTS model_versions
-(
-    version Int64,
-    created_at DateTime64(3, 'UTC'),
-    stage Enum8('CHALLENGER' = 0, 'CHAMPION' = 1, 'RETIRED' = 2),
-    reason String,
-    payload String CODEC(ZSTD(3)),
-    sha256 String,
-    holdout_rows Int64,
-    accuracy Nullable(Float64),
-    precision Nullable(Float64),
-    recall Nullable(Float64),
-    f1 Nullable(Float64),
-    roc_auc Nullable(Float64),
-    log_loss Nullable(Float64),
-    brier Nullable(Float64),
-    calibration_error Nullable(Float64),
-    top_decile_lift Nullable(Float64),
-    champion_accuracy Nullable(Float64),
-    champion_precision Nullable(Float64),
-    champion_recall Nullable(Float64),
-    champion_f1 Nullable(Float64),
-    champion_roc_auc Nullable(Float64),
-    champion_log_loss Nullable(Float64),
-    champion_brier Nullable(Float64),
-    champion_calibration_error Nullable(Float64),
-    champion_top_decile_lift Nullable(Float64),
-    training_start DateTime64(3, 'UTC'),
-    training_end DateTime64(3, 'UTC'),
-    training_rows Int64,
-    labels_seen Int64,
-    feature_fingerprint String,
-    medium_threshold Float64,
-    high_threshold Float64,
-    baseline Array(Tuple(name String, bins Array(String), frequencies Array(Float64))),
-    record_offset Int64
-)
-ENGINE = ReplacingMergeTree
-ORDER BY version`,
-	}}, {
-		tables: []string{
-			// Small granules: settle looks up some customers of many.
-			`CREATE TABLE IF NOT EXISTS churn_scores_current
-(` + scores + recency + `
-)
-ENGINE = ReplacingMergeTree(score_recency)
-ORDER BY customer_id
-SETTINGS index_granularity = 512`,
-
-			`CREATE TABLE IF NOT EXISTS churn_scores_at_risk
-(` + scores + recency + `,
-    not_at_risk UInt8 MATERIALIZED risk != 'HIGH'
-)
-ENGINE = ReplacingMergeTree(score_recency, not_at_risk)
-ORDER BY customer_id
-SETTINGS allow_experimental_replacing_merge_with_cleanup = 1`,
-		},
-		fill: []string{
-			// The order starts as the table's does, so the server streams
-			// instead of sorting.
-			`INSERT INTO churn_scores_current ($COLUMNS)
-SELECT $COLUMNS
-FROM churn_scores
-ORDER BY customer_id, source_offset DESC, scored_at DESC, model_version DESC
-LIMIT 1 BY customer_id`,
-			`INSERT INTO churn_scores_at_risk ($COLUMNS)
-SELECT $COLUMNS
-FROM churn_scores_current FINAL
-WHERE risk = 'HIGH'`,
-		},
-	}, {
-		// The order is eraseLate's.
-		tables: []string{
-			`CREATE TABLE IF NOT EXISTS erasures
-(
-    customer_id String CODEC(ZSTD(1)),
-    source_partition Int32,
-    source_offset Int64,
-    erased_at DateTime64(3, 'UTC') DEFAULT now64(3)
-)
-ENGINE = ReplacingMergeTree
-ORDER BY (source_partition, source_offset, customer_id)
-TTL toDateTime(erased_at) + INTERVAL 90 DAY`,
-		},
-	}}
-	d.copies = []string{"churn_scores_current", "churn_scores_at_risk"}
 	feedOf := func(table, query string) feed {
 		name := table + "_feed"
 		return feed{
@@ -808,63 +645,67 @@ TTL toDateTime(erased_at) + INTERVAL 90 DAY`,
 			alter: "ALTER TABLE " + name + " MODIFY QUERY " + query,
 		}
 	}
-	d.feeds = []feed{
-		feedOf("churn_scores_current", "SELECT * FROM churn_scores"),
-		feedOf("churn_scores_at_risk", "SELECT * FROM churn_scores WHERE risk = 'HIGH'"),
-	}
-	// Rows that something else than Write brought into churn_scores.
-	d.settle = []string{settleStatement(""), tidyStatement}
-	d.views = []string{
-		`CREATE OR REPLACE VIEW churn_scores_latest AS
-SELECT *
-FROM churn_scores_current FINAL`,
+	return newDialect(dialect{
+		quote:      quoteClickHouse,
+		fold:       func(name string) string { return name },
+		typeOf:     clickhouseType,
+		constraint: clickhouseCodec,
+		addColumn:  "ADD COLUMN IF NOT EXISTS",
+		copies:     []string{"churn_scores_current", "churn_scores_at_risk"},
+		feeds: []feed{
+			feedOf("churn_scores_current", "SELECT * FROM churn_scores"),
+			feedOf("churn_scores_at_risk", "SELECT * FROM churn_scores WHERE risk = 'HIGH'"),
+		},
+		// Rows that something else than Write brought into churn_scores.
+		settle: []string{settleStatement(""), tidyStatement},
+	}, "clickhouse", spec)
+}
 
-		`CREATE OR REPLACE VIEW customers_at_risk AS
-SELECT
-    customer_id,
-    churn_probability,
-    previous_probability,
-    arrayStringConcat(
-        arrayMap(
-            e -> printf('%s: %s (%+.2f)', toString(e.feature), ifNull(e.value, 'missing'), coalesce(e.lime, e.shap, 0)),
-            arrayFilter(e -> coalesce(e.lime, e.shap, 0) > 0, explanations)),
-        '; ') AS reasons,
-    best_change_feature,
-    best_change_value,
-    best_change_probability,
-    occurred_at,
-    scored_at,
-    model_version` + d.featureList() + `
-FROM churn_scores_at_risk FINAL
-WHERE risk = 'HIGH'
-ORDER BY churn_probability DESC, customer_id`,
-
-		// In force is the score of the last event that had happened when the
-		// outcome was observed. An event scored again by a later model has
-		// several: the one computed last before the outcome, or, in history
-		// that was scored afterwards, the first.
-		`CREATE OR REPLACE VIEW model_accuracy_daily AS
-SELECT
-    toDate(observed_at) AS day,
-    in_force.1 AS model_version,
-    count() AS n,
-    avg((in_force.2 >= 0.5) = churned) AS accuracy
-FROM
-(
-    SELECT
-        o.observed_at AS observed_at,
-        any(o.churned) AS churned,
-        argMax(
-            (s.model_version, s.churn_probability),
-            (s.occurred_at, s.source_offset,
-             -abs(toUnixTimestamp64Milli(s.scored_at) - toUnixTimestamp64Milli(o.observed_at)), s.model_version)) AS in_force
-    FROM churn_scores AS s
-    INNER JOIN (SELECT customer_id, observed_at, churned FROM churn_outcomes FINAL) AS o ON s.customer_id = o.customer_id
-    WHERE s.occurred_at <= o.observed_at
-    GROUP BY o.customer_id, o.observed_at
-)
-GROUP BY day, model_version
-ORDER BY day, model_version`,
+func clickhouseType(t columns.Type, nullable bool, symbols []string) string {
+	var name string
+	switch t {
+	case columns.Text, columns.Word:
+		name = "String"
+	case columns.Int32:
+		name = "Int32"
+	case columns.Int64:
+		name = "Int64"
+	case columns.Float:
+		name = "Float64"
+	case columns.Bool:
+		name = "Bool"
+	case columns.Time:
+		name = "DateTime64(3, 'UTC')"
+	case columns.Enum:
+		list := make([]string, len(symbols))
+		for i, s := range symbols {
+			list[i] = fmt.Sprintf("'%s' = %d", s, i)
+		}
+		name = "Enum8(" + strings.Join(list, ", ") + ")"
+	case columns.Words:
+		return "Array(LowCardinality(String))"
+	case columns.Explanations:
+		return "Array(Tuple(feature LowCardinality(String), value Nullable(String), lime Nullable(Float64), shap Nullable(Float64)))"
+	case columns.Distributions:
+		return "Array(Tuple(name String, bins Array(String), frequencies Array(Float64)))"
 	}
-	return d
+	if nullable {
+		name = "Nullable(" + name + ")"
+	}
+	if t == columns.Word {
+		name = "LowCardinality(" + name + ")"
+	}
+	return name
+}
+
+func clickhouseCodec(_ columns.Type, _ bool, shape columns.Shape) string {
+	switch shape {
+	case columns.Similar:
+		return " CODEC(ZSTD(1))"
+	case columns.Rising:
+		return " CODEC(Delta, ZSTD(1))"
+	case columns.Long:
+		return " CODEC(ZSTD(3))"
+	}
+	return ""
 }

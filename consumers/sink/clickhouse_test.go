@@ -80,7 +80,7 @@ func TestClickHouseWaitsForSlowStatements(t *testing.T) {
 			defer s.Close()
 			slow := `INSERT INTO schema_migrations (version, applied_at)
 SELECT 0, now64(3) FROM numbers(4) WHERE sleepEachRow(0.6) = 0 SETTINGS max_block_size = 1`
-			s.dialect.migrations = append(s.dialect.migrations, migration{fill: []string{slow}})
+			s.dialect.migrations = append(s.dialect.migrations, migration{fill: slow})
 			start := time.Now()
 			if err := s.Migrate(t.Context()); err != nil {
 				t.Fatalf("after %v: %v", time.Since(start), err)

@@ -18,18 +18,18 @@ import (
 
 // ledger says what the views must show after any sequence of writes.
 type ledger struct {
-	scores map[[3]int64]*schemas.ChurnScore // by partition, offset, version
+	scores map[[4]int64]*schemas.ChurnScore // by partition, offset, version, as_of
 	erased []Erasure
 }
 
-func newLedger() *ledger { return &ledger{scores: map[[3]int64]*schemas.ChurnScore{}} }
+func newLedger() *ledger { return &ledger{scores: map[[4]int64]*schemas.ChurnScore{}} }
 
 func (l *ledger) write(b *Batch) {
 	for _, s := range b.Scores {
-		l.scores[[3]int64{int64(s.SourcePartition), s.SourceOffset, s.ModelVersion}] = s
+		l.scores[[4]int64{int64(s.SourcePartition), s.SourceOffset, s.ModelVersion, s.AsOf}] = s
 	}
 	l.erased = append(l.erased, b.Erased...)
-	maps.DeleteFunc(l.scores, func(_ [3]int64, s *schemas.ChurnScore) bool {
+	maps.DeleteFunc(l.scores, func(_ [4]int64, s *schemas.ChurnScore) bool {
 		return slices.ContainsFunc(l.erased, func(e Erasure) bool {
 			return e.CustomerID == string(s.CustomerID) && e.SourcePartition == s.SourcePartition && s.SourceOffset < e.SourceOffset
 		})
@@ -41,7 +41,7 @@ func (l *ledger) latest() []*schemas.ChurnScore {
 	of := map[string]*schemas.ChurnScore{}
 	for _, s := range l.scores {
 		have := of[string(s.CustomerID)]
-		if have == nil || cmp.Or(cmp.Compare(s.SourceOffset, have.SourceOffset), cmp.Compare(s.ScoredAt, have.ScoredAt),
+		if have == nil || cmp.Or(cmp.Compare(s.AsOf, have.AsOf), cmp.Compare(s.SourceOffset, have.SourceOffset), cmp.Compare(s.ScoredAt, have.ScoredAt),
 			cmp.Compare(s.ModelVersion, have.ModelVersion)) > 0 {
 			of[string(s.CustomerID)] = s
 		}
@@ -311,7 +311,7 @@ func TestErasedStayErased(t *testing.T) {
 // columns.
 func TestMigrateFromOlderVersions(t *testing.T) {
 	set := schemas.Telco()
-	for version := 1; version <= 2; version++ {
+	for version := 1; version <= 3; version++ {
 		t.Run(fmt.Sprint("version ", version), func(t *testing.T) {
 			eachStore(t, set, func(t *testing.T, s *opened) { testMigrateFrom(t, s, version) })
 		})
@@ -332,7 +332,7 @@ func testMigrateFrom(t *testing.T, s *opened, version int) {
 				s.exec(t, statement)
 			}
 		}
-		for _, table := range scoreTables[:1+2*(version-1)] {
+		for _, table := range scoreTables[:1+2*min(version-1, 1)] {
 			s.exec(t, "ALTER TABLE "+table+" ADD COLUMN `dropped one` Nullable(Float64)")
 		}
 		if version > 1 {
@@ -375,11 +375,14 @@ func testMigrateFrom(t *testing.T, s *opened, version int) {
 
 	s.mustMigrate(t)
 	l.check(t, s)
+	before[0] = append(before[0], "as_of", "trigger")
+	slices.Sort(before[0])
 	for i, view := range views {
 		expectRows(t, columns(view), before[i]...)
 	}
+	expectRows(t, s.ask(t, "SELECT DISTINCT `trigger` FROM "+s.table("churn_scores")+" WHERE as_of = occurred_at"), "EVENT")
 	expectRows(t, s.ask(t, "SELECT DISTINCT Contract, tenure, `dropped one` FROM churn_scores_latest"), "One year | 7 | 3")
-	expectRows(t, s.ask(t, "SELECT max(version) FROM schema_migrations"), "3")
+	expectRows(t, s.ask(t, "SELECT max(version) FROM schema_migrations"), "4")
 
 	// A program of the old version that has yet to end writes on. What it
 	// leaves undone, the next start does.

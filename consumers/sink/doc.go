@@ -15,7 +15,8 @@
 //	customers_at_risk     the latest scores with risk HIGH, most probable first,
 //	                      with the reasons as text
 //	model_accuracy_daily  outcomes against the score in force at observed_at,
-//	                      by day and model version
+//	                      the one with the latest as_of up to it, by day and
+//	                      model version
 //	erasures              whose scores were erased in the last 90 days, and
 //	                      from before which place among the customer events
 //	schema_migrations     which numbered changes the tables have had
@@ -38,15 +39,17 @@
 // sink's user needs CREATE, ALTER, OPTIMIZE, SELECT and INSERT in its database.
 //
 // Rows have identities: a score is (source_partition, source_offset,
-// model_version), an outcome (customer_id, observed_at), a model its version.
+// model_version, as_of), an outcome (customer_id, observed_at), a model its
+// version. as_of is the moment the score speaks of; in rows of before version 4
+// it is occurred_at.
 // A row written again replaces the one before it, so a batch that is written
 // twice leaves no doubles. In ClickHouse rows are replaced when parts are
 // merged: read its tables with FINAL. The views do what they need themselves.
 //
-// The latest score of a customer is the one with the highest source_offset; of
-// several under different models, the one computed last. It does not matter
-// in which order rows are written: a customer whose latest score is not HIGH
-// is not in customers_at_risk.
+// The latest score of a customer is the one with the latest as_of, and of those
+// the highest source_offset; of several under different models, the one
+// computed last. It does not matter in which order rows are written: a customer
+// whose latest score is not HIGH is not in customers_at_risk.
 //
 // Times are UTC with milliseconds: DateTime64(3, 'UTC') in ClickHouse, text
 // such as "2026-01-31 23:59:59.999" in SQLite.
@@ -80,6 +83,11 @@
 // it gets the prefix "feature_", as often as needed. Numbers are
 // Nullable(Float64) or REAL, levels LowCardinality(Nullable(String)) or TEXT;
 // a missing value is NULL.
+//
+// Own columns are described in schemas/columns. One that a later version of
+// this program adds becomes a new column in all tables that have it, at the next
+// start and without a numbered change; NULL, or in ClickHouse the type's zero,
+// in rows that are there.
 //
 // A feature that a later schema adds becomes a new column; a feature that it
 // drops keeps its column, which is NULL from then on. A feature cannot change

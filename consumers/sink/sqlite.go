@@ -14,6 +14,7 @@ import (
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -124,31 +125,28 @@ func (t sqliteTables) setVersion(ctx context.Context, version int) error {
 	return err
 }
 
-func (t sqliteTables) columns(ctx context.Context, table string) (map[string]string, error) {
+func (t sqliteTables) columns(ctx context.Context, table string) (map[string]definition, error) {
 	rows, err := t.tx.QueryContext(ctx, "SELECT name, type FROM pragma_table_info(?)", table)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	columns := map[string]string{}
+	list := map[string]definition{}
 	for rows.Next() {
-		var name, kind string
-		if err := rows.Scan(&name, &kind); err != nil {
+		var c definition
+		if err := rows.Scan(&c.name, &c.typ); err != nil {
 			return nil, err
 		}
-		columns[strings.ToLower(name)] = kind
+		list[strings.ToLower(c.name)] = c
 	}
-	return columns, rows.Err()
+	return list, rows.Err()
 }
 
 // Write stores a batch in one transaction.
 func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 	return s.transaction(ctx, func(tx *sql.Tx) error {
 		erasures := remembered(b.Erased)
-		err := s.insert(ctx, tx, "erasures", erasureColumns, len(erasures), func(row []any, i int) []any {
-			e := erasures[i]
-			return append(row, e.CustomerID, e.SourcePartition, e.SourceOffset)
-		})
+		err := insertSQLite(ctx, s, tx, "erasures", erasureColumns, len(erasures), func(i int) *Erasure { return &erasures[i] })
 		if err != nil {
 			return err
 		}
@@ -169,20 +167,15 @@ func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 				return fmt.Errorf("forget old erasures: %w", err)
 			}
 		}
-		err = s.insert(ctx, tx, "churn_scores", s.dialect.allScoreColumns(), len(b.Scores),
-			func(row []any, i int) []any { return s.appendScore(row, b.Scores[i]) })
+		err = insertSQLite(ctx, s, tx, "churn_scores", s.dialect.scores, len(b.Scores), func(i int) *schemas.ChurnScore { return b.Scores[i] })
 		if err != nil {
 			return err
 		}
-		err = s.insert(ctx, tx, "churn_outcomes", outcomeColumns, len(b.Outcomes), func(row []any, i int) []any {
-			o := b.Outcomes[i]
-			return append(row, o.CustomerID, sqliteTime(o.ObservedAt), o.Churned, o.Source)
-		})
+		err = insertSQLite(ctx, s, tx, "churn_outcomes", columns.Outcome, len(b.Outcomes), func(i int) *schemas.ChurnOutcome { return b.Outcomes[i] })
 		if err != nil {
 			return err
 		}
-		return s.insert(ctx, tx, "model_versions", modelColumns, len(b.Models),
-			func(row []any, i int) []any { return s.appendModel(row, &b.Models[i]) })
+		return insertSQLite(ctx, s, tx, "model_versions", modelColumns, len(b.Models), func(i int) *ModelRow { return &b.Models[i] })
 	})
 }
 
@@ -191,26 +184,26 @@ func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 // away for tables of hundreds of features.
 const sqliteRows = 32
 
-// insert upserts rows rows; row appends the values of row i.
-func (s *SQLite) insert(ctx context.Context, tx *sql.Tx, table string, columns []string, rows int, row func(dst []any, i int) []any) error {
-	statement := strings.Replace(s.dialect.insert(table, columns), "INSERT", "INSERT OR REPLACE", 1) + " VALUES "
-	values := "(" + strings.Repeat("?, ", len(columns)-1) + "?)"
-	args := make([]any, 0, sqliteRows*len(columns))
-	for i := 0; i < rows; {
-		n := sqliteRows
-		if rows-i < n {
-			n = 1
+// insertSQLite upserts n rows; message returns that of row i.
+func insertSQLite[M any](ctx context.Context, s *SQLite, tx *sql.Tx, table string, list []columns.Column[M], n int, message func(i int) *M) error {
+	statement := strings.Replace(s.dialect.insert(table, columns.Names(list)), "INSERT", "INSERT OR REPLACE", 1) + " VALUES "
+	values := "(" + strings.Repeat("?, ", len(list)-1) + "?)"
+	row := &sqliteCells{store: s, cells: make([]any, 0, sqliteRows*len(list))}
+	for i := 0; i < n; {
+		rows := sqliteRows
+		if n-i < rows {
+			rows = 1
 		}
-		stmt, err := tx.PrepareContext(ctx, statement+strings.Repeat(values+", ", n-1)+values)
+		stmt, err := tx.PrepareContext(ctx, statement+strings.Repeat(values+", ", rows-1)+values)
 		if err != nil {
 			return fmt.Errorf("insert into %s: %w", table, err)
 		}
-		for ; rows-i >= n; i += n {
-			args = args[:0]
-			for k := range n {
-				args = row(args, i+k)
+		for ; n-i >= rows; i += rows {
+			row.cells = row.cells[:0]
+			for k := range rows {
+				appendRow(row, list, message(i+k))
 			}
-			if _, err := stmt.ExecContext(ctx, args...); err != nil {
+			if _, err := stmt.ExecContext(ctx, row.cells...); err != nil {
 				stmt.Close()
 				return fmt.Errorf("insert into %s: %w", table, err)
 			}
@@ -220,63 +213,56 @@ func (s *SQLite) insert(ctx context.Context, tx *sql.Tx, table string, columns [
 	return nil
 }
 
-func (s *SQLite) appendScore(row []any, c *schemas.ChurnScore) []any {
-	spec := s.attributes.Spec()
-	var change [3]any
-	if c.HasBestChange {
-		b := &c.BestChange
-		change = [3]any{spec.Feature(b.Feature).Name, s.text(b.Feature, b.Value), nullable(b.Probability)}
-	}
-	row = append(row,
-		string(c.CustomerID), string(c.EventID), sqliteTime(c.OccurredAt), sqliteTime(c.ScoredAt), c.ModelVersion,
-		nullable(c.Probability), nullable(c.Previous), c.Risk.String(), nullable(c.ExpectedProbability),
-		s.explanations(c), s.missing(c),
-		change[0], change[1], change[2],
-		int64(c.SourcePartition), c.SourceOffset)
-	for j, x := range c.Attributes {
-		if spec.Feature(j).Kind == scoring.Categorical {
-			row = append(row, s.text(j, x))
-		} else {
-			row = append(row, nullable(x))
-		}
-	}
-	return row
+// sqliteCells lays values out as arguments of a statement.
+type sqliteCells struct {
+	store *SQLite
+	cells []any
 }
 
-func (s *SQLite) appendModel(row []any, m *ModelRow) []any {
-	holdout, champion := figures(&m.Metrics), championFigures(m.ChampionMetrics)
-	row = append(row, m.Version, sqliteTime(m.CreatedAt), m.Stage.String(), m.Reason, m.Payload, m.SHA256, m.Metrics.Rows)
-	row = append(row, holdout[:]...)
-	row = append(row, champion[:]...)
-	return append(row, sqliteTime(m.TrainingStart), sqliteTime(m.TrainingEnd), m.TrainingRows, m.LabelsSeen,
-		m.FeatureFingerprint, nullable(m.MediumThreshold), nullable(m.HighThreshold), baselineJSON(m.Baseline), m.Offset)
+func (c *sqliteCells) add(v any)       { c.cells = append(c.cells, v) }
+func (c *sqliteCells) Null()           { c.add(nil) }
+func (c *sqliteCells) Text(s string)   { c.add(s) }
+func (c *sqliteCells) Int32(n int32)   { c.add(int64(n)) }
+func (c *sqliteCells) Int64(n int64)   { c.add(n) }
+func (c *sqliteCells) Float(x float64) { c.add(nullable(x)) }
+func (c *sqliteCells) Bool(b bool)     { c.add(b) }
+
+// Time adds milliseconds since 1970 as text that sorts by time.
+func (c *sqliteCells) Time(ms int64) {
+	c.add(clampMillis(ms).Format("2006-01-02 15:04:05.000"))
 }
 
-// text returns a value as text, nil if it is missing.
-func (s *SQLite) text(feature int, x float64) any {
-	if scoring.IsMissing(x) {
-		return nil
+func (c *sqliteCells) Feature(position int) {
+	c.add(c.store.attributes.Spec().Feature(position).Name)
+}
+
+func (c *sqliteCells) Value(feature int, x float64) {
+	if c.store.attributes.Spec().Feature(feature).Kind == scoring.Categorical {
+		c.ValueText(feature, x)
+	} else {
+		c.Float(x)
 	}
-	return s.attributes.Text(feature, x)
 }
 
-// explanations returns a score's explanations as JSON, with the names that
-// the tuples in ClickHouse have.
-func (s *SQLite) explanations(c *schemas.ChurnScore) string {
-	dst := make([]byte, 0, 128*len(c.Explanations)+2)
+func (c *sqliteCells) ValueText(feature int, x float64) { c.add(text(c.store.attributes, feature, x)) }
+
+// Explanations adds them as JSON, with the names that the tuples in ClickHouse
+// have.
+func (c *sqliteCells) Explanations(list []schemas.Explanation, attributes scoring.Vector) {
+	dst := make([]byte, 0, 128*len(list)+2)
 	dst = append(dst, '[')
-	for i := range c.Explanations {
-		e := &c.Explanations[i]
+	for i := range list {
+		e := &list[i]
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, `{"feature":`...)
-		dst = append(dst, s.names[e.Feature]...)
+		dst = append(dst, c.store.names[e.Feature]...)
 		dst = append(dst, `,"value":`...)
-		if x := c.Attributes[e.Feature]; scoring.IsMissing(x) {
+		if x := attributes[e.Feature]; scoring.IsMissing(x) {
 			dst = append(dst, "null"...)
 		} else {
-			dst = appendJSONString(dst, s.attributes.Text(e.Feature, x))
+			dst = appendJSONString(dst, c.store.attributes.Text(e.Feature, x))
 		}
 		dst = append(dst, `,"lime":`...)
 		dst = appendJSONNumber(dst, e.LIME)
@@ -284,27 +270,28 @@ func (s *SQLite) explanations(c *schemas.ChurnScore) string {
 		dst = appendJSONNumber(dst, e.SHAP)
 		dst = append(dst, '}')
 	}
-	return string(append(dst, ']'))
+	c.add(string(append(dst, ']')))
 }
 
-func (s *SQLite) missing(c *schemas.ChurnScore) string {
-	if len(c.Missing) == 0 {
-		return "[]"
+func (c *sqliteCells) Features(positions []int) {
+	if len(positions) == 0 {
+		c.add("[]")
+		return
 	}
 	dst := []byte{'['}
-	for i, j := range c.Missing {
+	for i, j := range positions {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(dst, s.names[j]...)
+		dst = append(dst, c.store.names[j]...)
 	}
-	return string(append(dst, ']'))
+	c.add(string(append(dst, ']')))
 }
 
-func baselineJSON(baseline []schemas.BaselineDistribution) string {
+func (c *sqliteCells) Distributions(list []schemas.BaselineDistribution) {
 	dst := []byte{'['}
-	for i := range baseline {
-		b := &baseline[i]
+	for i := range list {
+		b := &list[i]
 		if i > 0 {
 			dst = append(dst, ',')
 		}
@@ -326,7 +313,7 @@ func baselineJSON(baseline []schemas.BaselineDistribution) string {
 		}
 		dst = append(dst, "]}"...)
 	}
-	return string(append(dst, ']'))
+	c.add(string(append(dst, ']')))
 }
 
 // appendJSONString appends s as a JSON string.
@@ -350,20 +337,8 @@ func appendJSONNumber(dst []byte, x float64) []byte {
 	return strconv.AppendFloat(dst, x, 'g', -1, 64)
 }
 
-// sqliteTime returns milliseconds since 1970 as text that sorts by time.
-func sqliteTime(ms int64) string {
-	return clampMillis(ms).Format("2006-01-02 15:04:05.000")
-}
-
 func quoteSQLite(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
-}
-
-func sqliteType(k scoring.Kind) string {
-	if k == scoring.Categorical {
-		return "TEXT"
-	}
-	return "REAL"
 }
 
 const sqliteSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
@@ -375,212 +350,29 @@ const sqliteSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
 const sqliteForgetErasures = `DELETE FROM erasures WHERE erased_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-90 days')`
 
 func sqliteDialect(spec *scoring.Spec) *dialect {
-	d := &dialect{
-		quote:     quoteSQLite,
-		fold:      strings.ToLower,
-		typeOf:    sqliteType,
+	d := newDialect(dialect{
+		quote: quoteSQLite,
+		fold:  strings.ToLower,
+		typeOf: func(t columns.Type, nullable bool, symbols []string) string {
+			switch t {
+			case columns.Int32, columns.Int64, columns.Bool:
+				return "INTEGER"
+			case columns.Float:
+				return "REAL"
+			}
+			return "TEXT"
+		},
+		constraint: func(t columns.Type, nullable bool, _ columns.Shape) string {
+			if nullable || t == columns.Float {
+				return ""
+			}
+			return " NOT NULL"
+		},
 		addColumn: "ADD COLUMN",
-		features:  featureColumns(spec),
-	}
-	var features strings.Builder
-	for _, f := range d.features {
-		features.WriteString(",\n    " + d.quote(f.name) + " " + d.typeOf(f.kind))
-	}
-	d.migrations = []migration{{tables: []string{
-		`CREATE TABLE churn_scores
-(
-    customer_id TEXT NOT NULL,
-    event_id TEXT NOT NULL,
-    occurred_at TEXT NOT NULL,
-    scored_at TEXT NOT NULL,
-    model_version INTEGER NOT NULL,
-    churn_probability REAL,
-    previous_probability REAL,
-    risk TEXT NOT NULL,
-    expected_probability REAL,
-    explanations TEXT NOT NULL,
-    missing TEXT NOT NULL,
-    best_change_feature TEXT,
-    best_change_value TEXT,
-    best_change_probability REAL,
-    source_partition INTEGER NOT NULL,
-    source_offset INTEGER NOT NULL` + features.String() + `,
-    PRIMARY KEY (source_partition, source_offset, model_version)
-)`,
-		`CREATE INDEX churn_scores_by_customer ON churn_scores (customer_id, source_offset, scored_at, model_version)`,
-
-		`CREATE TABLE churn_outcomes
-(
-    customer_id TEXT NOT NULL,
-    observed_at TEXT NOT NULL,
-    churned INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    PRIMARY KEY (customer_id, observed_at)
-) WITHOUT ROWID`,
-
-		`CREATE TABLE model_versions
-(
-    version INTEGER PRIMARY KEY,
-    created_at TEXT NOT NULL,
-    stage TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    payload TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    holdout_rows INTEGER NOT NULL,
-    accuracy REAL,
-    precision REAL,
-    recall REAL,
-    f1 REAL,
-    roc_auc REAL,
-    log_loss REAL,
-    brier REAL,
-    calibration_error REAL,
-    top_decile_lift REAL,
-    champion_accuracy REAL,
-    champion_precision REAL,
-    champion_recall REAL,
-    champion_f1 REAL,
-    champion_roc_auc REAL,
-    champion_log_loss REAL,
-    champion_brier REAL,
-    champion_calibration_error REAL,
-    champion_top_decile_lift REAL,
-    training_start TEXT NOT NULL,
-    training_end TEXT NOT NULL,
-    training_rows INTEGER NOT NULL,
-    labels_seen INTEGER NOT NULL,
-    feature_fingerprint TEXT NOT NULL,
-    medium_threshold REAL,
-    high_threshold REAL,
-    baseline TEXT NOT NULL,
-    record_offset INTEGER NOT NULL
-)`,
-	}}, {
-		// Which score of a customer is the latest. The index on it is the
-		// list of those at risk, in its order.
-		tables: []string{
-			`CREATE TABLE churn_scores_current
-(
-    customer_id TEXT PRIMARY KEY,
-    source_partition INTEGER NOT NULL,
-    source_offset INTEGER NOT NULL,
-    model_version INTEGER NOT NULL,
-    churn_probability REAL,
-    risk TEXT NOT NULL
-) WITHOUT ROWID`,
-			`CREATE INDEX churn_scores_current_at_risk ON churn_scores_current (churn_probability DESC, customer_id) WHERE risk = 'HIGH'`,
-		},
-		fill: []string{
-			`INSERT INTO churn_scores_current
-SELECT customer_id, source_partition, source_offset, model_version, churn_probability, risk
-FROM (
-    SELECT *, row_number() OVER (PARTITION BY customer_id ORDER BY source_offset DESC, scored_at DESC, model_version DESC) AS n
-    FROM churn_scores
-)
-WHERE n = 1`,
-		},
-	}, {
-		// The trigger keeps out scores of before an erasure that come late,
-		// whoever writes them.
-		tables: []string{
-			`CREATE TABLE erasures
-(
-    customer_id TEXT NOT NULL,
-    source_partition INTEGER NOT NULL,
-    source_offset INTEGER NOT NULL,
-    erased_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
-    PRIMARY KEY (customer_id, source_partition, source_offset)
-) WITHOUT ROWID`,
-			`CREATE TRIGGER churn_scores_erased BEFORE INSERT ON churn_scores
-WHEN EXISTS (
-    SELECT 1 FROM erasures
-    WHERE customer_id = NEW.customer_id AND source_partition = NEW.source_partition AND source_offset > NEW.source_offset
-)
-BEGIN
-    SELECT RAISE(IGNORE);
-END`,
-		},
-	}}
-	d.settle = []string{sqliteForgetErasures}
-	// The latest is looked up anew instead of compared with the row written:
-	// a row written again, or out of order, or deleted then needs no thought.
-	current := func(row string) string {
-		return `
-    INSERT OR REPLACE INTO churn_scores_current
-    SELECT customer_id, source_partition, source_offset, model_version, churn_probability, risk
-    FROM churn_scores
-    WHERE customer_id = ` + row + `.customer_id
-    ORDER BY source_offset DESC, scored_at DESC, model_version DESC
-    LIMIT 1;
-END`
-	}
-	d.feeds = []feed{{
-		name:   "churn_scores_inserted",
-		create: `CREATE TRIGGER IF NOT EXISTS churn_scores_inserted AFTER INSERT ON churn_scores BEGIN` + current("NEW"),
-	}, {
-		name: "churn_scores_deleted",
-		create: `CREATE TRIGGER IF NOT EXISTS churn_scores_deleted AFTER DELETE ON churn_scores BEGIN
-    DELETE FROM churn_scores_current WHERE customer_id = OLD.customer_id;` + current("OLD"),
-	}}
-	d.views = []string{
-		`DROP VIEW IF EXISTS churn_scores_latest`,
-		`CREATE VIEW churn_scores_latest AS
-SELECT s.*
-FROM churn_scores_current AS c
-JOIN churn_scores AS s ON s.source_partition = c.source_partition AND s.source_offset = c.source_offset
-    AND s.model_version = c.model_version AND s.customer_id = c.customer_id`,
-		`DROP VIEW IF EXISTS customers_at_risk`,
-		`CREATE VIEW customers_at_risk AS
-SELECT
-    s.customer_id AS customer_id,
-    s.churn_probability AS churn_probability,
-    previous_probability,
-    coalesce((
-        SELECT group_concat(reason, '; ')
-        FROM (
-            SELECT printf('%s: %s (%+.2f)', e.value ->> 'feature', coalesce(e.value ->> 'value', 'missing'),
-                coalesce(e.value ->> 'lime', e.value ->> 'shap')) AS reason
-            FROM json_each(explanations) AS e
-            WHERE coalesce(e.value ->> 'lime', e.value ->> 'shap', 0) > 0
-            ORDER BY e.key
-        )
-    ), '') AS reasons,
-    best_change_feature,
-    best_change_value,
-    best_change_probability,
-    occurred_at,
-    scored_at,
-    s.model_version AS model_version` + d.featureList() + `
-FROM churn_scores_current AS c
-CROSS JOIN churn_scores AS s ON s.source_partition = c.source_partition AND s.source_offset = c.source_offset
-    AND s.model_version = c.model_version AND s.customer_id = c.customer_id
-WHERE c.risk = 'HIGH'
-ORDER BY c.churn_probability DESC, c.customer_id`,
-		`DROP VIEW IF EXISTS model_accuracy_daily`,
-		// The same rule for the score in force as in ClickHouse. The query
-		// within is for older SQLite programs, in which ORDER BY cannot name
-		// what is outside.
-		`CREATE VIEW model_accuracy_daily AS
-SELECT
-    date(o.observed_at) AS day,
-    s.model_version AS model_version,
-    count(*) AS n,
-    avg((s.churn_probability >= 0.5) = o.churned) AS accuracy
-FROM churn_outcomes AS o
-JOIN churn_scores AS s ON s.rowid =
-(
-    SELECT score
-    FROM (
-        SELECT i.rowid AS score, i.occurred_at, i.source_offset, i.model_version,
-            abs(julianday(i.scored_at) - julianday(o.observed_at)) AS away
-        FROM churn_scores AS i
-        WHERE i.customer_id = o.customer_id AND i.occurred_at <= o.observed_at
-    )
-    ORDER BY occurred_at DESC, source_offset DESC, away, model_version DESC
-    LIMIT 1
-)
-GROUP BY day, s.model_version
-ORDER BY day, s.model_version`,
+		settle:    []string{sqliteForgetErasures},
+	}, "sqlite", spec)
+	for _, statement := range d.statements(readFile("migrations/sqlite/feeds.sql"), nil) {
+		d.feeds = append(d.feeds, feed{name: "churn_scores", create: statement})
 	}
 	return d
 }

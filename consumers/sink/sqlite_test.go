@@ -175,7 +175,7 @@ func telcoBatch(tb testing.TB, rows, customers int, from int64) *Batch {
 		n := from + int64(i)
 		s := &schemas.ChurnScore{
 			CustomerID: []byte(fmt.Sprintf("%06d-CUST", (n*7919)%int64(customers))), EventID: []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"),
-			OccurredAt: 1767225600000 + n, ScoredAt: 1767225600005 + n, ModelVersion: 1,
+			OccurredAt: 1767225600000 + n, AsOf: 1767225600000 + n, ScoredAt: 1767225600005 + n, ModelVersion: 1,
 			Probability: float64(n%1000) / 1000, Previous: 0.5, ExpectedProbability: 0.265,
 			Attributes: x, SourcePartition: int32(n % 6), SourceOffset: n / 6,
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -97,7 +98,7 @@ func score(t testing.TB, c *company, customer string, partition int32, offset, v
 		OccurredAt: at(t, occurred), ScoredAt: at(t, occurred) + 5, ModelVersion: version,
 		Probability: p, Previous: scoring.Missing, Risk: risk, ExpectedProbability: 0.25,
 		Attributes:      scoring.NewVector(c.spec.Len()),
-		SourcePartition: partition, SourceOffset: offset,
+		SourcePartition: partition, SourceOffset: offset, AsOf: at(t, occurred),
 	}
 }
 
@@ -277,9 +278,9 @@ func TestStoreKeepsEveryColumn(t *testing.T) {
 		bare.OccurredAt, bare.ScoredAt = math.MaxInt64, math.MinInt64
 		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{full, bare}})
 
-		columns := "customer_id, event_id, occurred_at, scored_at, model_version, churn_probability, previous_probability, risk, " +
+		names := "customer_id, event_id, occurred_at, scored_at, model_version, churn_probability, previous_probability, risk, " +
 			"expected_probability, best_change_feature, best_change_value, best_change_probability, source_partition, source_offset, Contract, tenure, `order`"
-		expectRows(t, s.ask(t, "SELECT "+columns+" FROM "+s.table("churn_scores")+" ORDER BY customer_id"),
+		expectRows(t, s.ask(t, "SELECT "+names+" FROM "+s.table("churn_scores")+" ORDER BY customer_id"),
 			`7590-VHVEG | 6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e | 2026-01-31 10:00:00.123 | 2026-01-31 10:00:00.130 | 3 | 0.75 | 0.5 | HIGH | `+
 				`0.25 | tenure | 24 | 0.375 | 4 | 1099511627776 | Month "to" month\ | NULL | it's üñ?`,
 			`bare | 00000000-0000-4000-8000-000000000007 | 2261-12-31 23:59:59.999 | 1900-01-01 00:00:00.000 | 3 | 0.125 | NULL | LOW | `+
@@ -432,6 +433,7 @@ func TestViews(t *testing.T) {
 		// A late event: it happened before the one scored above, but came
 		// after it, so its score is the latest.
 		late := score(t, c, "late", 0, 41, 1, 0.625, "2026-01-01 00:00:00.000")
+		late.AsOf = at(t, "2026-01-02 00:00:00.000")
 		// Scored again by a later model.
 		rescored := score(t, c, "rescored", 0, 50, 2, 0.125, "2026-01-04 00:00:00.000")
 		rescored.ScoredAt += 3_600_000
@@ -489,7 +491,7 @@ func TestMigrateIsRepeatableAndAddsFeatures(t *testing.T) {
 			s.mustMigrate(t)
 		}
 		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
-		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "3 | 3")
+		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "4 | 4")
 
 		// A later schema: a feature in between, one dropped.
 		later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))
@@ -540,8 +542,8 @@ func TestFeatureColumns(t *testing.T) {
 	}
 	c := newCompany(t, list...)
 	var got []string
-	for _, f := range featureColumns(c.spec) {
-		got = append(got, f.name)
+	for _, f := range columns.Features(c.spec, reservedColumns...) {
+		got = append(got, f.Name)
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("got  %q\nwant %q", got, want)
@@ -562,12 +564,12 @@ func TestFeatureColumns(t *testing.T) {
 		}
 		r.Attributes = c.vector(t, cells...)
 		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{r}})
-		columns := make([]string, len(want))
+		names := make([]string, len(want))
 		for i, name := range want {
-			columns[i] = "`" + name + "`"
+			names[i] = "`" + name + "`"
 		}
 		for _, table := range []string{"churn_scores", "churn_scores_latest", "customers_at_risk"} {
-			expectRows(t, s.ask(t, "SELECT "+strings.Join(columns, ", ")+" FROM "+table), strings.Join(expected, " | "))
+			expectRows(t, s.ask(t, "SELECT "+strings.Join(names, ", ")+" FROM "+table), strings.Join(expected, " | "))
 		}
 		expectRows(t, s.ask(t, "SELECT customer_id, risk FROM churn_scores"), "id | HIGH")
 	})
@@ -575,7 +577,8 @@ func TestFeatureColumns(t *testing.T) {
 
 // Own columns must not clash among themselves, whatever the case.
 func TestOwnColumnsAreDistinct(t *testing.T) {
-	for _, list := range [][]string{append(slices.Clone(scoreColumns), reservedColumns...), outcomeColumns, modelColumns, erasureColumns} {
+	for _, list := range [][]string{append(columns.Names(columns.Score), reservedColumns...), columns.Names(columns.Outcome),
+		columns.Names(modelColumns), columns.Names(erasureColumns)} {
 		seen := map[string]bool{}
 		for _, name := range list {
 			if seen[name] || name != strings.ToLower(name) {

@@ -205,13 +205,44 @@ ENGINE = ReplacingMergeTree
 ORDER BY (source_partition, source_offset, customer_id)
 TTL toDateTime(erased_at) + INTERVAL 90 DAY;
 
+ALTER TABLE churn_scores
+    ADD COLUMN IF NOT EXISTS as_of DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS trigger Enum8('EVENT' = 0, 'MODEL' = 1, 'TIME' = 2, 'REPAIR' = 3),
+    MODIFY ORDER BY (customer_id, source_partition, source_offset, model_version, as_of);
+
+ALTER TABLE churn_scores MODIFY COLUMN as_of DEFAULT occurred_at;
+
+ALTER TABLE churn_scores_current
+    ADD COLUMN IF NOT EXISTS as_of DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS trigger Enum8('EVENT' = 0, 'MODEL' = 1, 'TIME' = 2, 'REPAIR' = 3);
+
+ALTER TABLE churn_scores_current MODIFY COLUMN as_of DEFAULT occurred_at;
+
+ALTER TABLE churn_scores_current MODIFY COLUMN score_recency UInt256 MATERIALIZED bitOr(bitOr(bitOr(
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(as_of) + 9007199254740992), 192),
+        bitShiftLeft(toUInt256(source_offset), 128)),
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
+        toUInt256(model_version)) CODEC(ZSTD(1));
+
+ALTER TABLE churn_scores_at_risk
+    ADD COLUMN IF NOT EXISTS as_of DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS trigger Enum8('EVENT' = 0, 'MODEL' = 1, 'TIME' = 2, 'REPAIR' = 3);
+
+ALTER TABLE churn_scores_at_risk MODIFY COLUMN as_of DEFAULT occurred_at;
+
+ALTER TABLE churn_scores_at_risk MODIFY COLUMN score_recency UInt256 MATERIALIZED bitOr(bitOr(bitOr(
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(as_of) + 9007199254740992), 192),
+        bitShiftLeft(toUInt256(source_offset), 128)),
+        bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
+        toUInt256(model_version)) CODEC(ZSTD(1));
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_current_feed TO churn_scores_current AS
 SELECT * FROM churn_scores;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_at_risk_feed TO churn_scores_at_risk AS
 SELECT * FROM churn_scores WHERE risk = 'HIGH';
 
-INSERT INTO schema_migrations (version, applied_at) SELECT 3, now64(3);
+INSERT INTO schema_migrations (version, applied_at) SELECT 4, now64(3);
 
 CREATE OR REPLACE VIEW churn_scores_latest AS
 SELECT *
@@ -269,11 +300,11 @@ FROM
         any(o.churned) AS churned,
         argMax(
             (s.model_version, s.churn_probability),
-            (s.occurred_at, s.source_offset,
+            (s.as_of, s.source_offset,
              -abs(toUnixTimestamp64Milli(s.scored_at) - toUnixTimestamp64Milli(o.observed_at)), s.model_version)) AS in_force
     FROM churn_scores AS s
     INNER JOIN (SELECT customer_id, observed_at, churned FROM churn_outcomes FINAL) AS o ON s.customer_id = o.customer_id
-    WHERE s.occurred_at <= o.observed_at
+    WHERE s.as_of <= o.observed_at
     GROUP BY o.customer_id, o.observed_at
 )
 GROUP BY day, model_version

@@ -1,0 +1,297 @@
+// Package columns describes the messages as rows: the name, the type and the
+// value of each column, once. Rows of every store, their DDL, and JSON follow
+// from it.
+//
+// A field that a message gets is one more line here. At the end of its table:
+// stores add columns, they do not move them.
+package columns
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+)
+
+// Type is what a column holds.
+type Type uint8
+
+// The types. None is that of a value which is in JSON and in no table.
+const (
+	None          Type = iota
+	Text               // a string
+	Word               // a string, one of few
+	Enum               // one of Column.Symbols
+	Int32              // a number of 32 bits
+	Int64              // a number of 64 bits
+	Float              // a number of 64 bits; not finite is as good as missing
+	Bool               // true or false
+	Time               // milliseconds since 1970 UTC
+	Words              // a list of strings, each one of few
+	Explanations       // the explanations of a score
+	Distributions      // the baseline of a model
+)
+
+// Shape is how the values of a column follow each other, for stores that
+// compress columns.
+type Shape uint8
+
+// The shapes. Plain is any.
+const (
+	Plain   Shape = iota
+	Similar       // like those beside it
+	Rising        // a little more than the one before
+	Long          // long texts
+)
+
+// Column is one column of the rows that are made of messages M.
+type Column[M any] struct {
+	// Name is the column's name in tables, in lower case but for features.
+	Name     string
+	Type     Type
+	Nullable bool
+	Shape    Shape
+	// Symbols are those of an Enum, in their order from 0.
+	Symbols []string
+	// Member is the value's name in JSON, "" if it is not shown there. Object
+	// is the member that is an object with it in it, "" if none is.
+	Object, Member string
+	// Value gives the cell to cells, by one call.
+	Value func(m *M, cells Cells)
+}
+
+// Cells takes the values of a row, one call per column. Where a value is
+// missing, as numbers that are not finite are, it takes a null.
+type Cells interface {
+	Null()
+	Text(s string)
+	Int32(n int32)
+	Int64(n int64)
+	Float(x float64)
+	Bool(b bool)
+	Time(ms int64)
+	// Feature takes the name of a feature, Features those of several.
+	Feature(position int)
+	Features(positions []int)
+	// Value takes a feature's value: a number, or the text of a level.
+	Value(feature int, x float64)
+	// ValueText takes a feature's value in a column that has those of any
+	// feature: where types are strict, as text.
+	ValueText(feature int, x float64)
+	Explanations(list []schemas.Explanation, attributes scoring.Vector)
+	Distributions(list []schemas.BaselineDistribution)
+}
+
+// Stored returns the columns that tables have.
+func Stored[M any](columns []Column[M]) []Column[M] {
+	return slices.DeleteFunc(slices.Clone(columns), func(c Column[M]) bool { return c.Type == None })
+}
+
+// Names returns the names of columns.
+func Names[M any](columns []Column[M]) []string {
+	names := make([]string, len(columns))
+	for i := range columns {
+		names[i] = columns[i].Name
+	}
+	return names
+}
+
+// Of returns columns of messages N, of which each has an M: with columns for
+// what N has besides, the rows of N.
+func Of[N, M any](columns []Column[M], message func(*N) *M) []Column[N] {
+	list := make([]Column[N], len(columns))
+	for i, c := range columns {
+		list[i] = Column[N]{
+			Name: c.Name, Type: c.Type, Nullable: c.Nullable, Shape: c.Shape, Symbols: c.Symbols, Object: c.Object, Member: c.Member,
+			Value: func(n *N, cells Cells) { c.Value(message(n), cells) },
+		}
+	}
+	return list
+}
+
+// Score describes a score, without its features.
+var Score = []Column[schemas.ChurnScore]{
+	{Name: "customer_id", Type: Text, Shape: Similar, Member: "customer_id",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Text(string(s.CustomerID)) }},
+	{Name: "event_id", Type: Text, Shape: Similar,
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Text(string(s.EventID)) }},
+	{Name: "occurred_at", Type: Time, Shape: Rising, Member: "occurred_at",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Time(s.OccurredAt) }},
+	{Name: "scored_at", Type: Time, Shape: Rising, Member: "scored_at",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Time(s.ScoredAt) }},
+	{Name: "model_version", Type: Int64, Shape: Similar, Member: "model_version",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Int64(s.ModelVersion) }},
+	{Name: "churn_probability", Type: Float, Member: "probability",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Float(s.Probability) }},
+	{Name: "previous_probability", Type: Float, Nullable: true, Member: "previous_probability",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Float(s.Previous) }},
+	{Name: "risk", Type: Enum, Symbols: symbols(schemas.RiskHigh), Member: "risk",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Text(s.Risk.String()) }},
+	{Name: "expected_probability", Type: Float, Shape: Similar, Member: "expected_probability",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Float(s.ExpectedProbability) }},
+	{Name: "explanations", Type: Explanations, Member: "explanations",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Explanations(s.Explanations, s.Attributes) }},
+	{Name: "missing", Type: Words, Member: "missing",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Features(s.Missing) }},
+	{Name: "best_change_feature", Type: Word, Nullable: true, Object: "best_change", Member: "feature",
+		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.Feature(b.Feature) })},
+	{Name: "best_change_value", Type: Text, Nullable: true, Object: "best_change", Member: "value",
+		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.ValueText(b.Feature, b.Value) })},
+	{Name: "best_change_probability", Type: Float, Nullable: true, Object: "best_change", Member: "probability",
+		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.Float(b.Probability) })},
+	{Name: "source_partition", Type: Int32, Shape: Similar, Member: "source_partition",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Int32(s.SourcePartition) }},
+	{Name: "source_offset", Type: Int64, Shape: Rising, Member: "source_offset",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Int64(s.SourceOffset) }},
+	{Name: "as_of", Type: Time, Shape: Rising, Member: "as_of",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Time(s.AsOf) }},
+	{Name: "trigger", Type: Enum, Symbols: symbols(schemas.TriggerRepair), Member: "trigger",
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Text(s.Trigger.String()) }},
+}
+
+func ofBestChange(value func(*schemas.BestChange, Cells)) func(*schemas.ChurnScore, Cells) {
+	return func(s *schemas.ChurnScore, to Cells) {
+		if s.HasBestChange {
+			value(&s.BestChange, to)
+		} else {
+			to.Null()
+		}
+	}
+}
+
+// Features describes a score's attributes, in the order of spec. Their members
+// in JSON are in the object data. A column has the feature's name, characters
+// other than letters, digits and the underscore as underscores, and the prefix
+// "feature_" as often as it is needed not to be, whatever the case of letters,
+// a column of Score, one of reserved, or that of an earlier feature.
+func Features(spec *scoring.Spec, reserved ...string) []Column[schemas.ChurnScore] {
+	taken := map[string]bool{}
+	for _, name := range append(Names(Score), reserved...) {
+		taken[name] = true
+	}
+	list := make([]Column[schemas.ChurnScore], spec.Len())
+	for i := range list {
+		f := spec.Feature(i)
+		name := strings.Map(func(r rune) rune {
+			if r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) {
+				return r
+			}
+			return '_'
+		}, strings.ToValidUTF8(f.Name, "_"))
+		for taken[strings.ToLower(name)] {
+			name = "feature_" + name
+		}
+		taken[strings.ToLower(name)] = true
+		list[i] = Column[schemas.ChurnScore]{
+			Name: name, Type: Float, Nullable: true, Object: "data", Member: f.Name,
+			Value: func(s *schemas.ChurnScore, to Cells) { to.Value(i, s.Attributes[i]) },
+		}
+		if f.Kind == scoring.Categorical {
+			list[i].Type = Word
+		}
+	}
+	return list
+}
+
+// Outcome describes an outcome.
+var Outcome = []Column[schemas.ChurnOutcome]{
+	{Name: "customer_id", Type: Text, Shape: Similar, Member: "customer_id",
+		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Text(o.CustomerID) }},
+	{Name: "observed_at", Type: Time, Shape: Rising, Member: "observed_at",
+		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Time(o.ObservedAt) }},
+	{Name: "churned", Type: Bool, Member: "churned",
+		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Bool(o.Churned) }},
+	{Name: "source", Type: Word, Member: "source",
+		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Text(o.Source) }},
+}
+
+// Model describes a model version.
+var Model = slices.Concat(
+	[]Column[schemas.ModelVersion]{
+		{Name: "version", Type: Int64, Member: "version",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Int64(v.Version) }},
+		{Name: "created_at", Type: Time, Member: "created_at",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Time(v.CreatedAt) }},
+		{Name: "stage", Type: Enum, Symbols: symbols(schemas.StageRetired), Member: "stage",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.Stage.String()) }},
+		{Name: "reason", Type: Text, Member: "reason",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.Reason) }},
+		{Name: "payload", Type: Text, Shape: Long,
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.Payload) }},
+		{Name: "sha256", Type: Text, Member: "sha256",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.SHA256) }},
+	},
+	metrics("holdout_rows", Int64, "", "metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return &v.Metrics }),
+	metrics("", None, "champion_", "champion_metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return v.ChampionMetrics }),
+	[]Column[schemas.ModelVersion]{
+		{Name: "training_start", Type: Time, Member: "training_start",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Time(v.TrainingStart) }},
+		{Name: "training_end", Type: Time, Member: "training_end",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Time(v.TrainingEnd) }},
+		{Name: "training_rows", Type: Int64, Member: "training_rows",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Int64(v.TrainingRows) }},
+		{Name: "labels_seen", Type: Int64, Member: "labels_seen",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Int64(v.LabelsSeen) }},
+		{Name: "feature_fingerprint", Type: Text, Member: "feature_fingerprint",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.FeatureFingerprint) }},
+		{Name: "medium_threshold", Type: Float, Object: "thresholds", Member: "medium",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Float(v.MediumThreshold) }},
+		{Name: "high_threshold", Type: Float, Object: "thresholds", Member: "high",
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Float(v.HighThreshold) }},
+		{Name: "baseline", Type: Distributions,
+			Value: func(v *schemas.ModelVersion, to Cells) { to.Distributions(v.Baseline) }},
+	},
+)
+
+// metrics describes figures on holdout rows, all null where there are none.
+// How many rows there were is in the column named rows.
+func metrics(rows string, rowsType Type, prefix, object string, of func(*schemas.ModelVersion) *schemas.HoldoutMetrics) []Column[schemas.ModelVersion] {
+	list := []Column[schemas.ModelVersion]{{Name: rows, Type: rowsType, Object: object, Member: "rows",
+		Value: func(v *schemas.ModelVersion, to Cells) {
+			if m := of(v); m != nil {
+				to.Int64(m.Rows)
+			} else {
+				to.Null()
+			}
+		}}}
+	for _, f := range []struct {
+		name  string
+		value func(*schemas.HoldoutMetrics) float64
+	}{
+		{"accuracy", func(m *schemas.HoldoutMetrics) float64 { return m.Accuracy }},
+		{"precision", func(m *schemas.HoldoutMetrics) float64 { return m.Precision }},
+		{"recall", func(m *schemas.HoldoutMetrics) float64 { return m.Recall }},
+		{"f1", func(m *schemas.HoldoutMetrics) float64 { return m.F1 }},
+		{"roc_auc", func(m *schemas.HoldoutMetrics) float64 { return m.ROCAUC }},
+		{"log_loss", func(m *schemas.HoldoutMetrics) float64 { return m.LogLoss }},
+		{"brier", func(m *schemas.HoldoutMetrics) float64 { return m.Brier }},
+		{"calibration_error", func(m *schemas.HoldoutMetrics) float64 { return m.CalibrationError }},
+		{"top_decile_lift", func(m *schemas.HoldoutMetrics) float64 { return m.TopDecileLift }},
+	} {
+		list = append(list, Column[schemas.ModelVersion]{Name: prefix + f.name, Type: Float, Nullable: true, Object: object, Member: f.name,
+			Value: func(v *schemas.ModelVersion, to Cells) {
+				if m := of(v); m != nil {
+					to.Float(f.value(m))
+				} else {
+					to.Null()
+				}
+			}})
+	}
+	return list
+}
+
+func concat[T any](lists ...[]T) []T { return slices.Concat(lists...) }
+
+// symbols returns those of an enum, up to the last.
+func symbols[E interface {
+	~uint8
+	String() string
+}](last E) []string {
+	var list []string
+	for e := E(0); e <= last; e++ {
+		list = append(list, e.String())
+	}
+	return list
+}
