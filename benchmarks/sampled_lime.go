@@ -105,7 +105,7 @@ func NewSampledLIME(p *scoring.Predictor, v *scoring.Vocabulary, samples int) (*
 // penalty rules out for finite probabilities.
 var ErrSingular = errors.New("sampled LIME: the normal equations are singular")
 
-// Explain returns the weights that one run finds, one a feature, in dst if
+// Explain returns the weights that one run finds, one per feature, in dst if
 // that has room. The customer's values must all be known to the model.
 func (l *SampledLIME) Explain(dst []float64, x scoring.Vector, rng *rand.Rand) ([]float64, error) {
 	n := len(l.features)

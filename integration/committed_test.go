@@ -74,7 +74,7 @@ func TestTransactionalUpstream(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		// The second's is still open: nothing behind its start may be read.
+		// The second's is still open: nothing after its start may be read.
 		if got := values(fetchTo(t, w.cluster, topic, 0, 3)); got != "a b c" {
 			t.Fatalf("before the open transaction: %s", got)
 		}
@@ -216,7 +216,7 @@ func TestDamagedSegment(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := bytes.LastIndex(data, []byte("ert")) // in the event, behind the key
+		at := bytes.LastIndex(data, []byte("ert")) // in the event, after the key
 		if at < 0 {
 			t.Fatal("the event is not in the segment")
 		}

@@ -519,7 +519,7 @@ func TestForgottenScorerComesBack(t *testing.T) {
 		t.Errorf("%d different scores, want one for each of three events: %v", len(identities), got)
 	}
 
-	// The state did not take the stale score for the truth.
+	// The state did not take the stale score for the valid one.
 	w.send(w.event("anna", 4))
 	Eventually(t, time.Minute, "anna's new score", func() error {
 		if got, _ := w.scores(); got[len(got)-1] != "anna:4@3" {
@@ -538,7 +538,7 @@ func TestForgottenScorerComesBack(t *testing.T) {
 	}
 	if last != "anna:2@1" {
 		// Compaction would keep it.
-		t.Errorf("until anna's next event the last of her scores was %s, want the true one behind the stale", last)
+		t.Errorf("until anna's next event the last of her scores was %s, want the valid one after the stale", last)
 	}
 }
 

@@ -215,7 +215,7 @@ func (s *stronghold) start(user string, env []string, args ...string) *Role {
 // TestSecuredPlatform runs every role with a user of its own on a Kafka that
 // demands TLS, a client certificate and a login, and allows each user no more
 // than deploy/kafka/access.txt; with a registry that demands TLS and a login;
-// and with ClickHouse behind TLS and a password. A customer is erased there.
+// and with ClickHouse over TLS, with a password. A customer is erased there.
 func TestSecuredPlatform(t *testing.T) {
 	s := startStronghold(t)
 	store := StartClickHouse(t, ClickHouseConfig{User: "writer", Password: password("writer")})

@@ -83,7 +83,7 @@ func authorized(r *http.Request, token string) bool {
 		return true
 	}
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	// Hashes have equal lengths, so the time taken tells nothing.
+	// Hashes have equal lengths, so the time taken reveals nothing.
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(token))
 	return ok && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }

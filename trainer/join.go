@@ -74,7 +74,7 @@ func newJoiner(data *fitting.Dataset, snapshots int) *joiner {
 }
 
 // outcome takes an outcome whose record was written at writtenAt and read at
-// readAt, and tells whether it is new. One that came before counts once, but
+// readAt, and reports whether it is new. One that came before counts once, but
 // its label and attributes replace the former ones: a correction.
 func (j *joiner) outcome(e fitting.Example, writtenAt, readAt int64) (added bool) {
 	if at, erased := j.erased[e.Customer]; erased && writtenAt <= at {
@@ -157,7 +157,7 @@ func (j *joiner) join(o *openOutcome, at int64, x scoring.Vector) {
 // inOrder says that the tombstone is among the outcomes, so that all outcomes
 // read so far were written before it. One among the scores may be read long
 // after outcomes that are younger, as they are at the start: open outcomes
-// tell when they were written; examples only when they were observed, which
+// say when they were written; examples only when they were observed, which
 // decides for them.
 func (j *joiner) erase(customer uint64, writtenAt int64, inOrder bool) {
 	j.erased[customer] = max(writtenAt, j.erased[customer])
@@ -208,7 +208,7 @@ func (j *joiner) expire(readAt int64) (unjoined int) {
 	return unjoined
 }
 
-// close ends the wait of an outcome, and tells whether it was waiting and had
+// close ends the wait of an outcome, and reports whether it was waiting and had
 // no snapshot.
 func (j *joiner) close(customer uint64, observedAt int64) (unjoined bool) {
 	t := j.customers[customer]

@@ -30,7 +30,7 @@ var errSuperseded = errors.New("superseded by another trainer's version")
 // then everything before the fence is taken in, and then m is appended. A
 // trainer that fences in between takes the right from us: our append fails, and
 // all is done again, after its version. So a trainer that was out of touch for
-// however long cannot put a version behind one it does not know.
+// however long cannot put a version after one it does not know.
 //
 // Versions made champion by hand are not fenced off. One that comes in the
 // moment between our reading and appending is followed by ours.

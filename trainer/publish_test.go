@@ -52,8 +52,8 @@ func against(v *models.Version) fitting.Verdict {
 }
 
 // A trainer that another takes over from between its reading and its appending
-// publishes behind the other's version, with a verdict about that one.
-func TestStaleTrainerDoesNotPublishBehindAVersionItDoesNotKnow(t *testing.T) {
+// publishes after the other's version, with a verdict about that one.
+func TestStaleTrainerDoesNotPublishAfterAVersionItDoesNotKnow(t *testing.T) {
 	w := newWorld(t)
 	stale, newer := w.idle(), w.idle()
 	var judged []string

@@ -70,7 +70,7 @@ type Config struct {
 // publishes what it has trained as a model version, champion or challenger.
 //
 // Topics are its only store: after a restart it knows what it knew, and the
-// newest model version tells which labels are new. It is the one reader of
+// newest model version says which labels are new. It is the one reader of
 // outcomes that writes undecodable ones to the dead letters, each once.
 //
 // One trainer is enough. A second one does no harm to the models: publishing is
@@ -86,13 +86,13 @@ type Trainer struct {
 	now      func() time.Time
 
 	ready chan struct{} // closed when all topics have been read
-	wake  chan struct{} // holds a token when due must be asked again
+	woken chan struct{} // holds a token when due must be asked again
 
 	mu        sync.Mutex // guards what follows
 	data      *fitting.Dataset
 	join      *joiner
 	gone      int64               // outcomes that retention had removed before the start
-	buried    map[partOffset]bool // outcomes that are dead letters already
+	letters   map[partOffset]bool // outcomes that are dead letters already
 	lastLabel time.Time           // when the last new label came
 	dueSince  time.Time           // since when a training waits for labels to settle
 	requested string              // reason of a training asked for
@@ -127,9 +127,9 @@ func New(cfg Config) (*Trainer, error) {
 		scores:   sync.Pool{New: func() any { return cfg.Codec.NewScore() }},
 		now:      time.Now,
 		ready:    make(chan struct{}),
-		wake:     make(chan struct{}, 1),
+		woken:    make(chan struct{}, 1),
 		data:     fitting.NewDataset(cfg.Codec.Set().Vocabulary(), cfg.MaxExamples),
-		buried:   make(map[partOffset]bool),
+		letters:  make(map[partOffset]bool),
 	}
 	t.join = newJoiner(t.data, cfg.Snapshots)
 	t.cfg.Ready(check, false, "reading outcomes and scores")
@@ -196,7 +196,7 @@ func (t *Trainer) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// wait waits for a channel to be closed, and tells whether it was.
+// wait waits for a channel to be closed, and reports whether it was.
 func wait(ctx context.Context, closed <-chan struct{}) bool {
 	select {
 	case <-closed:
@@ -243,7 +243,7 @@ func (t *Trainer) readDeadLetters(ctx context.Context) error {
 			}
 			if d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
 				t.mu.Lock()
-				t.buried[partOffset{d.Partition, d.Offset}] = true
+				t.letters[partOffset{d.Partition, d.Offset}] = true
 				t.mu.Unlock()
 			}
 		}
@@ -311,7 +311,7 @@ func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) erro
 			}
 		}
 		if poison, ok := schemas.AsPoison(err); ok {
-			if err := t.bury(ctx, r, poison); err != nil {
+			if err := t.deadLetter(ctx, r, poison); err != nil {
 				return err
 			}
 			continue
@@ -321,7 +321,7 @@ func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) erro
 		}
 		t.takeOutcome(&o, deadletters.WrittenAt(r))
 	}
-	t.poke()
+	t.wake()
 	return nil
 }
 
@@ -345,7 +345,7 @@ func (t *Trainer) takeOutcome(o *schemas.ChurnOutcome, writtenAt time.Time) {
 }
 
 // takeScores takes records of one partition. A score that cannot be decoded is
-// passed over and counted: making dead letters of scores is not the trainer's
+// skipped and counted: making dead letters of scores is not the trainer's
 // task.
 func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error {
 	s := t.scores.Get().(*schemas.ChurnScore)
@@ -361,7 +361,7 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 		})
 		if poison, ok := schemas.AsPoison(err); ok {
 			t.metrics.badScores.Inc()
-			t.log.Debug("passed over a score", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
+			t.log.Debug("skipped a score", "topic", schemas.TopicScores, "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
 			continue
 		}
 		if err != nil {
@@ -381,7 +381,7 @@ func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error 
 	t.mu.Lock()
 	t.show()
 	t.mu.Unlock()
-	t.poke()
+	t.wake()
 	return nil
 }
 
@@ -395,25 +395,25 @@ func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
 	t.show()
 }
 
-// bury writes an outcome that cannot be read to the dead letters, unless it is
-// there.
-func (t *Trainer) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
+// deadLetter writes an outcome that cannot be decoded to the dead letters, unless
+// it is there.
+func (t *Trainer) deadLetter(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
 	t.mu.Lock()
-	buried := t.buried[partOffset{int32(r.Partition), r.Offset}]
+	known := t.letters[partOffset{int32(r.Partition), r.Offset}]
 	t.mu.Unlock()
-	if buried {
+	if known {
 		return nil
 	}
 	t.metrics.deadLetters.WithLabelValues(string(poison.Reason)).Inc()
-	t.log.Warn("an outcome became a dead letter", "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-	letters := deadletters.NewWriter(t.producer, t.cfg.Codec, name)
-	return letters.Write(ctx, letters.Letter(r, poison, t.now()))
+	t.log.Warn("dead letter", "topic", schemas.TopicOutcomes, "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
+	writer := deadletters.NewWriter(t.producer, t.cfg.Codec, name)
+	return writer.Write(ctx, writer.Letter(r, poison, t.now()))
 }
 
-// poke makes decide look again.
-func (t *Trainer) poke() {
+// wake makes decide look again.
+func (t *Trainer) wake() {
 	select {
-	case t.wake <- struct{}{}:
+	case t.woken <- struct{}{}:
 	default:
 	}
 }
@@ -480,11 +480,11 @@ func (t *Trainer) Retrain(_ context.Context, reason string) error {
 	}
 	t.requested = cmp.Or(reason, "requested")
 	t.log.Info("training requested", "reason", t.requested)
-	t.poke()
+	t.wake()
 	return nil
 }
 
-// enough tells what is missing for a training, if anything. The caller holds
+// enough reports what is missing for a training, if anything. The caller holds
 // mu.
 func (t *Trainer) enough() error {
 	n, churners := t.data.Len(), t.data.Churners()
@@ -508,7 +508,7 @@ func (t *Trainer) decide(ctx context.Context) error {
 		}
 		timer := time.NewTimer(pause)
 		select {
-		case <-t.wake:
+		case <-t.woken:
 		case <-changed:
 		case <-timer.C:
 		case <-ctx.Done():

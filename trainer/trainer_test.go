@@ -274,7 +274,7 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	}
 	w.until("no new labels", func() bool { return errors.Is(tr.Retrain(w.ctx, ""), ErrNoNewLabels) })
 
-	// Metrics tell.
+	// The metrics say so too.
 	w.until("2 trainings in the metrics", func() bool {
 		return testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion"))+
 			testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("challenger")) == 2

@@ -14,12 +14,12 @@ const maxBehind = 5 * time.Second
 // items are released at once until the schedule is met again; what was due more
 // than five seconds before is skipped, and the schedule moved on by as much.
 type Schedule struct {
-	rate  float64 // items a second; 0 without limit
+	rate  float64 // items per second; 0 without limit
 	start time.Time
 	taken float64 // items released since start: whole, exact up to 2^53
 }
 
-// NewSchedule returns a schedule of rate items a second from start on. A rate
+// NewSchedule returns a schedule of rate items per second from start on. A rate
 // of 0 or less releases items without limit.
 func NewSchedule(rate float64, start time.Time) *Schedule {
 	return &Schedule{rate: max(rate, 0), start: start}

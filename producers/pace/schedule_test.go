@@ -51,7 +51,7 @@ func TestScheduleNextIsWhenTakeReleases(t *testing.T) {
 func TestScheduleCatchesUpWithinBounds(t *testing.T) {
 	tests := []struct {
 		stall time.Duration
-		want  int // items at 100 a second
+		want  int // items at 100 per second
 	}{
 		{time.Second, 100},
 		{5 * time.Second, 500},

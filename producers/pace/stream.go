@@ -9,14 +9,14 @@ import (
 )
 
 // tick is the shortest wait. At high rates it gathers batches: 250 events at
-// 50,000 a second. It bounds lateness, and does not add up.
+// 50,000 per second. It bounds lateness, and does not add up.
 const tick = 5 * time.Millisecond
 
 // Stream says what Run publishes.
 type Stream struct {
 	// Source is the source of the events and outcomes.
 	Source string
-	// Rate is in events a second; 0 is as fast as they are acknowledged.
+	// Rate is in events per second; 0 is as fast as they are acknowledged.
 	Rate float64
 	// Next fills an event that occurs at now: EventID, CustomerID, Changes and
 	// Increments (both missing throughout before the call). Byte slices need to

@@ -49,7 +49,7 @@ type Config struct {
 	// HistoryShare is the share of customers that is published as history.
 	// 0 means 0.6; negative means none.
 	HistoryShare float64
-	// Rate is in live events a second; 0 means as fast as possible.
+	// Rate is in live events per second; 0 means as fast as possible.
 	Rate float64
 	// OutcomeDelay is the time from a live customer's event to its outcome.
 	OutcomeDelay time.Duration

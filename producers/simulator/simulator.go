@@ -43,7 +43,7 @@ type Config struct {
 	// Population is what customers are drawn from; all with attributes of
 	// Codec's set.
 	Population []schemas.ChurnOutcome
-	// Rate is in events a second; 0 means as fast as possible.
+	// Rate is in events per second; 0 means as fast as possible.
 	Rate float64
 	// OutcomeDelay is the time from a customer's first event to its outcome.
 	// Those who leave have no events after that.

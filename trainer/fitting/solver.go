@@ -201,7 +201,7 @@ func (p *problem) each(work func(b int)) {
 }
 
 // evaluate returns the objective, mean log loss + λ/2·‖w‖², at v, sets its
-// gradient by column of v, and leaves each row's weight behind.
+// gradient by column of v, and keeps each row's weight.
 func (p *problem) evaluate(v, gradient []float64) float64 {
 	p.each(func(b int) { p.evaluateBlock(b, v) })
 	clear(gradient)
