@@ -2,22 +2,21 @@
 // the schema, unions without their wrapping, timestamps as RFC 3339, bytes as
 // Avro's own JSON has them (a character for each), and control characters
 // escaped, so that what a stranger wrote cannot steer the terminal it is shown
-// on. It decodes as goavro does, but straight into JSON: whatever the schema
-// says, it takes no more than the JSON does, and that is bounded.
+// on. goavro's own JSON has none of these. Whatever the schema and the data
+// say, what it takes is bounded.
 package avrojson
 
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"strings"
 
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/avro"
 )
 
 // What is read here may come from anywhere, under any schema: these bound
@@ -25,14 +24,11 @@ import (
 const (
 	// maxSchemaBytes bounds the text of a schema. Of maxSchemas that are
 	// remembered, all are forgotten when there are more, or when their texts
-	// are longer than maxSchemasBytes together.
+	// are longer than maxSchemasBytes together: goavro keeps up to 35 times the
+	// text.
 	maxSchemaBytes  = 1 << 20
 	maxSchemas      = 1024
-	maxSchemasBytes = 16 << 20
-	// maxSchemaDepth bounds how deep types may nest, and maxTypeName the full
-	// name of one, in bytes: every type in a namespace has that in its name.
-	maxSchemaDepth = 64
-	maxTypeName    = 512
+	maxSchemasBytes = 4 << 20
 )
 
 // Registry is where schemas are looked up. The error for an id that it does
@@ -126,20 +122,24 @@ func (d *Decoder) Decode(ctx context.Context, value []byte) (text []byte, id uin
 
 // Schema is a schema of the registry.
 type Schema struct {
-	id   uint32
-	err  error // why it cannot be used
-	root *avroType
+	id      uint32
+	err     error // why it cannot be used
+	generic *avro.Generic
 }
 
 // ID returns the schema's id.
 func (s *Schema) ID() uint32 { return s.id }
 
-// Name returns the full name of the type, "" if Err is not nil.
+// Name returns the full name of the type, or its kind where it has none, "" if
+// Err is not nil.
 func (s *Schema) Name() string {
 	if s.err != nil {
 		return ""
 	}
-	return s.root.name
+	if t := s.generic.Type(); t.Name == "" {
+		return t.Kind.String()
+	}
+	return s.generic.Type().Name
 }
 
 // Err returns why nothing can be decoded by the schema: the registry does not
@@ -147,21 +147,18 @@ func (s *Schema) Name() string {
 func (s *Schema) Err() error { return s.err }
 
 func parseSchema(text string) *Schema {
-	s := &Schema{}
 	if len(text) > maxSchemaBytes {
-		s.err = fmt.Errorf("the schema is %d bytes long, at most %d are allowed", len(text), maxSchemaBytes)
-		return s
+		return &Schema{err: fmt.Errorf("the schema is %d bytes long, at most %d are allowed", len(text), maxSchemaBytes)}
 	}
-	var parsed any
-	if err := json.Unmarshal([]byte(text), &parsed); err != nil {
-		s.err = fmt.Errorf("the schema is not JSON: %.256s", err)
-		return s
+	t, err := avro.Parse([]byte(text))
+	if err != nil {
+		return &Schema{err: fmt.Errorf("the schema: %w", err)}
 	}
-	p := &typeParser{named: map[string]*avroType{}}
-	if s.root, s.err = p.parse(parsed, ""); s.err != nil {
-		s.err = fmt.Errorf("the schema: %w", s.err)
+	generic, err := avro.NewGeneric(t)
+	if err != nil {
+		return &Schema{err: fmt.Errorf("the schema: %w", err)}
 	}
-	return s
+	return &Schema{generic: generic}
 }
 
 // Decode returns a value without its frame as JSON, of at most 64 MiB. The
@@ -170,197 +167,38 @@ func (s *Schema) Decode(datum []byte) ([]byte, error) {
 	if s.err != nil {
 		return nil, &UndecodableError{s.err}
 	}
-	d := decoding{in: datum}
-	d.value(s.root)
-	if len(d.in) > 0 {
-		d.fail(fmt.Errorf("%d bytes are left over behind the record", len(d.in)))
+	v, err := s.generic.Decode(datum)
+	if errors.Is(err, avro.ErrTooManyValues) {
+		err = errTooLarge
 	}
-	if d.err != nil {
-		return nil, &UndecodableError{d.err}
+	if err != nil {
+		return nil, &UndecodableError{err}
 	}
-	return d.out, nil
+	w := writer{generic: s.generic}
+	if w.value(s.generic.Type(), v); w.err != nil {
+		return nil, &UndecodableError{w.err}
+	}
+	return w.out, nil
 }
 
 // DecodePart decodes what of a damaged record can be: its first fields, or
-// the whole if only bytes are left over behind it. It returns nil if there is
+// the whole if only bytes are left over after it. It returns nil if there is
 // nothing to show.
 func (s *Schema) DecodePart(datum []byte) []byte {
-	if s.err != nil || s.root.kind != "record" {
+	if s.err != nil {
 		return nil
 	}
-	d := decoding{in: datum, out: []byte{'{'}}
-	var part []byte
-	for i := range s.root.fields {
-		if d.field(s.root, i); d.err != nil {
-			break
-		}
-		part = d.out
-	}
-	if part == nil {
+	generic, datum := s.generic.Prefix(datum)
+	if generic == nil {
 		return nil
 	}
-	return append(part, '}')
-}
-
-// avroType is a node of a schema. It does not contain itself.
-type avroType struct {
-	kind    string // record, array, map, union, enum, fixed, or a primitive's
-	name    string // full name, or kind where it has none
-	logical string
-	fields  []avroField
-	items   *avroType // of an array, or the values of a map
-	choices []*avroType
-	symbols [][]byte // as JSON
-	size    int      // of a fixed
-	depth   int      // how deep types nest in it
-}
-
-// holds makes t a type with inner ones in it.
-func (t *avroType) holds(inner *avroType) error {
-	if t.depth = max(t.depth, inner.depth+1); t.depth > maxSchemaDepth {
-		return fmt.Errorf("types nest deeper than %d", maxSchemaDepth)
+	v, err := generic.Decode(datum)
+	if err != nil {
+		return nil
 	}
-	return nil
-}
-
-type avroField struct {
-	name  string
-	label []byte // the name as it stands in JSON
-	typ   *avroType
-}
-
-type typeParser struct {
-	named map[string]*avroType // a type whose definition is not read to its end is there as nil
-}
-
-var errRecursive = errors.New("a type contains itself")
-
-func (p *typeParser) parse(schema any, namespace string) (*avroType, error) {
-	switch s := schema.(type) {
-	case string:
-		return p.reference(s, namespace)
-	case []any:
-		return p.union(s, namespace)
-	case map[string]any:
-		return p.object(s, namespace)
+	w := writer{generic: generic, partial: true}
+	if w.value(generic.Type(), v); w.err != nil {
+		return nil
 	}
-	return nil, fmt.Errorf("%T where a type should be", schema)
-}
-
-func (p *typeParser) reference(name, namespace string) (*avroType, error) {
-	switch name {
-	case "null", "boolean", "int", "long", "float", "double", "bytes", "string":
-		return &avroType{kind: name, name: name}, nil
-	}
-	for _, full := range []string{fullName(name, namespace), name} {
-		if t, ok := p.named[full]; ok {
-			if t == nil {
-				return nil, fmt.Errorf("%.128s: %w", full, errRecursive)
-			}
-			return t, nil
-		}
-	}
-	return nil, fmt.Errorf("unknown type %.128q", name)
-}
-
-func fullName(name, namespace string) string {
-	if namespace == "" || strings.Contains(name, ".") {
-		return name
-	}
-	return namespace + "." + name
-}
-
-func (p *typeParser) union(branches []any, namespace string) (*avroType, error) {
-	u := &avroType{kind: "union", name: "union"}
-	for _, b := range branches {
-		t, err := p.parse(b, namespace)
-		if err != nil {
-			return nil, err
-		}
-		if err := u.holds(t); err != nil {
-			return nil, err
-		}
-		u.choices = append(u.choices, t)
-	}
-	return u, nil
-}
-
-func (p *typeParser) object(s map[string]any, namespace string) (*avroType, error) {
-	kind, ok := s["type"].(string)
-	if !ok {
-		return p.parse(s["type"], namespace)
-	}
-	logical, _ := s["logicalType"].(string)
-	switch kind {
-	case "array", "map":
-		items := s["items"]
-		if kind == "map" {
-			items = s["values"]
-		}
-		t := &avroType{kind: kind, name: kind}
-		var err error
-		if t.items, err = p.parse(items, namespace); err != nil {
-			return nil, err
-		}
-		return t, t.holds(t.items)
-	case "record", "error", "enum", "fixed":
-		return p.definition(s, kind, namespace)
-	}
-	t, err := p.reference(kind, namespace)
-	if err != nil || logical == "" {
-		return t, err
-	}
-	typed := *t
-	typed.logical = logical
-	return &typed, nil
-}
-
-// definition reads a type that has a name.
-func (p *typeParser) definition(s map[string]any, kind, namespace string) (*avroType, error) {
-	name, _ := s["name"].(string)
-	if given, ok := s["namespace"].(string); ok {
-		namespace = given
-	}
-	t := &avroType{kind: kind, name: fullName(name, namespace)}
-	if len(t.name) > maxTypeName {
-		return nil, fmt.Errorf("the name of type %.128s is longer than %d bytes", t.name, maxTypeName)
-	}
-	if i := strings.LastIndexByte(t.name, '.'); i >= 0 {
-		namespace = t.name[:i]
-	}
-	if _, taken := p.named[t.name]; taken {
-		return nil, fmt.Errorf("type %.128s is defined twice", t.name)
-	}
-	p.named[t.name] = nil
-	switch kind {
-	case "enum":
-		symbols, _ := s["symbols"].([]any)
-		for _, symbol := range symbols {
-			text, _ := symbol.(string)
-			t.symbols = append(t.symbols, AppendText(nil, text))
-		}
-	case "fixed":
-		size, ok := s["size"].(float64)
-		if !ok || size < 0 || size > math.MaxInt32 || size != math.Trunc(size) {
-			return nil, fmt.Errorf("fixed %.128s without a size", t.name)
-		}
-		t.size = int(size)
-	default:
-		t.kind = "record"
-		fields, _ := s["fields"].([]any)
-		for _, f := range fields {
-			field, _ := f.(map[string]any)
-			name, _ := field["name"].(string)
-			typ, err := p.parse(field["type"], namespace)
-			if err != nil {
-				return nil, err
-			}
-			if err := t.holds(typ); err != nil {
-				return nil, err
-			}
-			t.fields = append(t.fields, avroField{name, append(AppendText(nil, name), ':'), typ})
-		}
-	}
-	p.named[t.name] = t
-	return t, nil
+	return w.out
 }

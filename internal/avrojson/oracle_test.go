@@ -8,18 +8,14 @@ import (
 	"strings"
 
 	"github.com/linkedin/goavro/v2"
+
+	"github.com/churnstream/churnstream/schemas/avro"
 )
-
-// maxOracleBlock bounds what goavro allocates for the items of a block before
-// it has seen one.
-const maxOracleBlock = 1 << 16
-
-func init() { goavro.MaxBlockCount = maxOracleBlock }
 
 // oracle is a schema as goavro understands it.
 type oracle struct {
 	codec *goavro.Codec
-	root  *avroType // for the order of fields and for logical types
+	root  *avro.Type // for the order of fields and for logical types
 }
 
 // newOracle returns nil for a schema that goavro does not take.
@@ -36,7 +32,7 @@ func newOracle(text string) *oracle {
 	if err != nil {
 		return nil
 	}
-	return &oracle{codec, s.root}
+	return &oracle{codec, s.generic.Type()}
 }
 
 // decode returns what Schema.Decode has to. ok is false where goavro cannot
@@ -87,7 +83,7 @@ func withoutLogicalTypes(schema any) any {
 }
 
 // appendValue appends a value that goavro decoded, as JSON.
-func appendValue(dst []byte, t *avroType, v any) []byte {
+func appendValue(dst []byte, t *avro.Type, v any) []byte {
 	switch v := v.(type) {
 	case nil:
 		return append(dst, "null"...)
@@ -116,21 +112,21 @@ func appendValue(dst []byte, t *avroType, v any) []byte {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = appendValue(dst, t.items, v[i])
+			dst = appendValue(dst, t.Items, v[i])
 		}
 		return append(dst, ']')
 	case map[string]any:
-		switch t.kind {
-		case "union":
+		switch t.Kind {
+		case avro.Union:
 			for branch, v := range v {
-				for _, c := range t.choices {
-					if c.name == branch {
+				for _, c := range t.Branches {
+					if c.Name == branch || c.Name == "" && c.Kind.String() == branch {
 						return appendValue(dst, c, v)
 					}
 				}
 			}
 			return append(dst, "null"...)
-		case "map":
+		case avro.Map:
 			keys := make([]string, 0, len(v))
 			for k := range v {
 				keys = append(keys, k)
@@ -142,17 +138,17 @@ func appendValue(dst []byte, t *avroType, v any) []byte {
 					dst = append(dst, ',')
 				}
 				dst = append(AppendText(dst, k), ':')
-				dst = appendValue(dst, t.items, v[k])
+				dst = appendValue(dst, t.Items, v[k])
 			}
 			return append(dst, '}')
 		}
 		dst = append(dst, '{')
-		for i, f := range t.fields {
+		for i, f := range t.Fields {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = append(AppendText(dst, f.name), ':')
-			dst = appendValue(dst, f.typ, v[f.name])
+			dst = append(AppendText(dst, f.Name), ':')
+			dst = appendValue(dst, f.Type, v[f.Name])
 		}
 		return append(dst, '}')
 	}

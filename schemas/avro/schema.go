@@ -104,7 +104,7 @@ func Parse(text []byte, properties ...string) (*Type, error) {
 	// "name", but someone's own.
 	var schema any
 	if err := json.Unmarshal(text, &schema); err != nil {
-		return nil, fmt.Errorf("not JSON: %w", err)
+		return nil, fmt.Errorf("not JSON: %.256s", err)
 	}
 	p := parser{named: map[string]*Type{}, properties: properties}
 	t, err := p.parse(schema, "", 0)
