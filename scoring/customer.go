@@ -3,6 +3,7 @@ package scoring
 import (
 	"cmp"
 	"math"
+	"slices"
 )
 
 // RecentEvents is how many of a customer's last events are remembered, so that
@@ -65,10 +66,11 @@ type Customer struct {
 	// Apply leaves it alone.
 	Probability float64
 
-	// setAt is when all present attributes were set, until times differ:
-	// most customers never need the 8 bytes an attribute.
-	setAt int64
-	times []int64 // by attribute; nil while setAt is true of all
+	// setAt is when all present attributes were set, as long as no two were set
+	// at different times; most customers never need a time per attribute.
+	setAt  int64
+	differ bool
+	times  []int64 // by attribute; holds while differ is set
 
 	recent [RecentEvents]int64 // newest first, 0 = none
 }
@@ -79,8 +81,8 @@ func NewCustomer(features int) *Customer {
 	return &Customer{Values: NewVector(features), Probability: Missing}
 }
 
-// Apply makes a change. It allocates at most once in a customer's life, when
-// set times first differ.
+// Apply makes a change. It allocates only when set times differ for the first
+// time since NewCustomer, however often the customer is restored.
 func (c *Customer) Apply(ch *Change) Applied {
 	if ch.EventHash != 0 {
 		for _, h := range c.recent {
@@ -92,7 +94,7 @@ func (c *Customer) Apply(ch *Change) Applied {
 		c.recent[0] = ch.EventHash
 	}
 	result := Applied{Applied: true}
-	if c.times == nil && ch.OccurredAt != c.setAt {
+	if !c.differ && ch.OccurredAt != c.setAt {
 		c.moveSharedTime(ch)
 	}
 	for i, v := range ch.Set {
@@ -104,7 +106,7 @@ func (c *Customer) Apply(ch *Change) Applied {
 			continue
 		}
 		c.Values[i] = v
-		if c.times != nil {
+		if c.differ {
 			c.times[i] = ch.OccurredAt
 		}
 	}
@@ -128,7 +130,7 @@ func (c *Customer) setLater(i int, t int64) bool {
 	if IsMissing(c.Values[i]) {
 		return false
 	}
-	if c.times != nil {
+	if c.differ {
 		return c.times[i] > t
 	}
 	return c.setAt > t
@@ -149,11 +151,17 @@ func (c *Customer) moveSharedTime(ch *Change) {
 	case setsAll:
 		c.setAt = ch.OccurredAt
 	default:
-		c.times = make([]int64, len(c.Values))
+		c.splitTimes(len(c.Values))
 		for i := range c.times {
 			c.times[i] = c.setAt
 		}
 	}
+}
+
+// splitTimes prepares a time for each of n attributes, in the memory there is.
+func (c *Customer) splitTimes(n int) {
+	c.times = slices.Grow(c.times[:0], n)[:n]
+	c.differ = true
 }
 
 // Ages appends how long before occurredAt each attribute was set (in
@@ -166,7 +174,7 @@ func (c *Customer) Ages(dst []int64, occurredAt int64) []int64 {
 		age := int64(0)
 		if !IsMissing(v) {
 			age = occurredAt - c.setAt
-			if c.times != nil {
+			if c.differ {
 				age = occurredAt - c.times[i]
 			}
 		}
@@ -192,13 +200,14 @@ func (c *Customer) RecentEvents(dst []int64) []int64 {
 // Restore sets the whole state from what a score carries: the attributes, the
 // time of its event, the ages as Ages gives them, the hashes as RecentEvents
 // gives them, and the probability. The arguments are copied, into the memory
-// of Values where that has room.
+// that the customer has; values may be the customer's own Values. It allocates
+// only where that memory is too small.
 func (c *Customer) Restore(values Vector, occurredAt int64, ages, recent []int64, probability float64) {
 	c.Values = append(c.Values[:0], values...)
 	c.Probability = probability
 	c.recent = [RecentEvents]int64{}
 	copy(c.recent[:], recent)
-	c.setAt, c.times = occurredAt, nil
+	c.setAt, c.differ = occurredAt, false
 	first := true
 	for i, age := range ages {
 		if i >= len(values) || IsMissing(values[i]) {
@@ -208,9 +217,12 @@ func (c *Customer) Restore(values Vector, occurredAt int64, ages, recent []int64
 		if first {
 			c.setAt, first = at, false
 		} else if at != c.setAt {
-			c.times = make([]int64, len(values))
+			c.splitTimes(len(values))
 			break
 		}
+	}
+	if !c.differ {
+		return
 	}
 	for i := range c.times {
 		c.times[i] = occurredAt

@@ -216,3 +216,39 @@ func TestApplyDoesNotAllocate(t *testing.T) {
 		t.Errorf("%g allocations", n)
 	}
 }
+
+// TestRestoreAndApplyDoNotAllocate takes turns between customers, as a worker
+// does, whose attributes were set at different times, at one time, and not at
+// all.
+func TestRestoreAndApplyDoNotAllocate(t *testing.T) {
+	c := NewCustomer(3)
+	ch := Change{Set: values(Missing, 1, Missing), Add: values(1, Missing, Missing)}
+	recent := []int64{1, 2, 3, 4}
+	ages, out := make([]int64, 0, 3), make([]int64, 0, RecentEvents)
+	at := int64(100)
+	n := testing.AllocsPerRun(100, func() {
+		for _, restored := range []struct {
+			values Vector
+			ages   []int64
+		}{
+			{values(1, 2, 3), []int64{5, 0, 7}},
+			{values(1, 2, 3), nil},
+			{values(Missing, Missing, Missing), nil},
+			{values(1, Missing, 3), []int64{5, 0, 7}},
+		} {
+			c.Restore(restored.values, at, restored.ages, recent, 0.5)
+			at++
+			ch.EventHash, ch.OccurredAt = at+1000, at
+			c.Apply(&ch)
+			ages, out = c.Ages(ages[:0], at), c.RecentEvents(out[:0])
+		}
+	})
+	if n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+	// A time of the customer before must not be left standing.
+	c.Restore(values(1, 2, 3), 10, nil, nil, 0.5)
+	if got := c.Ages(nil, 10); len(got) != 0 {
+		t.Errorf("ages %v of attributes all set at once", got)
+	}
+}
