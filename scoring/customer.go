@@ -37,7 +37,7 @@ type Change struct {
 	Set, Add Vector
 }
 
-// Applied tells what Customer.Apply did with a change.
+// Applied says what Customer.Apply did with a change.
 type Applied struct {
 	// Applied is false for a duplicate, which changes nothing.
 	Applied bool

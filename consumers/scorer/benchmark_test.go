@@ -1,7 +1,6 @@
 package scorer
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -88,7 +87,7 @@ func specModel(t testing.TB, set *schemas.Set, version int64) *models.Version {
 
 // bench is a worker without a broker, on the shipped schemas.
 type bench struct {
-	p      *partition
+	w      *worker
 	codec  *schemas.Codec
 	events []kafka.Record
 }
@@ -112,9 +111,7 @@ func newBench(t testing.TB, customers, events int) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{codec: codec, p: newPartition(s, claim{committed: -1}, quiet())}
-	b.p.state = newState(s.packing)
-	b.p.use(m.Champion())
+	b := &bench{codec: codec, w: s.offline()}
 	rng := rand.New(rand.NewPCG(2, 2))
 	e := codec.NewEvent()
 	spec := set.Spec()
@@ -145,9 +142,12 @@ func newBench(t testing.TB, customers, events int) *bench {
 	return b
 }
 
-// clearBatch does what flush does after writing.
-func (p *partition) clearBatch() {
-	p.arena, p.scores, p.headers, p.occurred = p.arena[:0], p.scores[:0], p.headers[:0], p.occurred[:0]
+// offline returns a worker that has taken an empty partition, without a broker.
+func (s *Scorer) offline() *worker {
+	w := newWorker(s, claim{committed: -1})
+	w.begin(newState(s.cfg.Codec.Set().Spec()))
+	w.use(s.cfg.Models.Champion())
+	return w
 }
 
 // BenchmarkEvent is the way of an event through a worker, but for the network:
@@ -155,37 +155,31 @@ func (p *partition) clearBatch() {
 // at different times.
 func BenchmarkEvent(b *testing.B) {
 	const customers, events = 10_000, 20_000
-	w := newBench(b, customers, events)
-	p := w.p
-	for i := range w.events {
-		if err := p.process(b.Context(), &w.events[i]); err != nil {
+	bench := newBench(b, customers, events)
+	w := bench.w
+	for i := range bench.events {
+		if err := w.process(b.Context(), &bench.events[i]); err != nil {
 			b.Fatal(err)
 		}
 	}
-	p.clearBatch()
+	w.outbox.clear()
 	next := 0
 	// event returns one after another, each with an id of its own.
 	event := func() *kafka.Record {
-		r := &w.events[customers+next%events]
+		r := &bench.events[customers+next%events]
 		r.Offset = int64(customers + events + next)
 		var id [4]byte
 		binary.BigEndian.PutUint32(id[:], uint32(next))
 		hex.Encode(r.Value[6:], id[:])
 		if next++; next%1000 == 0 {
-			p.clearBatch()
+			w.outbox.clear()
 		}
 		return r
 	}
 	decode := func(r *kafka.Record) {
-		if poison, err := p.decode(b.Context(), r); poison != nil || err != nil {
+		if poison, err := w.decode(b.Context(), r); poison != nil || err != nil {
 			b.Fatal(poison, err)
 		}
-	}
-	apply := func() {
-		p.recall(p.event.CustomerID)
-		p.change = scoring.Change{EventHash: scoring.HashEvent(p.event.EventID), OccurredAt: p.event.OccurredAt, Set: p.event.Changes, Add: p.event.Increments}
-		p.customer.Apply(&p.change)
-		p.scorer.rounding.apply(p.customer.Values)
 	}
 	stage := func(name string, fn func(r *kafka.Record)) {
 		b.Run(name, func(b *testing.B) {
@@ -196,102 +190,57 @@ func BenchmarkEvent(b *testing.B) {
 		})
 	}
 	stage("whole", func(r *kafka.Record) {
-		if err := p.process(b.Context(), r); err != nil {
+		if err := w.process(b.Context(), r); err != nil {
 			b.Fatal(err)
 		}
 	})
 	r := event()
 	decode(r)
-	apply()
-	p.scoreEvent(r)
-	s := p.score
+	s := *w.engine.Apply(w.event, r.Offset).Score
 	stage("decode", decode)
-	stage("apply", func(*kafka.Record) { apply() })
-	stage("score", func(*kafka.Record) { s.Probability = p.model.Predictor.Probability(s.Attributes) })
-	stage("explain", func(*kafka.Record) { p.explain(s) })
-	stage("encode", func(*kafka.Record) { p.arena = w.codec.AppendScore(p.arena[:0], s) })
-	stage("keep", func(*kafka.Record) {
-		p.packed = p.scorer.packing.append(p.packed[:0], s)
-		p.state.customers.put(p.packed)
-	})
+	stage("encode", func(*kafka.Record) { w.outbox.score(&s) })
 }
 
 // TestKnownCustomersCostNoMemory counts what an event of a known customer
 // allocates, in the long run.
 func TestKnownCustomersCostNoMemory(t *testing.T) {
 	const customers, events = 100, 1000
-	w := newBench(t, customers, 3*events)
+	b := newBench(t, customers, 3*events)
 	next := 0
 	round := func() {
 		for range events {
-			if err := w.p.process(t.Context(), &w.events[next%len(w.events)]); err != nil {
+			if err := b.w.process(t.Context(), &b.events[next%len(b.events)]); err != nil {
 				t.Fatal(err)
 			}
 			next++
 		}
-		w.p.clearBatch()
+		b.w.outbox.clear()
 	}
 	round()
 	round()
-	// Set times that differ take one allocation to restore.
-	if n := testing.AllocsPerRun(1, round) / events; n > 1.01 {
+	if n := testing.AllocsPerRun(1, round) / events; n > 0.01 {
 		t.Errorf("%.2f allocations an event", n)
 	}
 }
 
-// BenchmarkSnapshot writes and reads snapshots of 100,000 customers.
-func BenchmarkSnapshot(b *testing.B) {
-	const customers = 100_000
-	w := newBench(b, customers, 0)
-	for i := range customers {
-		if err := w.p.process(b.Context(), &w.events[i]); err != nil {
-			b.Fatal(err)
-		}
-	}
-	set := schemas.Telco()
-	data := encodeSnapshot(set, w.p.state.customers)
-	b.Run("write", func(b *testing.B) {
-		// What the worker does; the disk is another goroutine's.
-		block := make([]byte, 0, 2*blockBytes)
-		for b.Loop() {
-			e := newSnapshotEncoder(set.Vocabulary())
-			var at cursor
-			for done := false; !done; {
-				_, done = e.customers(block[:0], w.p.state.customers, &at)
-			}
-		}
-		b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N), "ms/100k-customers")
-		b.ReportMetric(float64(len(data))/customers, "B/customer")
-	})
-	b.Run("read", func(b *testing.B) {
-		for b.Loop() {
-			if _, _, err := readSnapshot(set, bytes.NewReader(data)); err != nil {
-				b.Fatal(err)
-			}
-		}
-		b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N), "ms/100k-customers")
-	})
-}
-
 func BenchmarkRestore(b *testing.B) {
 	const customers = 200_000
-	w := newBench(b, customers, 0)
+	full := newBench(b, customers, 0)
 	for i := range customers {
-		if err := w.p.process(b.Context(), &w.events[i]); err != nil {
+		if err := full.w.process(b.Context(), &full.events[i]); err != nil {
 			b.Fatal(err)
 		}
 	}
-	records := w.p.scores
+	records := full.w.outbox.scores
 	b.ReportAllocs()
 	var before, after runtime.MemStats
-	var p *partition
+	var r *restorer
 	for b.Loop() {
-		p = nil
+		r = nil
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		p = newPartition(w.p.scorer, w.p.claim, quiet())
-		p.state = newState(p.scorer.packing)
-		r := newRestorer(p)
+		r = newRestorer(full.w.site)
+		r.state = newState(full.codec.Set().Spec())
 		for i := range records {
 			records[i].Offset = int64(i)
 			if err := r.take(b.Context(), &records[i]); err != nil {
@@ -301,8 +250,8 @@ func BenchmarkRestore(b *testing.B) {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(p)
-	runtime.KeepAlive(w)
+	runtime.KeepAlive(r)
+	runtime.KeepAlive(full)
 	runtime.KeepAlive(records)
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/customers, "ns/customer")
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/customers, "B/customer")

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -150,21 +151,21 @@ func TestLostScoresAreMadeAgain(t *testing.T) {
 }
 
 // writeSnapshot writes a snapshot of a table by hand.
-func (w *world) writeSnapshot(s *Scorer, h snapshotHeader, table *customers) {
+func (w *world) writeSnapshot(s *Scorer, h customers.SnapshotHeader, table *customers.Table) {
 	w.t.Helper()
 	set := s.cfg.Codec.Set()
-	h.fingerprint, h.topic, h.written = set.Spec().Fingerprint(), schemas.TopicScores, time.Now()
-	e := newSnapshotEncoder(set.Vocabulary())
-	data := e.start(nil, &h)
-	var at cursor
+	h.Fingerprint, h.Topic, h.Written = set.Spec().Fingerprint(), schemas.TopicScores, time.Now()
+	e := customers.NewSnapshotEncoder(set.Vocabulary())
+	data := e.Start(nil, &h)
+	var at customers.Cursor
 	for done := false; !done; {
-		data, done = e.customers(data, table, &at)
+		data, done = e.Customers(data, table, &at)
 	}
 	path := snapshotPath(w.stateDir, DefaultGroup, 0)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := os.WriteFile(path, e.end(data), 0o600); err != nil {
+	if err := os.WriteFile(path, e.End(data), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -182,10 +183,11 @@ func TestSnapshotAheadOfItsOffset(t *testing.T) {
 	w.caughtUp(5)
 	stop(true)
 	records := w.records(schemas.TopicScores)
-	table := newCustomers(1000)
-	table.put(s.packing.append(nil, score(t, c, records[4])))
-	w.writeSnapshot(s, snapshotHeader{
-		reflected: records[0].Offset + 1, watermark: 0, landmarks: []landmark{{records[0].Offset, recordHash(&records[0])}},
+	table := customers.NewTable(c.Set().Spec())
+	table.Put(score(t, c, records[4]))
+	w.writeSnapshot(s, customers.SnapshotHeader{
+		Reflected: records[0].Offset + 1, Watermark: 0,
+		Landmarks: []customers.Landmark{{Offset: records[0].Offset, Hash: recordHash(&records[0])}},
 	}, table)
 	_, from := w.stateOf(w.process(nil), 5)
 	if n := testutil.ToFloat64(w.metrics.foreign); from != fromSnapshot || n != 0 {
@@ -196,31 +198,8 @@ func TestSnapshotAheadOfItsOffset(t *testing.T) {
 	}
 }
 
-// To score a customer again under another model must not move its record: the
-// walk of a snapshot could miss it.
-func TestModelsDoNotMoveRecords(t *testing.T) {
-	set := testSet(t)
-	k := newPacking(set.Spec())
-	table := testTable(t, set, 500)
-	var s schemas.ChurnScore
-	var at cursor
-	for record := table.next(&at); record != nil; record = table.next(&at) {
-		want := len(record)
-		if _, err := k.unpack(record, &s, nil); err != nil {
-			t.Fatal(err)
-		}
-		for _, version := range []int64{1, 63, 64, 8191, 8192, 1 << 40} {
-			s.ModelVersion = version
-			packed := k.append(nil, &s)
-			if len(packed) != want || packedModel(packed) != version {
-				t.Fatalf("%d bytes under version %d, %d before", len(packed), version, want)
-			}
-		}
-	}
-}
-
-// A score of a scorer's own that cannot be read is not passed over: what stands
-// behind it would be computed from a state without it.
+// A score of a scorer's own that cannot be read is not passed over: what
+// follows it would be computed from a state without it.
 func TestOwnScoreThatCannotBeRead(t *testing.T) {
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
@@ -271,7 +250,7 @@ func TestLargeBatchesAreWrittenInParts(t *testing.T) {
 	if err := zstd.Produce(t.Context(), schemas.TopicEvents, records...); err != nil {
 		t.Fatal(err)
 	}
-	p := newPartition(s, claim{committed: -1, commit: func(int64) error { return nil }}, quiet())
+	p := newWorker(s, claim{committed: -1, commit: func(int64) error { return nil }})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.run(ctx) }()
@@ -281,7 +260,7 @@ func TestLargeBatchesAreWrittenInParts(t *testing.T) {
 	})
 	cancel()
 	<-done
-	if limit := 3 * flushBytes; cap(p.arena) > limit {
-		t.Errorf("%d bytes are held for scores that are to be written, want %d at most", cap(p.arena), limit)
+	if limit := 3 * flushBytes; cap(p.outbox.arena) > limit {
+		t.Errorf("%d bytes are held for scores that are to be written, want %d at most", cap(p.outbox.arena), limit)
 	}
 }

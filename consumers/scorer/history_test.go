@@ -266,12 +266,9 @@ func history(rng *rand.Rand, codec *schemas.Codec, n int) []kafka.Record {
 }
 
 // undisturbed is what one worker that never stops makes of a history.
-func (w *world) undisturbed(events []kafka.Record) *partition {
+func (w *world) undisturbed(events []kafka.Record) *worker {
 	w.t.Helper()
-	s := w.process(nil)
-	p := newPartition(s, claim{committed: -1}, quiet())
-	p.state = newState(s.packing)
-	p.use(s.cfg.Models.Champion())
+	p := w.process(nil).offline()
 	for i := range events {
 		r := events[i]
 		r.Offset = int64(i)
@@ -433,7 +430,7 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 		if kept == nil {
 			t.Fatal("the state was not kept")
 		}
-		sameContent(t, content(t, s.cfg.Codec.Set(), kept.customers), content(t, want.scorer.cfg.Codec.Set(), want.state.customers))
+		sameContent(t, content(t, s.cfg.Codec.Set(), kept.customers), content(t, want.cfg.Codec.Set(), want.state.customers))
 		s.lost.keep(0, kept)
 	}
 	finally(w.process(nil), true)
@@ -448,28 +445,28 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 		// and each customer's last one is there.
 		next := 0
 		lastOf := map[string]int{}
-		for i := range want.scores {
-			lastOf[string(want.scores[i].Key)] = i
+		for i := range want.outbox.scores {
+			lastOf[string(want.outbox.scores[i].Key)] = i
 		}
 		for i := range got {
-			for next < len(want.scores) && !sameRecord(t, upstream, &got[i], &want.scores[next]) {
-				if lastOf[string(want.scores[next].Key)] == next {
-					t.Fatalf("the last record of %s is missing", want.scores[next].Key)
+			for next < len(want.outbox.scores) && !sameRecord(t, upstream, &got[i], &want.outbox.scores[next]) {
+				if lastOf[string(want.outbox.scores[next].Key)] == next {
+					t.Fatalf("the last record of %s is missing", want.outbox.scores[next].Key)
 				}
 				next++
 			}
-			if next == len(want.scores) {
+			if next == len(want.outbox.scores) {
 				t.Fatalf("record %d is not one of an undisturbed run, or not in its place: %s", i, got[i].Key)
 			}
 			next++
 		}
 	} else {
-		if len(got) != len(want.scores) {
-			t.Errorf("%d scores, want %d", len(got), len(want.scores))
+		if len(got) != len(want.outbox.scores) {
+			t.Errorf("%d scores, want %d", len(got), len(want.outbox.scores))
 		}
-		for i := range min(len(got), len(want.scores)) {
-			if !sameRecord(t, upstream, &got[i], &want.scores[i]) {
-				t.Fatalf("score %d is of %s %v, want %s %v", i, got[i].Key, got[i].Headers, want.scores[i].Key, want.scores[i].Headers)
+		for i := range min(len(got), len(want.outbox.scores)) {
+			if !sameRecord(t, upstream, &got[i], &want.outbox.scores[i]) {
+				t.Fatalf("score %d is of %s %v, want %s %v", i, got[i].Key, got[i].Headers, want.outbox.scores[i].Key, want.outbox.scores[i].Headers)
 			}
 		}
 	}
@@ -481,8 +478,8 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 		}
 		letters[d.Offset] = d.Reason
 	}
-	if len(letters) != len(want.letters) {
-		t.Errorf("dead letters of %d records, want %d", len(letters), len(want.letters))
+	if len(letters) != len(want.outbox.letters) {
+		t.Errorf("dead letters of %d records, want %d", len(letters), len(want.outbox.letters))
 	}
 	for source, count := range from {
 		count.Add(int64(w.restores(source)))

@@ -54,7 +54,7 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		erased:     events.WithLabelValues("erased"),
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_scorer_dead_letters_total",
-			Help: "Records set aside as dead letters by the scorer.",
+			Help: "Records that the scorer made dead letters of.",
 		}, []string{"reason"}),
 		late: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_late_attributes_total",
@@ -105,11 +105,11 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		}),
 		foreign: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_foreign_records_total",
-			Help: "Records found in churn.scores that the owner of the partition has not written, or that stand behind newer ones.",
+			Help: "Records found in churn.scores that the owner of the partition has not written, or that follow newer ones.",
 		}),
 		repaired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_repaired_customers_total",
-			Help: "Customers whose true record was written once more, behind one that its owner has not written.",
+			Help: "Customers whose valid record was written once more, after one that its owner has not written.",
 		}),
 		rescored: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_rescored_customers_total",

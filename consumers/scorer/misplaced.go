@@ -12,11 +12,11 @@ const (
 	// misplacedInterval is the time between two lines in the log about
 	// misplaced events of one source.
 	misplacedInterval = time.Minute
-	// maxSources bounds the sources told apart in the log.
+	// maxSources bounds the sources distinguished in the log.
 	maxSources = 64
 )
 
-// misplaced tells about events that lie in another partition than their key's
+// misplaced reports events that lie in another partition than their key's
 // murmur2 hash says. They are scored where they lie, but if producers
 // disagree about the place, a customer has two states that each know half.
 type misplaced struct {
@@ -53,21 +53,21 @@ func (m *misplaced) note(source []byte, now time.Time) (count int, due bool) {
 	return count, true
 }
 
-// home tells whether this is the partition where a key belongs.
-func (p *partition) home(key []byte) bool {
-	n := int(p.scorer.partitions.Load())
-	return n <= 1 || kafka.PartitionOf(key, n) == p.number
+// home reports whether this is the partition where a key belongs.
+func (s *site) home(key []byte) bool {
+	n := int(s.partitions.Load())
+	return n <= 1 || kafka.PartitionOf(key, n) == s.partition
 }
 
 // checkPlace counts an event that lies in the wrong partition and names its
 // source in the log.
-func (p *partition) checkPlace(key, source []byte) {
-	if p.home(key) {
+func (s *site) checkPlace(key, source []byte) {
+	if s.home(key) {
 		return
 	}
-	p.scorer.metrics.misplaced.Inc()
-	if count, due := p.scorer.misplaced.note(source, p.scorer.cfg.Now()); due {
-		p.log.Warn("events lie in a partition where their key does not belong; a customer fed by producers that disagree has two half states: set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",
-			"source", string(source), "events", count, "topic", schemas.TopicEvents)
+	s.metrics.misplaced.Inc()
+	if count, due := s.misplaced.note(source, s.cfg.Now()); due {
+		s.log.Warn("events lie in a partition where their key does not belong; a customer fed by producers that disagree has two half states: set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",
+			"topic", schemas.TopicEvents, "source", string(source), "events", count)
 	}
 }

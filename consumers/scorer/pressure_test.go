@@ -65,11 +65,11 @@ func TestSlowOutput(t *testing.T) {
 		produced <- nil
 	}()
 	var most [2]int // in the first and the second half
-	behind := 0.0
+	lag := 0.0
 	for w.committed.Load() < int64(len(records)) {
 		half := min(1, w.committed.Load()/int64(len(records)/2))
 		most[half] = max(most[half], heap()-written(schemas.TopicEvents)-written(schemas.TopicScores)-before)
-		behind = max(behind, testutil.ToFloat64(w.metrics.lag.WithLabelValues("0")))
+		lag = max(lag, testutil.ToFloat64(w.metrics.lag.WithLabelValues("0")))
 		<-time.After(5 * time.Millisecond)
 	}
 	if err := <-produced; err != nil {
@@ -78,7 +78,7 @@ func TestSlowOutput(t *testing.T) {
 	cancel()
 	stop(false)
 	t.Logf("%d events (%d kB), of which %.0f waited at most; beside the topics the heap held %d kB more at most in the first half, %d kB in the second",
-		len(records), waiting>>10, behind, most[0]>>10, most[1]>>10)
+		len(records), waiting>>10, lag, most[0]>>10, most[1]>>10)
 	// Buffers of the client, the broker and this test are in it as well; what
 	// counts is that it does not grow.
 	if most[1] > most[0]+8<<20 || most[0] > 64<<20 {
@@ -89,7 +89,7 @@ func TestSlowOutput(t *testing.T) {
 	}
 }
 
-// scoreHistory writes scores as many events of a few customers leave behind.
+// scoreHistory writes scores as many events of a few customers leave.
 func scoreHistory(w *world, customers, records int) {
 	codec := w.process(nil).cfg.Codec
 	s := codec.NewScore()
@@ -121,7 +121,7 @@ func restoreTime(w *world, config func(*Config)) (took time.Duration, read int) 
 	return took, int(testutil.ToFloat64(w.metrics.restoreReads) - reads)
 }
 
-// TestRestartTime restarts behind a history and behind ten times as much: with
+// TestRestartTime restarts after a history and after ten times as much: with
 // a snapshot the same few records are read.
 func TestRestartTime(t *testing.T) {
 	const customers, records = 500, 3000
@@ -139,7 +139,7 @@ func TestRestartTime(t *testing.T) {
 		reads[i] = few
 	}
 	if reads[0] != reads[1] || reads[0] > 10 {
-		t.Errorf("%d and %d records were read behind a snapshot", reads[0], reads[1])
+		t.Errorf("%d and %d records were read after a snapshot", reads[0], reads[1])
 	}
 }
 

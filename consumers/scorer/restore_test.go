@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -58,6 +59,59 @@ func latest(records []kafka.Record) map[string]kafka.Record {
 		out[string(r.Key)] = r
 	}
 	return out
+}
+
+func testSet(t testing.TB) *schemas.Set {
+	t.Helper()
+	set, err := schemas.Parse([]byte(attributes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// testTable is a table of n customers.
+func testTable(t testing.TB, set *schemas.Set, n int) *customers.Table {
+	t.Helper()
+	table := customers.NewTable(set.Spec())
+	for i := range n {
+		table.Put(&schemas.ChurnScore{CustomerID: customerName(i), Attributes: scoring.NewVector(set.Spec().Len())})
+	}
+	return table
+}
+
+func sameNumber(a, b float64) bool { return a == b || scoring.IsMissing(a) && scoring.IsMissing(b) }
+
+// content is what a table holds, with levels as text, by customer.
+func content(t testing.TB, set *schemas.Set, table *customers.Table) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	var at customers.Cursor
+	var s schemas.ChurnScore
+	for record := table.Next(&at); record != nil; record = table.Next(&at) {
+		table.Unpack(record, &s)
+		text := fmt.Sprint(string(s.EventID), s.SourceOffset, s.OccurredAt, s.AsOf, s.ModelVersion, s.Probability, s.AttributeAges, s.RecentEvents)
+		for f, x := range s.Attributes {
+			text += "|" + set.Text(f, x)
+		}
+		out[string(s.CustomerID)] = text
+	}
+	if len(out) != table.Len() {
+		t.Fatalf("the walk meets %d customers of %d", len(out), table.Len())
+	}
+	return out
+}
+
+func sameContent(t testing.TB, got, want map[string]string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%d customers, want %d", len(got), len(want))
+	}
+	for id, w := range want {
+		if got[id] != w {
+			t.Fatalf("customer %s: %s\nwant %s", id, got[id], w)
+		}
+	}
 }
 
 // stateOf runs a scorer until it has restored its state and caught up, and
@@ -131,24 +185,24 @@ func TestSnapshotRefused(t *testing.T) {
 		}},
 		{name: "a later format", change: func(t *testing.T, w *world) {
 			data := read(t, w)
-			data[len(snapshotMagic)-1]++
+			data[len("churnst")]++
 			write(t, w, data)
 		}},
 		{name: "another specification", change: func(t *testing.T, w *world) {
 			w.schema = strings.Replace(everyType, `"name":"text"`, `"name":"words"`, 1)
 		}},
 		{name: "another partition", change: func(t *testing.T, w *world) {
-			set, _ := schemas.Parse([]byte(w.schema))
-			write(t, w, encodeSnapshot(set, newCustomers(100)))
+			s := w.process(nil)
+			w.writeSnapshot(s, customers.SnapshotHeader{Partition: 3}, customers.NewTable(s.cfg.Codec.Set().Spec()))
 		}},
 		{name: "too old", config: func(cfg *Config) {
 			cfg.Now = func() time.Time { return time.Now().Add(13 * time.Hour) }
 		}},
-		{name: "behind the log's start", change: func(t *testing.T, w *world) {
+		{name: "of a time before the log's start", change: func(t *testing.T, w *world) {
 			// Something is appended, and all before it deleted.
-			r, _ := openSnapshot(bytes.NewReader(read(t, w)))
+			r, _ := customers.OpenSnapshot(bytes.NewReader(read(t, w)))
 			w.produce(schemas.TopicScores, kafka.Record{Key: []byte("\x00"), Value: []byte{}})
-			if err := w.broker.Cluster().DeleteRecords(schemas.TopicScores, 0, r.header.reflected+1); err != nil {
+			if err := w.broker.Cluster().DeleteRecords(schemas.TopicScores, 0, r.Header().Reflected+1); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -157,7 +211,7 @@ func TestSnapshotRefused(t *testing.T) {
 		}},
 		{name: "of another log of the same length", change: func(t *testing.T, w *world) {
 			records := w.records(schemas.TopicScores)
-			r, _ := openSnapshot(bytes.NewReader(read(t, w)))
+			r, _ := customers.OpenSnapshot(bytes.NewReader(read(t, w)))
 			w.recreateScores()
 			// The same customers, scored at another time.
 			for i := range records {
@@ -169,7 +223,7 @@ func TestSnapshotRefused(t *testing.T) {
 			}
 			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
 			w.produce(schemas.TopicScores, records...)
-			for _, end, _ := w.cluster.Offsets(t.Context(), schemas.TopicScores, 0); end < r.header.reflected+3; end++ {
+			for _, end, _ := w.cluster.Offsets(t.Context(), schemas.TopicScores, 0); end < r.Header().Reflected+3; end++ {
 				w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
 			}
 		}},
@@ -265,9 +319,9 @@ func TestLostStatesAreBounded(t *testing.T) {
 	set := testSet(t)
 	lost := lostStates{limit: 100}
 	at := time.Now()
-	keep := func(partition, customers int) bool {
+	keep := func(partition, n int) bool {
 		at = at.Add(time.Second)
-		return lost.keep(partition, &state{customers: testTable(t, set, customers), asOf: at})
+		return lost.keep(partition, &state{customers: testTable(t, set, n), asOf: at})
 	}
 	if !keep(1, 40) || !keep(2, 40) || keep(3, 101) {
 		t.Error("kept what is too large, or not what fits")
@@ -288,7 +342,7 @@ func TestLostStatesAreBounded(t *testing.T) {
 	}
 }
 
-// TestStaleRecords puts records behind the true ones that the owner has not
+// TestStaleRecords puts records after the valid ones that the owner has not
 // written, as a former owner could whom the broker does not refuse.
 func TestStaleRecords(t *testing.T) {
 	for _, c := range []struct {
@@ -374,6 +428,72 @@ func TestStaleRecords(t *testing.T) {
 				t.Errorf("%d records became %d at the next restore", records, n)
 			}
 		})
+	}
+}
+
+// TestRestoreByMoment restores from scores that rest on the same event and
+// speak of different moments: the one of the latest moment is valid, wherever
+// it is in the log.
+func TestRestoreByMoment(t *testing.T) {
+	w := newWorld(t, attributes)
+	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	codec := s.cfg.Codec
+	w.produce(schemas.TopicEvents,
+		event(t, codec, "anna", "a1", start, map[int]string{plan: "monthly", months: "1"}, nil),
+		event(t, codec, "bert", "b1", start, map[int]string{months: "1"}, nil),
+		event(t, codec, "cleo", "c1", start, map[int]string{months: "1"}, nil))
+	stop := w.run(s)
+	w.caughtUp(3)
+	stop(true)
+	written := w.records(schemas.TopicScores)
+	const day = 24 * 60 * 60 * 1000
+	// again is a score by another trigger of what a record was of.
+	again := func(r kafka.Record, trigger schemas.Trigger, version, asOf int64, x float64) kafka.Record {
+		c := score(t, codec, r)
+		c.Trigger, c.ModelVersion, c.AsOf, c.Attributes[months] = trigger, version, asOf, x
+		r.Value = codec.AppendScore(nil, c)
+		return r
+	}
+	w.produce(schemas.TopicScores,
+		// Anna's is followed by those of earlier moments, and repaired.
+		again(written[0], schemas.TriggerTime, 1, start+2*day, 3),
+		again(written[0], schemas.TriggerTime, 1, start+day, 2),
+		written[0],
+		// Bert's is followed by one of a model at the same moment, and by a
+		// repair, which is the same score: nothing is to be done.
+		again(written[1], schemas.TriggerTime, 1, start+day, 2),
+		again(written[1], schemas.TriggerModel, 2, start+day, 2),
+		again(written[1], schemas.TriggerRepair, 2, start+day, 2),
+		// Cleo's was written before scores spoke of a moment.
+		again(written[2], schemas.TriggerEvent, 1, 0, 1))
+
+	next := w.process(func(cfg *Config) { cfg.StateDir = "" })
+	stop = w.run(next)
+	w.until("the repair", func() bool { return testutil.ToFloat64(w.metrics.repaired) >= 1 })
+	// Late events are scored as of the same moment.
+	for i, id := range []string{"anna", "bert", "cleo"} {
+		w.produce(schemas.TopicEvents, event(t, codec, id, "late", start-1000, map[int]string{complaints: "1"}, nil))
+		w.caughtUp(int64(4 + i))
+	}
+	stop(true)
+	if n := testutil.ToFloat64(w.metrics.repaired); n != 1 {
+		t.Errorf("%v customers were repaired, want anna only", n)
+	}
+	all := w.records(schemas.TopicScores)
+	tail := all[len(written)+7:]
+	if len(tail) != 4 {
+		t.Fatalf("%d scores, want a repair and three of late events", len(tail))
+	}
+	repaired := score(t, codec, tail[0])
+	if string(repaired.CustomerID) != "anna" || repaired.Trigger != schemas.TriggerRepair || repaired.AsOf != start+2*day ||
+		repaired.Attributes[months] != 3 || repaired.SourceOffset != 0 || repaired.ModelVersion != 1 {
+		t.Errorf("repaired with %+v", repaired)
+	}
+	for i, want := range []struct{ asOf, months int64 }{{start + 2*day, 3}, {start + day, 2}, {start, 1}} {
+		got := score(t, codec, tail[1+i])
+		if got.AsOf != want.asOf || got.Attributes[months] != float64(want.months) || got.OccurredAt != start-1000 || got.Trigger != schemas.TriggerEvent {
+			t.Errorf("%s is scored as of %d, months %v; want %d, %d", got.CustomerID, got.AsOf, got.Attributes[months], want.asOf, want.months)
+		}
 	}
 }
 
@@ -564,7 +684,7 @@ func TestRescore(t *testing.T) {
 	old := latest(first)
 	for _, r := range again {
 		a, b := score(t, codec, old[string(r.Key)]), score(t, codec, r)
-		if b.ModelVersion != 2 || b.SourceOffset != a.SourceOffset || string(b.EventID) != string(a.EventID) || b.OccurredAt != a.OccurredAt ||
+		if b.ModelVersion != 2 || b.AsOf != a.AsOf || b.Trigger != schemas.TriggerModel || b.SourceOffset != a.SourceOffset || string(b.EventID) != string(a.EventID) || b.OccurredAt != a.OccurredAt ||
 			b.Previous != a.Probability || b.Probability == a.Probability || !slices.EqualFunc(a.Attributes, b.Attributes, sameNumber) {
 			t.Errorf("%+v became %+v", a, b)
 		}

@@ -9,8 +9,12 @@
 // What a worker needs of that state lies packed in memory and, as a cache that
 // may be lost, in snapshots on disk. A partition that comes back and a process
 // that restarts read only what was written since. Of all records of a customer
-// the one with the highest source offset is true, wherever it stands; where
-// others stand behind it, the owner writes the truth once more.
+// the one with the highest source offset is valid, wherever it is in the log;
+// where others follow it, the owner writes it once more.
+//
+// The parts of a worker are the engine, which scores without I/O, the table of
+// customers, the owner, which alone writes to the output partition, and the
+// outbox, which holds what is to be written.
 package scorer
 
 import (
@@ -24,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/churnstream/churnstream/consumers/scorer/engine"
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -32,40 +37,20 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// DefaultGroup is the consumer group scorers join unless told otherwise. It
+// DefaultGroup is the consumer group scorers join by default. It
 // also prefixes their transactional ids.
 const DefaultGroup = "churn-scorer"
 
 // Explain says which explanations a score carries.
-type Explain uint8
+type Explain = engine.Explain
 
-// The explanations a score can carry.
+// The explanations a score can carry; see engine.Explain.
 const (
-	// ExplainLIME adds exact LIME weights. It is the zero value.
-	ExplainLIME Explain = iota
-	// ExplainSHAP adds exact Shapley values.
-	ExplainSHAP
-	// ExplainBoth adds both, chosen and ordered by LIME.
-	ExplainBoth
-	// ExplainNone adds none.
-	ExplainNone
+	ExplainLIME = engine.ExplainLIME
+	ExplainSHAP = engine.ExplainSHAP
+	ExplainBoth = engine.ExplainBoth
+	ExplainNone = engine.ExplainNone
 )
-
-// explains are the explanations by name.
-var explains = [...]string{ExplainLIME: "lime", ExplainSHAP: "shap", ExplainBoth: "both", ExplainNone: "none"}
-
-// String returns "lime", "shap", "both" or "none".
-func (e Explain) String() string { return explains[e] }
-
-// UnmarshalText reads what String returns.
-func (e *Explain) UnmarshalText(text []byte) error {
-	i := slices.Index(explains[:], string(text))
-	if i < 0 {
-		return fmt.Errorf("explanations %q: choose lime, shap, both or none", text)
-	}
-	*e = Explain(i)
-	return nil
-}
 
 // AllReasons as Config.Reasons keeps every feature's explanation.
 const AllReasons = -1
@@ -135,8 +120,6 @@ type Scorer struct {
 	producer *kafka.Producer
 	letters  *deadletters.Writer
 
-	packing   *packing
-	rounding  rounding
 	lost      lostStates
 	misplaced misplaced
 	// partitions is their number; 0 until Run has asked.
@@ -179,8 +162,6 @@ func New(cfg Config) (*Scorer, error) {
 		producer: producer,
 		letters:  deadletters.NewWriter(producer, cfg.Codec, "scorer"),
 
-		packing:        newPacking(cfg.Codec.Set().Spec()),
-		rounding:       newRounding(cfg.Codec.Set()),
 		lost:           lostStates{limit: cfg.KeepLost},
 		unrestored:     map[int]bool{},
 		grace:          stopGrace,
@@ -195,7 +176,7 @@ var ErrPartitions = errors.New("topics must have the same number of partitions")
 // Run scores until ctx ends, and returns nil then. It fails at once when the
 // topics do not fit each other.
 func (s *Scorer) Run(ctx context.Context) error {
-	s.tell()
+	s.report()
 	if err := s.checkPartitions(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -215,7 +196,7 @@ func (s *Scorer) Run(ctx context.Context) error {
 				s.unrestored[c.Partition] = true
 			}
 			s.mu.Unlock()
-			s.tell()
+			s.report()
 		},
 	}, func(workerCtx context.Context, c *kafka.Claim) error {
 		// Topics grow.
@@ -257,13 +238,13 @@ func (s *Scorer) restoring(partition int, yes bool) {
 		delete(s.unrestored, partition)
 	}
 	s.mu.Unlock()
-	s.tell()
+	s.report()
 }
 
-// tell makes known whether the scorer can work.
-func (s *Scorer) tell() {
+// report reports readiness: whether the scorer can work.
+func (s *Scorer) report() {
 	s.mu.Lock()
-	defer s.mu.Unlock() // also so that what is told last is what is so
+	defer s.mu.Unlock() // also so that the last report is the valid one
 	switch {
 	case s.cfg.Models.Champion() == nil:
 		s.cfg.Ready("scorer", false, "no model yet: events wait in "+schemas.TopicEvents)
@@ -283,7 +264,7 @@ func (s *Scorer) watchModel(ctx context.Context) {
 		if m := s.cfg.Models.Champion(); m != nil {
 			s.metrics.modelVersion.Set(float64(m.Version))
 		}
-		s.tell()
+		s.report()
 		select {
 		case <-changed:
 		case <-ctx.Done():

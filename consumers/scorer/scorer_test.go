@@ -659,8 +659,8 @@ func TestRefusesEventsTakenForKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	sc.sourcePatience = 0
-	p := newPartition(sc, claim{partition: kafka.PartitionOf([]byte("anna"), partitions), committed: 100}, quiet())
-	if err := p.run(t.Context()); !errors.Is(err, ErrSourceShortened) {
+	w := newWorker(sc, claim{partition: kafka.PartitionOf([]byte("anna"), partitions), committed: 100})
+	if err := w.run(t.Context()); !errors.Is(err, ErrSourceShortened) {
 		t.Errorf("run: %v, want ErrSourceShortened", err)
 	}
 }

@@ -3,6 +3,7 @@ package scorer
 import (
 	"time"
 
+	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -10,38 +11,38 @@ import (
 // block of customers is written at least, which takes about a tenth of this.
 const snapshotPause = 2 * time.Millisecond
 
-// snapshotting is a worker's writing of snapshots, between its batches.
+// snapshotting writes snapshots of a worker's state, between its batches.
 type snapshotting struct {
+	*site
 	last      time.Time // when the last one was begun, or the state restored
 	reflected int64     // by the last one
 
 	file    *snapshotFile // nil while none is being written
-	encoder *snapshotEncoder
-	from    cursor
+	encoder *customers.SnapshotEncoder
+	from    customers.Cursor
 	began   time.Time
 	busy    time.Duration // that scoring stood still for it
-	ended   bool          // all is handed over; the disk may be behind
+	ended   bool          // all is handed over; the disk may lag
 }
 
-// takeSnapshot begins a snapshot when one is due, and goes on with one that
-// was begun, for snapshotPause at most. The state must be that of the topic.
-func (p *partition) takeSnapshot() {
-	s := &p.snapshot
-	now := p.scorer.cfg.Now()
+// step begins a snapshot when one is due, and goes on with one that was begun,
+// for snapshotPause at most. The state must be that of the topic, which was last
+// written to at a time. None is begun while customers wait to be repaired: a
+// restore has to see the records that the valid one is to be written after.
+func (s *snapshotting) step(state *state, written time.Time, repairs bool) {
+	now := s.cfg.Now()
 	switch {
-	case p.scorer.cfg.StateDir == "":
+	case s.cfg.StateDir == "":
 		return
 	case s.file == nil:
-		// While the truth about a customer is still to be written, a restore
-		// has to see what it is to be written behind.
-		if now.Sub(s.last) < p.scorer.cfg.SnapshotInterval || p.state.reflected == s.reflected || len(p.repairs) > 0 {
+		if now.Sub(s.last) < s.cfg.SnapshotInterval || state.reflected == s.reflected || repairs {
 			return
 		}
-		p.beginSnapshot(now)
+		s.begin(state, written, now)
 	case s.ended:
 		select {
 		case err := <-s.file.done:
-			p.endSnapshot(err)
+			s.end(err)
 		default:
 		}
 		return
@@ -50,38 +51,38 @@ func (p *partition) takeSnapshot() {
 	for !s.ended && time.Since(began) < snapshotPause {
 		block, ok := s.file.room()
 		if !ok {
-			break // the disk is behind
+			break // the disk lags
 		}
-		p.snapshotBlock(block)
+		s.block(state, block)
 	}
 	s.busy += time.Since(began)
 }
 
-func (p *partition) beginSnapshot(now time.Time) {
-	s := &p.snapshot
+// begin begins a snapshot of a state that was last written to at a time.
+func (s *snapshotting) begin(state *state, written, now time.Time) {
+	vocabulary := s.cfg.Codec.Set().Vocabulary()
 	*s = snapshotting{
-		last: now, reflected: p.state.reflected, began: now,
-		file:    createSnapshot(p.snapshotPath()),
-		encoder: newSnapshotEncoder(p.scorer.cfg.Codec.Set().Vocabulary()),
+		site: s.site,
+		last: now, reflected: state.reflected, began: now,
+		file:    createSnapshot(s.snapshotPath()),
+		encoder: customers.NewSnapshotEncoder(vocabulary),
 	}
-	spec := p.scorer.cfg.Codec.Set().Spec()
-	s.file.hand(s.encoder.start(s.file.wait(), &snapshotHeader{
-		fingerprint: spec.Fingerprint(),
-		topic:       schemas.TopicScores,
-		partition:   p.number,
-		reflected:   p.state.reflected,
-		watermark:   p.state.watermark,
-		written:     p.lastWrite,
-		landmarks:   p.state.landmarks,
+	s.file.hand(s.encoder.Start(s.file.wait(), &customers.SnapshotHeader{
+		Fingerprint: vocabulary.Spec().Fingerprint(),
+		Topic:       schemas.TopicScores,
+		Partition:   s.partition,
+		Reflected:   state.reflected,
+		Watermark:   state.watermark,
+		Written:     written,
+		Landmarks:   state.landmarks,
 	}))
 }
 
-// snapshotBlock hands the next block over, in the memory given.
-func (p *partition) snapshotBlock(block []byte) {
-	s := &p.snapshot
-	block, s.ended = s.encoder.customers(block, p.state.customers, &s.from)
+// block hands the next block over, in the memory given.
+func (s *snapshotting) block(state *state, block []byte) {
+	block, s.ended = s.encoder.Customers(block, state.customers, &s.from)
 	if s.ended {
-		block = s.encoder.end(block)
+		block = s.encoder.End(block)
 	}
 	s.file.hand(block)
 	if s.ended {
@@ -89,33 +90,31 @@ func (p *partition) snapshotBlock(block []byte) {
 	}
 }
 
-// endSnapshot reports what became of a snapshot.
-func (p *partition) endSnapshot(err error) {
-	s := &p.snapshot
-	took := p.scorer.cfg.Now().Sub(s.began)
+// end reports what became of a snapshot.
+func (s *snapshotting) end(err error) {
+	took := s.cfg.Now().Sub(s.began)
 	if err != nil {
 		s.reflected = -1 // so that it is tried again
-		p.scorer.metrics.failedSnapshots.Inc()
-		p.log.Warn("the state could not be written to disk; a restart will read more of the topic", "error", err)
+		s.metrics.failedSnapshots.Inc()
+		s.log.Warn("the state could not be written to disk; a restart will read more of the topic", "error", err)
 	} else {
-		p.scorer.metrics.snapshots.Inc()
-		p.scorer.metrics.snapshotPause.Observe(s.busy.Seconds())
-		p.log.Debug("state written to disk", "customers", s.encoder.count, "bytes", s.file.size, "took", took, "scoring stopped for", s.busy)
+		s.metrics.snapshots.Inc()
+		s.metrics.snapshotPause.Observe(s.busy.Seconds())
+		s.log.Debug("state written to disk", "customers", s.encoder.Count(), "bytes", s.file.size, "took", took, "scoring stopped for", s.busy)
 	}
 	s.file = nil
 }
 
-// finalSnapshot writes all of the state and waits for the disk.
-func (p *partition) finalSnapshot() {
-	if p.scorer.cfg.StateDir == "" || p.snapshot.reflected == p.state.reflected {
+// final writes all of the state and waits for the disk.
+func (s *snapshotting) final(state *state, written time.Time) {
+	if s.cfg.StateDir == "" || s.reflected == state.reflected {
 		return
 	}
-	p.beginSnapshot(p.scorer.cfg.Now())
-	s := &p.snapshot
+	s.begin(state, written, s.cfg.Now())
 	for !s.ended {
-		p.snapshotBlock(s.file.wait())
+		s.block(state, s.file.wait())
 	}
-	p.endSnapshot(<-s.file.done)
+	s.end(<-s.file.done)
 }
 
 // giveUp ends a snapshot whose rest will not be written. One that is wholly

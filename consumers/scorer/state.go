@@ -2,18 +2,19 @@ package scorer
 
 import (
 	"hash/fnv"
-	"math"
 	"sync"
 	"time"
 
+	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
 
 // state is what a worker knows: its partition of churn.scores, in memory.
 type state struct {
-	customers *customers
+	customers *customers.Table
+	// dirty is set while the customers are ahead of what was acknowledged.
+	dirty bool
 	// watermark is the highest source offset whose effect is in the state.
 	watermark int64
 	// complete is the watermark at which every customer was known, −1 if the
@@ -24,24 +25,24 @@ type state struct {
 	reflected int64
 	// landmarks are the last few records that are in the state, oldest first,
 	// by which the log is known again.
-	landmarks []landmark
+	landmarks []customers.Landmark
 	// asOf is when the state was known to reflect all of the partition.
 	asOf time.Time
 }
 
-func newState(k *packing) *state {
-	return &state{customers: newCustomers(k.maxBytes()), watermark: -1, complete: -1}
+func newState(spec *scoring.Spec) *state {
+	return &state{customers: customers.NewTable(spec), watermark: -1, complete: -1}
 }
 
 // remember makes a record a landmark.
 func (s *state) remember(offset int64, r *kafka.Record) {
-	if len(s.landmarks) == maxLandmarks {
+	if len(s.landmarks) == customers.MaxLandmarks {
 		s.landmarks = append(s.landmarks[:0], s.landmarks[1:]...)
 	}
-	s.landmarks = append(s.landmarks, landmark{offset: offset, hash: recordHash(r)})
+	s.landmarks = append(s.landmarks, customers.Landmark{Offset: offset, Hash: recordHash(r)})
 }
 
-// recordHash tells records apart. It leaves the timestamp out, which a broker
+// recordHash distinguishes records. It leaves the timestamp out, which a broker
 // may set.
 func recordHash(r *kafka.Record) uint64 {
 	h := fnv.New64a()
@@ -72,7 +73,7 @@ func (l *lostStates) keep(partition int, s *state) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drop(partition)
-	n := s.customers.len()
+	n := s.customers.Len()
 	if n > l.limit {
 		return false
 	}
@@ -115,49 +116,7 @@ func (l *lostStates) expire(before time.Time) {
 
 func (l *lostStates) drop(partition int) {
 	if s := l.states[partition]; s != nil {
-		l.count -= s.customers.len()
+		l.count -= s.customers.Len()
 		delete(l.states, partition)
-	}
-}
-
-// rounding rounds attributes as a score holds them: a state kept in memory
-// must not know more digits than one read back from the topic. Only
-// attributes of type int, long and float lose any.
-type rounding struct {
-	single, whole32, whole64 []int // features
-}
-
-func newRounding(set *schemas.Set) rounding {
-	var r rounding
-	spec := set.Spec()
-	for i := range spec.Len() {
-		if spec.Feature(i).Kind != scoring.Numeric {
-			continue
-		}
-		// Which texts a type takes tells the type.
-		takes := func(text string) bool { _, err := set.ParseText(i, text); return err == nil }
-		switch {
-		case takes("1e300"):
-		case takes("0.5"):
-			r.single = append(r.single, i)
-		case takes("1e10"):
-			r.whole64 = append(r.whole64, i)
-		default:
-			r.whole32 = append(r.whole32, i)
-		}
-	}
-	return r
-}
-
-// apply rounds as writing to the topic and reading back would.
-func (r *rounding) apply(x scoring.Vector) {
-	for _, i := range r.single {
-		x[i] = float64(float32(min(max(x[i], -math.MaxFloat32), math.MaxFloat32)))
-	}
-	for _, i := range r.whole32 {
-		x[i] = math.RoundToEven(min(max(x[i], math.MinInt32), math.MaxInt32))
-	}
-	for _, i := range r.whole64 {
-		x[i] = math.RoundToEven(min(max(x[i], math.MinInt64), math.MaxInt64))
 	}
 }

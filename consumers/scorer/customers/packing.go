@@ -1,4 +1,4 @@
-package scorer
+package customers
 
 import (
 	"encoding/binary"
@@ -15,6 +15,7 @@ import (
 //	customer id     length and bytes
 //	source offset   varint
 //	occurred at     varint
+//	as of           what it is later than occurred at, as a varint
 //	model version   8 bytes: scoring again under another does not move it
 //	probability     8 bytes
 //	event id        length and bytes; or a zero and 16 bytes for a UUID
@@ -34,8 +35,8 @@ var errPacked = errors.New("not a packed customer")
 
 const uuidLength = 36
 
-func newPacking(spec *scoring.Spec) *packing {
-	k := &packing{categorical: make([]bool, spec.Len())}
+func newPacking(spec *scoring.Spec) packing {
+	k := packing{categorical: make([]bool, spec.Len())}
 	for i := range k.categorical {
 		k.categorical[i] = spec.Feature(i).Kind == scoring.Categorical
 	}
@@ -45,7 +46,7 @@ func newPacking(spec *scoring.Spec) *packing {
 // maxBytes bounds the length of a packed record.
 func (k *packing) maxBytes() int {
 	n := len(k.categorical)
-	return 2*(binary.MaxVarintLen64+schemas.MaxIDBytes) + 3*binary.MaxVarintLen64 + 8 +
+	return 2*(binary.MaxVarintLen64+schemas.MaxIDBytes) + 3*binary.MaxVarintLen64 + 2*8 +
 		1 + 8*scoring.RecentEvents + (n+7)/8 + n*2*binary.MaxVarintLen64 + 1
 }
 
@@ -54,6 +55,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(len(s.CustomerID))), s.CustomerID...)
 	dst = binary.AppendVarint(dst, s.SourceOffset)
 	dst = binary.AppendVarint(dst, s.OccurredAt)
+	dst = binary.AppendVarint(dst, s.AsOf-s.OccurredAt)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(s.ModelVersion))
 	dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(s.Probability))
 	dst = appendEventID(dst, s.EventID)
@@ -98,12 +100,13 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 
 // unpack is the reverse of append. It reuses the slices of s, sets what append
 // keeps, and leaves the rest alone. Byte slices of s point into record, but a
-// UUID is written behind scratch, which is returned.
+// UUID is appended to scratch, which is returned.
 func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) ([]byte, error) {
 	in := packedReader{data: record}
 	s.CustomerID = in.bytes(in.length(schemas.MaxIDBytes))
 	s.SourceOffset = in.varint()
 	s.OccurredAt = in.varint()
+	s.AsOf = s.OccurredAt + in.varint()
 	s.ModelVersion = int64(in.uint64())
 	s.Probability = in.number()
 	s.EventID, scratch = in.eventID(scratch)
@@ -147,20 +150,44 @@ func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) (
 	return scratch, nil
 }
 
-// packedID returns the customer id of a packed record.
-func packedID(record []byte) []byte {
-	n, width := binary.Uvarint(record)
-	return record[width : width+int(n)]
+// Record is a packed customer. Its methods read one field each.
+type Record []byte
+
+// ID returns the customer id.
+func (r Record) ID() []byte {
+	n, width := binary.Uvarint(r)
+	return r[width : width+int(n)]
 }
 
-// packedOffset returns the source offset of a packed record.
-func packedOffset(record []byte) int64 {
-	n, width := binary.Uvarint(record)
-	offset, _ := binary.Varint(record[width+int(n):])
-	return offset
+// afterID returns a reader of what follows the customer id.
+func (r Record) afterID() packedReader {
+	n, width := binary.Uvarint(r)
+	return packedReader{data: r[width+int(n):]}
 }
 
-// appendEventID writes a UUID in its usual spelling as 16 bytes behind a zero,
+// SourceOffset returns the offset of the event that the latest score rests on.
+func (r Record) SourceOffset() int64 {
+	in := r.afterID()
+	return in.varint()
+}
+
+// AsOf returns the moment that the latest score speaks of.
+func (r Record) AsOf() int64 {
+	in := r.afterID()
+	in.varint() // source offset
+	return in.varint() + in.varint()
+}
+
+// ModelVersion returns the model version of the latest score.
+func (r Record) ModelVersion() int64 {
+	in := r.afterID()
+	in.varint() // source offset
+	in.varint() // occurred at
+	in.varint() // as of
+	return int64(in.uint64())
+}
+
+// appendEventID writes a UUID in its usual spelling as 16 bytes after a zero,
 // anything else as its length plus one and itself.
 func appendEventID(dst, id []byte) []byte {
 	start := len(dst)
@@ -276,13 +303,4 @@ func (r *packedReader) eventID(scratch []byte) (id, grown []byte) {
 		scratch = append(scratch, digits[b>>4], digits[b&15])
 	}
 	return scratch[start:], scratch
-}
-
-// packedModel returns the model version of a packed record.
-func packedModel(record []byte) int64 {
-	n, width := binary.Uvarint(record)
-	r := packedReader{data: record[width+int(n):]}
-	r.varint() // source offset
-	r.varint() // occurred at
-	return int64(r.uint64())
 }

@@ -1,4 +1,4 @@
-package scorer
+package customers
 
 import (
 	"bytes"
@@ -8,10 +8,22 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
+
+// attributes are those of a company that is not the shipped one.
+const attributes = `{"type":"record","name":"CustomerAttributes","fields":[
+	{"name":"plan","type":["null","string"],"default":null,"feature":{"kind":"categorical","actionable":true}},
+	{"name":"months","type":["null","double"],"default":null,"feature":{"kind":"numeric","unit":"months"}},
+	{"name":"complaints","type":["null","double"],"default":null,"feature":{"kind":"numeric"}}
+]}`
+
+const plan = 0
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
 
 func testSet(t testing.TB) *schemas.Set {
 	t.Helper()
@@ -27,7 +39,7 @@ func sameNumber(a, b float64) bool { return a == b || scoring.IsMissing(a) && sc
 // sameState compares what is kept of two scores.
 func sameState(a, b *schemas.ChurnScore) bool {
 	return bytes.Equal(a.CustomerID, b.CustomerID) && bytes.Equal(a.EventID, b.EventID) &&
-		a.SourceOffset == b.SourceOffset && a.OccurredAt == b.OccurredAt && a.ModelVersion == b.ModelVersion &&
+		a.SourceOffset == b.SourceOffset && a.OccurredAt == b.OccurredAt && a.AsOf == b.AsOf && a.ModelVersion == b.ModelVersion &&
 		sameNumber(a.Probability, b.Probability) && slices.EqualFunc(a.Attributes, b.Attributes, sameNumber) &&
 		slices.Equal(a.AttributeAges, b.AttributeAges) && slices.Equal(a.RecentEvents, b.RecentEvents)
 }
@@ -43,6 +55,10 @@ func randomScore(rng *rand.Rand, set *schemas.Set, id string) *schemas.ChurnScor
 		Probability:  rng.Float64(),
 		SourceOffset: rng.Int64() >> rng.IntN(62),
 		Attributes:   scoring.NewVector(set.Spec().Len()),
+	}
+	s.AsOf = s.OccurredAt
+	if rng.IntN(2) == 0 {
+		s.AsOf = rng.Int64()
 	}
 	for range rng.IntN(scoring.RecentEvents + 1) {
 		s.RecentEvents = append(s.RecentEvents, int64(rng.Uint64()))
@@ -83,8 +99,8 @@ func TestPacking(t *testing.T) {
 		if scratch, err = k.unpack(packed, &got, scratch[:0]); err != nil || !sameState(&got, want) {
 			t.Fatalf("seed %d: %+v, %v; want %+v", seed, got, err, want)
 		}
-		if string(packedID(packed)) != string(want.CustomerID) || packedOffset(packed) != want.SourceOffset || packedModel(packed) != want.ModelVersion {
-			t.Fatalf("seed %d: id %s, offset %d, model %d of %+v", seed, packedID(packed), packedOffset(packed), packedModel(packed), want)
+		if string(Record(packed).ID()) != string(want.CustomerID) || Record(packed).SourceOffset() != want.SourceOffset || Record(packed).ModelVersion() != want.ModelVersion || Record(packed).AsOf() != want.AsOf {
+			t.Fatalf("seed %d: id %s, offset %d, model %d, as of %d of %+v", seed, Record(packed).ID(), Record(packed).SourceOffset(), Record(packed).ModelVersion(), Record(packed).AsOf(), want)
 		}
 		for n := range packed {
 			if _, err := k.unpack(packed[:n], &got, nil); err == nil {
@@ -120,12 +136,12 @@ func TestCustomers(t *testing.T) {
 	k := newPacking(set.Spec())
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		table, plain := newCustomers(k.maxBytes()), map[string][]byte{}
+		table, plain := NewTable(set.Spec()), map[string][]byte{}
 		ids := 1 + rng.IntN(3000)
 		for range 6000 {
 			id := fmt.Sprint("c", rng.IntN(ids))
 			if rng.IntN(4) == 0 {
-				table.remove([]byte(id))
+				table.Remove([]byte(id))
 				delete(plain, id)
 				continue
 			}
@@ -133,19 +149,19 @@ func TestCustomers(t *testing.T) {
 			table.put(packed)
 			plain[id] = packed
 		}
-		if table.len() != len(plain) {
-			t.Fatalf("seed %d: %d customers, want %d", seed, table.len(), len(plain))
+		if table.Len() != len(plain) {
+			t.Fatalf("seed %d: %d customers, want %d", seed, table.Len(), len(plain))
 		}
 		for i := range ids {
 			id := fmt.Sprint("c", i)
-			if got := table.get([]byte(id)); !bytes.Equal(got, plain[id]) {
+			if got := table.Get([]byte(id)); !bytes.Equal(got, plain[id]) {
 				t.Fatalf("seed %d: %s is %x, want %x", seed, id, got, plain[id])
 			}
 		}
 		met := map[string]bool{}
-		var at cursor
-		for record := table.next(&at); record != nil; record = table.next(&at) {
-			id := string(packedID(record))
+		var at Cursor
+		for record := table.Next(&at); record != nil; record = table.Next(&at) {
+			id := string(record.ID())
 			if met[id] || !bytes.Equal(record, plain[id]) {
 				t.Fatalf("seed %d: the walk meets %s as %x (met before: %v), want %x", seed, id, record, met[id], plain[id])
 			}
@@ -162,19 +178,19 @@ func TestWalkMeetsWhatDoesNotChange(t *testing.T) {
 	set := testSet(t)
 	k := newPacking(set.Spec())
 	rng := rand.New(rand.NewPCG(3, 3))
-	table := newCustomers(k.maxBytes())
+	table := NewTable(set.Spec())
 	const n = 5000
 	for i := range n {
 		table.put(k.append(nil, randomScore(rng, set, fmt.Sprint("c", i))))
 	}
 	changed, met := map[string]bool{}, map[string]bool{}
-	var at cursor
-	for record := table.next(&at); record != nil; record = table.next(&at) {
-		met[string(packedID(record))] = true
+	var at Cursor
+	for record := table.Next(&at); record != nil; record = table.Next(&at) {
+		met[string(record.ID())] = true
 		id := fmt.Sprint("c", rng.IntN(n))
 		changed[id] = true
 		if rng.IntN(2) == 0 {
-			table.remove([]byte(id))
+			table.Remove([]byte(id))
 		} else {
 			table.put(k.append(nil, randomScore(rng, set, id)))
 		}
@@ -190,17 +206,17 @@ func TestWalkMeetsWhatDoesNotChange(t *testing.T) {
 func TestErasedBytesAreGone(t *testing.T) {
 	set := testSet(t)
 	k := newPacking(set.Spec())
-	table := newCustomers(k.maxBytes())
+	table := NewTable(set.Spec())
 	rng := rand.New(rand.NewPCG(4, 4))
 	table.put(k.append(nil, randomScore(rng, set, "somebody-else")))
 	table.put(k.append(nil, randomScore(rng, set, "anna-who-left")))
-	table.remove([]byte("anna-who-left"))
+	table.Remove([]byte("anna-who-left"))
 	for _, chunk := range table.chunks {
 		if bytes.Contains(chunk, []byte("anna")) {
 			t.Error("the table still holds a removed customer")
 		}
 	}
-	if table.get([]byte("somebody-else")) == nil {
+	if table.Get([]byte("somebody-else")) == nil {
 		t.Error("another customer was removed too")
 	}
 }
@@ -208,7 +224,7 @@ func TestErasedBytesAreGone(t *testing.T) {
 func TestCustomersReuseMemory(t *testing.T) {
 	set := testSet(t)
 	k := newPacking(set.Spec())
-	table := newCustomers(k.maxBytes())
+	table := NewTable(set.Spec())
 	rng := rand.New(rand.NewPCG(5, 5))
 	var records [][]byte
 	for i := range 2000 {
@@ -219,19 +235,42 @@ func TestCustomersReuseMemory(t *testing.T) {
 			table.put(r)
 		}
 		for _, r := range records[:500] {
-			table.remove(packedID(r))
+			table.Remove(Record(r).ID())
 		}
 	}
 	round()
 	round()
-	before := table.bytes()
+	before := table.Bytes()
 	for range 20 {
 		round()
 	}
-	if after := table.bytes(); after > before {
+	if after := table.Bytes(); after > before {
 		t.Errorf("%d bytes grew to %d though the customers are the same", before, after)
 	}
 	if n := testing.AllocsPerRun(10, round); n > 0 {
 		t.Errorf("%g allocations in a warm table", n)
+	}
+}
+
+// To score a customer again under another model must not move its record: the
+// walk of a snapshot could miss it.
+func TestModelsDoNotMoveRecords(t *testing.T) {
+	set := testSet(t)
+	k := newPacking(set.Spec())
+	table := testTable(t, set, 500)
+	var s schemas.ChurnScore
+	var at Cursor
+	for record := table.Next(&at); record != nil; record = table.Next(&at) {
+		want := len(record)
+		if _, err := k.unpack(record, &s, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range []int64{1, 63, 64, 8191, 8192, 1 << 40} {
+			s.ModelVersion = version
+			packed := k.append(nil, &s)
+			if len(packed) != want || Record(packed).ModelVersion() != version {
+				t.Fatalf("%d bytes under version %d, %d before", len(packed), version, want)
+			}
+		}
 	}
 }

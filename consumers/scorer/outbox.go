@@ -1,0 +1,156 @@
+package scorer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/invariants"
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
+)
+
+// outbox holds what follows from a batch of events until it is written.
+type outbox struct {
+	*site
+	// arena holds the keys, values and headers of scores. Slices of an arena
+	// that has grown since stay valid: what they point to is not written again.
+	arena    []byte
+	scores   []kafka.Record // and tombstones
+	headers  []kafka.Header
+	occurred []int64 // of the events among them
+
+	letters     []schemas.DeadLetter
+	letterBytes int            // of the records in letters
+	erasures    []kafka.Record // for the topic of outcomes
+}
+
+// flushBytes is how much is made of a batch before it is written.
+const flushBytes = 8 << 20
+
+// full reports whether it is time to flush.
+func (b *outbox) full() bool { return len(b.arena)+b.letterBytes >= flushBytes }
+
+// score adds a score, made now.
+func (b *outbox) score(s *schemas.ChurnScore) {
+	now := b.cfg.Now()
+	s.ScoredAt = now.UnixMilli()
+	for _, f := range s.Missing {
+		b.metrics.missing[f].Inc()
+	}
+	key := b.keep(s.CustomerID)
+	start := len(b.arena)
+	b.arena = b.cfg.Codec.AppendScore(b.arena, s)
+	value := b.arena[start:len(b.arena):len(b.arena)]
+	b.add(kafka.Record{Key: key, Value: value, Time: now}, s.SourceOffset)
+	if s.Trigger == schemas.TriggerEvent {
+		b.occurred = append(b.occurred, s.OccurredAt)
+	}
+}
+
+// tombstone adds the tombstone of a customer who does not exist as of the event
+// at an offset. The key is valid until flush.
+func (b *outbox) tombstone(id []byte, sourceOffset int64) (key []byte) {
+	key = b.keep(id)
+	b.add(kafka.Record{Key: key, Time: b.cfg.Now()}, sourceOffset)
+	return key
+}
+
+// erasure adds the erasure of a customer, asked for by a record: a tombstone
+// among the scores, and one among the outcomes. The topic of outcomes keeps
+// them for as long as there are models to train, which is longer than a
+// tombstone stays among the scores.
+func (b *outbox) erasure(r *kafka.Record) {
+	key := b.tombstone(r.Key, r.Offset)
+	// What is written of the customer from now on, here too, is of a new one,
+	// though the broker may stamp this tombstone later.
+	at := strconv.AppendInt(nil, r.Time.UnixMilli(), 10)
+	b.erasures = append(b.erasures, kafka.Record{Key: key, Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: at}}})
+	b.metrics.erased.Inc()
+}
+
+// letter adds a dead letter.
+func (b *outbox) letter(r *kafka.Record, why *schemas.PoisonError) {
+	b.letters = append(b.letters, b.Scorer.letters.Letter(r, why, b.cfg.Now()))
+	b.letterBytes += len(b.letters[len(b.letters)-1].Value)
+	b.metrics.letters.WithLabelValues(string(why.Reason)).Inc()
+	b.log.Warn("dead letter", "topic", schemas.TopicEvents, "offset", r.Offset, "reason", why.Reason, "detail", why.Detail)
+}
+
+// keep copies bytes into the arena.
+func (b *outbox) keep(bytes []byte) []byte {
+	start := len(b.arena)
+	b.arena = append(b.arena, bytes...)
+	return b.arena[start:len(b.arena):len(b.arena)]
+}
+
+// add adds a record for the output partition, with the source position in its
+// headers.
+func (b *outbox) add(out kafka.Record, sourceOffset int64) {
+	start := len(b.arena)
+	b.arena = strconv.AppendInt(b.arena, int64(b.partition), 10)
+	mid := len(b.arena)
+	b.arena = strconv.AppendInt(b.arena, sourceOffset, 10)
+	end := len(b.arena)
+	h := len(b.headers)
+	b.headers = append(b.headers,
+		kafka.Header{Key: schemas.HeaderSourcePartition, Value: b.arena[start:mid:mid]},
+		kafka.Header{Key: schemas.HeaderSourceOffset, Value: b.arena[mid:end:end]})
+	out.Headers = b.headers[h : h+2 : h+2]
+	b.scores = append(b.scores, out)
+}
+
+// flush writes what there is: dead letters and erasures of outcomes first,
+// because the scores that follow move the watermark past their source offsets.
+// Scores are written by append.
+func (b *outbox) flush(ctx context.Context, append func(context.Context, []kafka.Record) error) error {
+	if err := b.Scorer.letters.Write(ctx, b.letters...); err != nil {
+		return err
+	}
+	b.letters, b.letterBytes = b.letters[:0], 0
+	if err := b.eraseOutcomes(ctx); err != nil {
+		return err
+	}
+	if len(b.scores) == 0 {
+		return nil
+	}
+	if err := append(ctx, b.scores); err != nil {
+		return err
+	}
+	now := b.cfg.Now()
+	b.metrics.scored.Add(float64(len(b.occurred)))
+	for _, t := range b.occurred {
+		b.metrics.latency.Observe(max(0, float64(now.UnixMilli()-t)/1000))
+	}
+	b.clear()
+	return nil
+}
+
+// eraseOutcomes has the outcomes of erased customers forgotten.
+func (b *outbox) eraseOutcomes(ctx context.Context) error {
+	if len(b.erasures) == 0 {
+		return nil
+	}
+	err := b.producer.Produce(ctx, schemas.TopicOutcomes, b.erasures...)
+	if err != nil && !errors.Is(err, kafka.ErrUnknownTopic) { // else there are none
+		return fmt.Errorf("erasing outcomes: %w", err)
+	}
+	b.erasures = b.erasures[:0]
+	return nil
+}
+
+// clear forgets the scores that are written, and keeps their memory.
+func (b *outbox) clear() {
+	if invariants.Enabled {
+		// Nobody may read a record that was written.
+		for i := range b.arena {
+			b.arena[i] = 0xdb
+		}
+	}
+	b.arena, b.scores, b.headers, b.occurred = b.arena[:0], b.scores[:0], b.headers[:0], b.occurred[:0]
+	if cap(b.arena) > 2*flushBytes {
+		b.arena = nil
+	}
+}
