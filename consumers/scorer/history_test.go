@@ -188,7 +188,7 @@ func (w *world) records(topic string) []kafka.Record {
 			w.t.Fatal(err)
 		}
 		for _, r := range records {
-			if !isMarker(r.Key) {
+			if !schemas.IsReservedKey(r.Key) {
 				out = append(out, copied(r))
 			}
 		}

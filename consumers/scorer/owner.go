@@ -18,8 +18,6 @@ const headerOwner = "owner"
 // the former owner's writes. No customer id starts with a zero byte.
 var markerKey = []byte("\x00fence")
 
-func isMarker(key []byte) bool { return len(key) > 0 && key[0] == 0 }
-
 // errShortened means that an append was given an offset that another record
 // had already.
 var errShortened = errors.New("the output partition has become shorter")
@@ -150,7 +148,7 @@ func (o *owner) inspect(ctx context.Context, from, to int64) error {
 			if r.Offset >= to {
 				break
 			}
-			if len(r.Key) == 0 || isMarker(r.Key) {
+			if len(r.Key) == 0 || schemas.IsReservedKey(r.Key) {
 				continue
 			}
 			o.foreignRecord(&o.foreign, r.Offset, "it was written while this worker owned the partition")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -256,11 +257,11 @@ func (r *restorer) run(ctx context.Context, marker int64) error {
 // take takes one record of the output partition into the state.
 func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	r.read++
-	if len(record.Key) == 0 || isMarker(record.Key) {
+	if len(record.Key) == 0 || schemas.IsReservedKey(record.Key) {
 		return nil
 	}
 	if record.Value == nil {
-		offset, ok := sourceOffset(record.Headers)
+		offset, ok := sourceOffset(record)
 		if !ok {
 			r.foreign(record, "a tombstone that no scorer has written", r.knows(record.Key))
 			return nil
@@ -272,7 +273,7 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	if err != nil {
 		return err
 	}
-	if offset, ok := sourceOffset(record.Headers); problem != "" && ok && sourcePartition(record.Headers) == r.partition {
+	if offset, ok := sourceOffset(record); problem != "" && ok && sourcePartition(record) == r.partition {
 		return fmt.Errorf("%w: the score of the event at offset %d, at offset %d of %s/%d: %s",
 			ErrUnreadableState, offset, record.Offset, schemas.TopicScores, r.partition, problem)
 	}
@@ -308,10 +309,10 @@ func (r *restorer) decode(ctx context.Context, value []byte) (problem string, er
 		return "", nil
 	}
 	if _, poison := schemas.AsPoison(err); !poison {
-		err = kafka.Retry(ctx, r.log, "decoding a score", func(ctx context.Context) error {
+		err = retry.Do(ctx, r.log, "decoding a score", func(ctx context.Context) error {
 			err := codec.DecodeScore(ctx, value, r.score)
 			if _, poison := schemas.AsPoison(err); poison {
-				return kafka.Permanent(err)
+				return retry.Permanent(err)
 			}
 			return err
 		})
@@ -377,24 +378,17 @@ func (r *restorer) knows(id []byte) bool {
 	return erased || r.state.customers.Get(id) != nil
 }
 
-func sourceOffset(headers []kafka.Header) (int64, bool) {
-	return headerNumber(headers, schemas.HeaderSourceOffset)
-}
+func sourceOffset(r *kafka.Record) (int64, bool) { return headerNumber(r, schemas.HeaderSourceOffset) }
 
 // sourcePartition returns −1 if the headers do not say.
-func sourcePartition(headers []kafka.Header) int {
-	if n, ok := headerNumber(headers, schemas.HeaderSourcePartition); ok {
+func sourcePartition(r *kafka.Record) int {
+	if n, ok := headerNumber(r, schemas.HeaderSourcePartition); ok {
 		return int(n)
 	}
 	return -1
 }
 
-func headerNumber(headers []kafka.Header, name string) (int64, bool) {
-	for _, h := range headers {
-		if h.Key == name {
-			n, err := strconv.ParseInt(string(h.Value), 10, 64)
-			return n, err == nil
-		}
-	}
-	return 0, false
+func headerNumber(r *kafka.Record, name string) (int64, bool) {
+	n, err := strconv.ParseInt(string(r.Header(name)), 10, 64)
+	return n, err == nil
 }

@@ -32,13 +32,13 @@ import (
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// DefaultGroup is the consumer group scorers join by default. It
-// also prefixes their transactional ids.
+// DefaultGroup is the consumer group scorers join by default. It also prefixes their transactional ids.
 const DefaultGroup = "churn-scorer"
 
 // Explain says which explanations a score carries.
@@ -284,7 +284,7 @@ func (s *Scorer) forgetOldStates(ctx context.Context) {
 				s.log.Warn("cleaning the state directory", "error", err)
 			}
 		}
-		if !wait(ctx, time.Hour) {
+		if !retry.Sleep(ctx, time.Hour) {
 			return
 		}
 	}

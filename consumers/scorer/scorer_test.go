@@ -230,7 +230,7 @@ func (s *stack) read(topic string, n int) []kafka.Record {
 					s.t.Fatalf("reading %s: %d of %d records: %v", topic, len(out), n, err)
 				}
 				for _, r := range records {
-					if isMarker(r.Key) {
+					if schemas.IsReservedKey(r.Key) {
 						continue
 					}
 					r.Key, r.Value = append([]byte(nil), r.Key...), append([]byte(nil), r.Value...)
@@ -316,7 +316,7 @@ func TestScoresAnEvent(t *testing.T) {
 	if want := kafka.PartitionOf([]byte("anna"), partitions); record.Partition != want || int(got.SourcePartition) != want {
 		t.Errorf("score in partition %d from %d, want %d", record.Partition, got.SourcePartition, want)
 	}
-	if offset, ok := sourceOffset(record.Headers); !ok || offset != got.SourceOffset {
+	if offset, ok := sourceOffset(&record); !ok || offset != got.SourceOffset {
 		t.Errorf("headers %v, want source offset %d", record.Headers, got.SourceOffset)
 	}
 }
@@ -463,7 +463,7 @@ func TestErasure(t *testing.T) {
 	if r := records[1]; string(r.Key) != "anna" || len(r.Value) != 0 {
 		t.Fatalf("after the erasure: %+v", r)
 	}
-	if offset, ok := sourceOffset(records[1].Headers); !ok || offset != 1 {
+	if offset, ok := sourceOffset(&records[1]); !ok || offset != 1 {
 		t.Errorf("tombstone has headers %v, want source offset 1", records[1].Headers)
 	}
 	if r := s.read(schemas.TopicOutcomes, 1)[0]; string(r.Key) != "anna" || r.Value != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -53,7 +54,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// the two fence each other.
 			s.metrics.refenced.Inc()
 			log.Warn("another scorer owns this partition now; waiting for the group to say so")
-			if !wait(ctx, s.cfg.SessionTimeout) {
+			if !retry.Sleep(ctx, s.cfg.SessionTimeout) {
 				return nil
 			}
 		case errors.Is(err, kafka.ErrOutOfSequence):
@@ -62,7 +63,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// more.
 			s.metrics.refenced.Inc()
 			log.Warn("the broker has forgotten this worker; taking the partition anew", "error", err)
-			if !wait(ctx, retakePause) {
+			if !retry.Sleep(ctx, retakePause) {
 				return nil
 			}
 		case errors.Is(err, errShortened):
@@ -70,7 +71,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// offset relies on.
 			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
 			claim.committed, claim.written = -1, 0
-			if !wait(ctx, retakePause) {
+			if !retry.Sleep(ctx, retakePause) {
 				return nil
 			}
 		default:
@@ -81,17 +82,6 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 
 // retakePause is how long a worker waits before it takes its partition anew.
 const retakePause = time.Second
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
 
 // worker works on one partition from fencing to the end of ownership: it brings
 // events to the engine, and what the engine makes of them to the outbox and the
@@ -296,7 +286,7 @@ func (w *worker) batch(ctx, finishing context.Context, records []kafka.Record) e
 // process applies one record to the state and adds what follows from it to the
 // outbox.
 func (w *worker) process(ctx context.Context, r *kafka.Record) error {
-	if r.Value == nil && len(r.Key) > 0 && !isMarker(r.Key) {
+	if r.Value == nil && len(r.Key) > 0 && !schemas.IsReservedKey(r.Key) {
 		w.erase(r)
 		return nil
 	}
@@ -327,33 +317,44 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 // decode reads the event into w.event. It returns a reason for a dead letter,
 // or an error when ctx ended before the registry answered.
 func (w *worker) decode(ctx context.Context, r *kafka.Record) (poison *schemas.PoisonError, err error) {
-	err = w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event)
-	if err != nil {
-		var isPoison bool
-		if poison, isPoison = schemas.AsPoison(err); !isPoison {
-			err = kafka.Retry(ctx, w.log, "decoding an event", func(ctx context.Context) error {
-				err := w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event)
-				if poison, isPoison = schemas.AsPoison(err); isPoison {
-					return nil
-				}
-				return err
-			})
-			if err != nil {
-				return nil, err
-			}
-		}
-		if poison != nil {
-			return poison, nil
-		}
+	if err := w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event); err != nil {
+		return w.decodeLater(ctx, r, err)
 	}
+	return w.check(r), nil
+}
+
+// decodeLater is decode once that has failed with err: it waits for the
+// registry, unless the record is poison.
+func (w *worker) decodeLater(ctx context.Context, r *kafka.Record, err error) (*schemas.PoisonError, error) {
+	if poison, bad := schemas.AsPoison(err); bad {
+		return poison, nil
+	}
+	err = retry.Do(ctx, w.log, "decoding an event", func(ctx context.Context) error {
+		err := w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event)
+		if _, bad := schemas.AsPoison(err); bad {
+			return retry.Permanent(err)
+		}
+		return err
+	})
+	if err == nil {
+		return w.check(r), nil
+	}
+	if poison, bad := schemas.AsPoison(err); bad {
+		return poison, nil
+	}
+	return nil, err
+}
+
+// check says why a record is poison though it could be decoded.
+func (w *worker) check(r *kafka.Record) *schemas.PoisonError {
 	id := w.event.CustomerID
 	switch {
-	case isMarker(id):
-		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}, nil
+	case schemas.IsReservedKey(id):
+		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}
 	case !bytes.Equal(r.Key, id):
-		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id; produce with key = customer_id"}, nil
+		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id; produce with key = customer_id"}
 	}
-	return nil, nil
+	return nil
 }
 
 // erase removes a customer, here and for everyone downstream. Erasures are
@@ -472,7 +473,7 @@ func (w *worker) checkSource(ctx context.Context) error {
 			return fmt.Errorf("%w (%s ends at %d, scored up to %d)", ErrSourceShortened, schemas.TopicEvents, end, w.next-1)
 		}
 		w.log.Warn("waiting for events that have been scored to be there again", "topic", schemas.TopicEvents, "end", end, "scored", w.next-1)
-		if !wait(ctx, retakePause) {
+		if !retry.Sleep(ctx, retakePause) {
 			return ctx.Err()
 		}
 	}
