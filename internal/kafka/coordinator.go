@@ -2,9 +2,7 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -90,31 +88,18 @@ func (g *coordinator) address(ctx context.Context) (string, error) {
 	}
 	req := kmsg.NewPtrFindCoordinatorRequest()
 	req.CoordinatorKey = g.group
-	err := errors.New("no brokers")
-	for _, i := range rand.Perm(len(g.c.cfg.Brokers)) {
-		var res *kmsg.FindCoordinatorResponse
-		err = g.c.conns.do(ctx, g.c.cfg.Brokers[i], g.c.cfg.RequestTimeout, func(conn *conn) error {
-			m, err := conn.exchange(req)
-			if err == nil {
-				res = m.(*kmsg.FindCoordinatorResponse)
-			}
-			return err
-		})
-		if err == nil && res.ErrorCode != 0 {
-			err = kafkago.Error(res.ErrorCode)
-		}
-		if err == nil {
-			addr = net.JoinHostPort(res.Host, strconv.Itoa(int(res.Port)))
-			g.mu.Lock()
-			g.addr = addr
-			g.mu.Unlock()
-			return addr, nil
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	res, err := exchangeAny[*kmsg.FindCoordinatorResponse](ctx, g.c, req)
+	if err == nil && res.ErrorCode != 0 {
+		err = kafkago.Error(res.ErrorCode)
 	}
-	return "", fmt.Errorf("looking for the coordinator of group %q: %w", g.group, err)
+	if err != nil {
+		return "", fmt.Errorf("looking for the coordinator of group %q: %w", g.group, err)
+	}
+	addr = net.JoinHostPort(res.Host, strconv.Itoa(int(res.Port)))
+	g.mu.Lock()
+	g.addr = addr
+	g.mu.Unlock()
+	return addr, nil
 }
 
 // protocolType is that of all groups of consumers.

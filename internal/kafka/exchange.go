@@ -18,6 +18,7 @@ var latestVersions = map[int16]int16{
 	int16(protocol.JoinGroup):       8,
 	int16(protocol.OffsetCommit):    8,
 	int16(protocol.OffsetFetch):     7,
+	int16(protocol.Metadata):        12,
 }
 
 // maxAnswerBytes bounds what is believed of the size of an answer.

@@ -1,0 +1,123 @@
+package kafka
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/churnstream/churnstream/internal/retry"
+)
+
+// TopicID is what tells a topic from another of the same name: one that was
+// deleted and created anew has another id (KIP-516). The zero value is that of
+// a broker that knows no ids.
+type TopicID [16]byte
+
+// String returns the id as 32 hexadecimal digits, "" for the zero value.
+func (id TopicID) String() string {
+	if id == (TopicID{}) {
+		return ""
+	}
+	return hex.EncodeToString(id[:])
+}
+
+// ParseTopicID is the reverse of String.
+func ParseTopicID(s string) (TopicID, error) {
+	if s == "" {
+		return TopicID{}, nil
+	}
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(TopicID{}) {
+		return TopicID{}, fmt.Errorf("topic id %q: not 32 hexadecimal digits", s)
+	}
+	return TopicID(b), nil
+}
+
+// TopicID returns the id of a topic. It waits while the cluster is down and
+// fails with ErrUnknownTopic when the cluster has no such topic.
+func (c *Cluster) TopicID(ctx context.Context, topic string) (TopicID, error) {
+	var id TopicID
+	err := c.retry(ctx, "metadata", fmt.Sprintf("asking for the id of topic %q", topic), func(ctx context.Context) error {
+		req := kmsg.NewPtrMetadataRequest()
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = &topic
+		req.Topics = append(req.Topics, t)
+		res, err := exchangeAny[*kmsg.MetadataResponse](ctx, c, req)
+		if err != nil {
+			return err
+		}
+		if len(res.Topics) != 1 {
+			return fmt.Errorf("an answer about %d topics", len(res.Topics))
+		}
+		switch code := kafkago.Error(res.Topics[0].ErrorCode); code {
+		case 0:
+			id = res.Topics[0].TopicID
+			return nil
+		case kafkago.UnknownTopicOrPartition:
+			return retry.Permanent(ErrUnknownTopic)
+		default:
+			return code
+		}
+	})
+	return id, err
+}
+
+// TopicSettings returns the settings of topics that exist, by topic and by
+// Kafka's names, those included that are the broker's defaults. It waits while
+// the cluster is down.
+func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[string]map[string]string, error) {
+	settings := map[string]map[string]string{}
+	err := c.retry(ctx, "describe_configs", "asking for the settings of topics", func(ctx context.Context) error {
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		for _, topic := range topics {
+			r := kmsg.NewDescribeConfigsRequestResource()
+			r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+			req.Resources = append(req.Resources, r)
+		}
+		res, err := exchangeAny[*kmsg.DescribeConfigsResponse](ctx, c, req)
+		if err != nil {
+			return err
+		}
+		clear(settings)
+		for _, r := range res.Resources {
+			switch code := kafkago.Error(r.ErrorCode); code {
+			case 0:
+			case kafkago.UnknownTopicOrPartition:
+				continue
+			default:
+				return fmt.Errorf("topic %q: %w", r.ResourceName, code)
+			}
+			settings[r.ResourceName] = map[string]string{}
+			for _, entry := range r.Configs {
+				if entry.Value != nil {
+					settings[r.ResourceName][entry.Name] = *entry.Value
+				}
+			}
+		}
+		return nil
+	})
+	return settings, err
+}
+
+// exchangeAny makes one exchange with any broker that answers.
+func exchangeAny[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request) (res R, err error) {
+	err = errors.New("no brokers")
+	for _, i := range rand.Perm(len(c.cfg.Brokers)) {
+		err = c.conns.do(ctx, c.cfg.Brokers[i], c.cfg.RequestTimeout, func(conn *conn) error {
+			m, err := conn.exchange(req)
+			if err == nil {
+				res = m.(R)
+			}
+			return err
+		})
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return res, err
+}

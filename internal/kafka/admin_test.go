@@ -1,0 +1,73 @@
+package kafka_test
+
+import (
+	"errors"
+	"testing"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/churnstream/churnstream/internal/kafka"
+)
+
+// A topic that is created anew under its name is another one.
+func TestTopicID(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 1)
+	first, err := e.cluster.TopicID(ctx, topic)
+	if err != nil || first == (kafka.TopicID{}) {
+		t.Fatalf("id %s, %v", first, err)
+	}
+	if again, err := e.cluster.TopicID(ctx, topic); err != nil || again != first {
+		t.Errorf("asked again: %s, %v", again, err)
+	}
+	if back, err := kafka.ParseTopicID(first.String()); err != nil || back != first {
+		t.Errorf("parsed back: %s, %v", back, err)
+	}
+	client := &kafkago.Client{Addr: kafkago.TCP(e.broker.Addr())}
+	if _, err := client.DeleteTopics(ctx, &kafkago.DeleteTopicsRequest{Topics: []string{topic}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.cluster.TopicID(ctx, topic); !errors.Is(err, kafka.ErrUnknownTopic) {
+		t.Errorf("of a topic that was deleted: %v", err)
+	}
+	if err := e.cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: topic, Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if second, err := e.cluster.TopicID(ctx, topic); err != nil || second == first {
+		t.Errorf("id of the new topic %s, of the old %s, %v", second, first, err)
+	}
+}
+
+func TestParseTopicID(t *testing.T) {
+	for _, bad := range []string{"x", "00", "zz000000000000000000000000000000", "000000000000000000000000000000000000"} {
+		if _, err := kafka.ParseTopicID(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	if id, err := kafka.ParseTopicID(""); err != nil || id.String() != "" {
+		t.Errorf("none: %v, %v", id, err)
+	}
+}
+
+func TestTopicSettings(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 1)
+	if err := e.cluster.EnsureTopics(ctx, kafka.TopicConfig{
+		Name: "compacted", Partitions: 1, Configs: map[string]string{"cleanup.policy": "compact"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	settings, err := e.cluster.TopicSettings(ctx, topic, "compacted", "typo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := settings["compacted"]["cleanup.policy"]; got != "compact" {
+		t.Errorf("cleanup.policy %q", got)
+	}
+	if got := settings[topic]["cleanup.policy"]; got != "delete" {
+		t.Errorf("the broker's default cleanup.policy %q", got)
+	}
+	if _, ok := settings["typo"]; ok {
+		t.Error("a topic that does not exist has settings")
+	}
+}
