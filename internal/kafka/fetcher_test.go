@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -450,6 +452,56 @@ func TestTail(t *testing.T) {
 		}
 		if len(caughtUp) > 0 {
 			t.Error("caught up twice")
+		}
+	})
+	t.Run("to the end", func(t *testing.T) {
+		var seen atomic.Int32
+		err := e.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{topic, "empty"}, ToEnd: true}, func(_ context.Context, records []kafka.Record) error {
+			seen.Add(int32(len(records)))
+			return nil
+		})
+		if n := seen.Load(); err != nil || n != 110 {
+			t.Errorf("%d records, %v", n, err)
+		}
+	})
+	t.Run("spans", func(t *testing.T) {
+		spans, err := e.cluster.Spans(ctx, topic)
+		if err != nil || len(spans) != 3 {
+			t.Fatalf("spans %v, %v", spans, err)
+		}
+		total := int64(0)
+		for p, s := range spans {
+			if s.Topic != topic || s.Partition != p || s.Start != 0 || s.End < 3 {
+				t.Fatalf("span %+v of partition %d", s, p)
+			}
+			total += s.End
+			s.Start, s.End = s.Start+1, s.End-1
+			read, last := s.Start, int64(-1)
+			err := e.cluster.Read(ctx, s, func(records []kafka.Record, next int64) error {
+				for _, r := range records {
+					if r.Partition != p || r.Offset != read {
+						t.Errorf("offset %d of partition %d, want %d of %d", r.Offset, r.Partition, read, p)
+					}
+					read++
+				}
+				last = next
+				return nil
+			})
+			if err != nil || read != s.End || last != s.End {
+				t.Errorf("read %d of %+v, up to %d, %v", read, s, last, err)
+			}
+			if err := e.cluster.Read(ctx, s, func([]kafka.Record, int64) error { return io.EOF }); !errors.Is(err, io.EOF) {
+				t.Errorf("error %v, want the caller's", err)
+			}
+		}
+		if total != 110 {
+			t.Errorf("%d records in all", total)
+		}
+		if err := e.cluster.Read(ctx, kafka.Span{Topic: topic, Start: 2, End: 2}, nil); err != nil {
+			t.Errorf("an empty span: %v", err)
+		}
+		if _, err := e.cluster.Spans(ctx, "unknown"); !errors.Is(err, kafka.ErrUnknownTopic) {
+			t.Errorf("error %v for an unknown topic", err)
 		}
 	})
 	t.Run("from the end", func(t *testing.T) {

@@ -14,6 +14,9 @@ type TailConfig struct {
 	Topics []string
 	// FromEnd starts each partition at its end. Default: at its first record.
 	FromEnd bool
+	// ToEnd ends reading where the partitions end now. By default it goes on
+	// with what is written from now on.
+	ToEnd bool
 	// OnCaughtUp is called once, from the goroutine of some partition, when
 	// the records that were there at the start have been handled in all
 	// partitions. Default: not called.
@@ -24,13 +27,14 @@ type TailConfig struct {
 }
 
 // Tail reads every partition of some topics outside any consumer group, one
-// goroutine a partition. handle is called with records of one partition at a
+// goroutine per partition. handle is called with records of one partition at a
 // time, never none; calls for one partition follow one another, calls for
 // different partitions overlap. The records are valid until handle returns.
 //
-// Tail returns nil when ctx ends and the error of the first handle that
-// failed. It waits while the cluster is down, and fails with ErrUnknownTopic
-// when a topic does not exist. Partitions added later are not noticed.
+// Tail returns nil when ctx ends, or at the end with ToEnd, and the error of the
+// first handle that failed. It waits while the cluster is down, and fails with
+// ErrUnknownTopic when a topic does not exist. Partitions added later are not
+// noticed.
 func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx context.Context, records []Record) error) error {
 	type source struct {
 		fetcher *Fetcher
@@ -38,39 +42,38 @@ func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx cont
 	}
 	var sources []source
 	for _, topic := range cfg.Topics {
-		n, err := c.Partitions(ctx, topic)
+		spans, err := c.Spans(ctx, topic)
 		if err != nil {
 			return ignoreEnd(ctx, err)
 		}
-		for p := range n {
-			first, end, err := c.Offsets(ctx, topic, p)
-			if err != nil {
-				return ignoreEnd(ctx, err)
-			}
+		for _, s := range spans {
 			if cfg.FromEnd {
-				first = end
+				s.Start = s.End
 			}
-			sources = append(sources, source{end: end, fetcher: c.NewFetcher(FetcherConfig{
-				Topic: topic, Partition: p, Offset: first, MaxBytes: cfg.MaxBytes, MaxWait: cfg.MaxWait,
+			sources = append(sources, source{end: s.End, fetcher: c.NewFetcher(FetcherConfig{
+				Topic: topic, Partition: s.Partition, Offset: s.Start, MaxBytes: cfg.MaxBytes, MaxWait: cfg.MaxWait,
 			})})
 		}
 	}
 
-	var behind atomic.Int64
-	behind.Store(int64(len(sources)))
+	var lagging atomic.Int64 // partitions
+	lagging.Store(int64(len(sources)))
 	caughtUp := func() {
-		if behind.Add(-1) == 0 && cfg.OnCaughtUp != nil {
+		if lagging.Add(-1) == 0 && cfg.OnCaughtUp != nil {
 			cfg.OnCaughtUp()
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range sources {
 		group.Go(func() error {
-			behind := true
+			lagging := true
 			for {
-				if behind && s.fetcher.Offset() >= s.end {
-					behind = false
+				if lagging && s.fetcher.Offset() >= s.end {
+					lagging = false
 					caughtUp()
+					if cfg.ToEnd {
+						return nil
+					}
 				}
 				records, err := s.fetcher.Fetch(ctx)
 				if err != nil {
