@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
@@ -52,6 +53,7 @@ type Monitor struct {
 	spec    *scoring.Spec
 	now     func() time.Time
 	metrics *metrics
+	intake  *intake.Intake
 
 	mu       sync.Mutex // guards what follows
 	versions map[int64]*versionCounters
@@ -110,6 +112,7 @@ func New(cfg Config) (*Monitor, error) {
 		spec:     spec,
 		now:      time.Now,
 		versions: make(map[int64]*versionCounters),
+		intake:   intake.New(intake.Config{Name: "monitor intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
 		windows:  windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
 		recent:   recentScores{limit: cfg.DriftWindow, features: spec.Len()},
 	}
@@ -142,10 +145,10 @@ func (m *Monitor) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var behind atomic.Int64
-	behind.Store(int64(len(partitions)))
+	var lagging atomic.Int64
+	lagging.Store(int64(len(partitions)))
 	caughtUp := func() {
-		if behind.Add(-1) > 0 {
+		if lagging.Add(-1) > 0 {
 			return
 		}
 		m.metrics.caughtUp.Store(true)
@@ -164,45 +167,31 @@ func (m *Monitor) run(ctx context.Context) error {
 // open finds the partitions and where they end now.
 func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
 	cluster := m.cfg.Cluster
-	n, err := cluster.Partitions(ctx, schemas.TopicScores)
+	scores, err := cluster.Spans(ctx, schemas.TopicScores)
 	if err != nil {
 		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicScores, err)
 	}
-	outcomes, err := cluster.Partitions(ctx, schemas.TopicOutcomes)
+	outcomes, err := cluster.Spans(ctx, schemas.TopicOutcomes)
 	if err != nil {
 		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicOutcomes, err)
 	}
-	if n != outcomes {
+	if len(scores) != len(outcomes) {
 		return nil, fmt.Errorf("%s has %d partitions and %s has %d: to be joined they need the same number",
-			schemas.TopicScores, n, schemas.TopicOutcomes, outcomes)
+			schemas.TopicScores, len(scores), schemas.TopicOutcomes, len(outcomes))
 	}
-	partitions := make([]*partition, n)
+	open := func(s kafka.Span, wait time.Duration) source {
+		lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
+		lag.Set(float64(s.End - s.Start))
+		return source{
+			fetcher: cluster.NewFetcher(kafka.FetcherConfig{Topic: s.Topic, Partition: s.Partition, Offset: s.Start, MaxWait: wait}),
+			end:     s.End,
+			lag:     lag,
+		}
+	}
+	partitions := make([]*partition, len(scores))
 	for i := range partitions {
-		open := func(topic string, wait time.Duration) (source, error) {
-			first, end, err := cluster.Offsets(ctx, topic, i)
-			if err != nil {
-				return source{}, fmt.Errorf("looking for the end of partition %d of %s: %w", i, topic, err)
-			}
-			lag := m.metrics.lag.WithLabelValues(topic, label(i))
-			lag.Set(float64(end - first))
-			return source{
-				fetcher: cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Partition: i, Offset: first, MaxWait: wait}),
-				end:     end,
-				lag:     lag,
-			}, nil
-		}
-		p := &partition{
-			monitor: m, number: i, of: n,
-			join:  newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m),
-			score: m.cfg.Codec.NewScore(),
-		}
-		p.join.pending = m.cfg.MaxPending
-		if p.scores, err = open(schemas.TopicScores, scoresWait); err != nil {
-			return nil, err
-		}
-		if p.outcome, err = open(schemas.TopicOutcomes, outcomesWait); err != nil {
-			return nil, err
-		}
+		p := m.newPartition(i, len(scores))
+		p.scores, p.outcome = open(scores[i], scoresWait), open(outcomes[i], outcomesWait)
 		partitions[i] = p
 	}
 	return partitions, nil

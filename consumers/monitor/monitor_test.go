@@ -518,11 +518,10 @@ func TestRestartAgrees(t *testing.T) {
 			m.now = func() time.Time { return records[max(line.there-1, 0)].Time }
 			var l ledger
 			lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
-			p := &partition{
-				monitor: m, of: 1, join: newJoin(8, 0, &l), score: codec.NewScore(),
-				scores:  source{fetcher: scores, end: int64(there), lag: lag},
-				outcome: source{fetcher: outcomes, end: int64(there), lag: lag},
-			}
+			p := m.newPartition(0, 1)
+			p.join = newJoin(8, 0, &l)
+			p.scores = source{fetcher: scores, end: int64(there), lag: lag}
+			p.outcome = source{fetcher: outcomes, end: int64(there), lag: lag}
 			caughtUp := 0
 			if err := p.run(ctx, func() { caughtUp++ }); ctx.Err() == nil {
 				t.Fatal(err)
@@ -568,10 +567,8 @@ func TestOpenTransaction(t *testing.T) {
 		}
 	}
 	lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
-	p := &partition{
-		monitor: m, of: 1, join: newJoin(8, 0, m), score: codec.NewScore(),
-		scores: source{fetcher: scores, lag: lag}, outcome: source{fetcher: outcomes, lag: lag},
-	}
+	p := m.newPartition(0, 1)
+	p.scores, p.outcome = source{fetcher: scores, lag: lag}, source{fetcher: outcomes, lag: lag}
 	timeout := time.AfterFunc(10*time.Second, cancel)
 	p.run(ctx, func() {})
 	if !timeout.Stop() {

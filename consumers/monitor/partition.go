@@ -2,15 +2,14 @@ package monitor
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -39,10 +38,26 @@ type partition struct {
 	outcome source
 	join    *join
 
-	score *schemas.ChurnScore
-	label schemas.ChurnOutcome
-	// history tells that what was there at the start is still being read.
+	score *intake.Reader[schemas.ChurnScore]
+	label *intake.Reader[schemas.ChurnOutcome]
+	// history reports that what was there at the start is still being read.
 	history bool
+}
+
+// newPartition returns a partition that has nothing to read from yet.
+func (m *Monitor) newPartition(number, of int) *partition {
+	codec := m.cfg.Codec
+	passOver := m.intake.PassOver(func(topic string, reason schemas.Reason) {
+		m.metrics.skipped.WithLabelValues(topic, string(reason)).Inc()
+	})
+	join := newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m)
+	join.pending = m.cfg.MaxPending
+	return &partition{
+		monitor: m, number: number, of: of,
+		join:  join,
+		score: intake.NewReader(m.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: codec.NewScore, Poison: passOver}),
+		label: intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Poison: passOver}),
+	}
 }
 
 // source is one of the two partitions, with what was fetched and not yet
@@ -51,7 +66,7 @@ type source struct {
 	fetcher fetcher
 	end     int64 // end of the partition at the start
 	records []kafka.Record
-	// drained tells that nothing could be read behind records at the last
+	// drained reports that nothing could be read after records at the last
 	// fetch. An open transaction may end what can be read before the end.
 	drained bool
 	lag     prometheus.Gauge
@@ -65,9 +80,9 @@ func (s *source) fill(ctx context.Context) error {
 		if s.records, err = s.fetcher.Fetch(ctx); err != nil {
 			return err
 		}
-		behind := s.fetcher.HighWatermark() - s.fetcher.Offset()
-		s.lag.Set(float64(max(behind, 0)))
-		s.drained = behind <= 0 || s.fetcher.Offset() == before
+		lag := s.fetcher.HighWatermark() - s.fetcher.Offset()
+		s.lag.Set(float64(max(lag, 0)))
+		s.drained = lag <= 0 || s.fetcher.Offset() == before
 		if s.drained {
 			break
 		}
@@ -141,81 +156,50 @@ func (p *partition) next() *kafka.Record {
 	return r
 }
 
-func (p *partition) handle(ctx context.Context, r *kafka.Record) error {
-	if schemas.IsReservedKey(r.Key) {
-		return nil // the scorer's mark of a change of ownership
+func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
+	isScore := r.Topic == schemas.TopicScores
+	var kind intake.Kind
+	if isScore {
+		kind, err = p.score.Read(ctx, r)
+	} else {
+		kind, err = p.label.Read(ctx, r)
 	}
-	p.join.expire(r.Time.UnixMilli())
-	if r.Value == nil {
-		p.join.erase(r.Key)
-		return nil
-	}
-	if r.Topic == schemas.TopicScores {
-		return p.handleScore(ctx, r)
-	}
-	return p.handleOutcome(ctx, r)
-}
-
-func (p *partition) handleScore(ctx context.Context, r *kafka.Record) error {
-	s := p.score
-	if ok, err := p.decode(ctx, r, func(ctx context.Context) error {
-		return p.monitor.cfg.Codec.DecodeScore(ctx, r.Value, s)
-	}); !ok {
+	if err != nil || kind == intake.Nothing {
 		return err
 	}
+	p.join.expire(r.Time.UnixMilli())
+	switch {
+	case kind == intake.Tombstone:
+		p.join.erase(r.Key)
+	case isScore:
+		p.takeScore(r, p.score.Message())
+	default:
+		p.takeOutcome(r, p.label.Message())
+	}
+	return nil
+}
+
+func (p *partition) takeScore(r *kafka.Record, s *schemas.ChurnScore) {
 	if p.join.score(s.CustomerID, score{
 		occurredAt: s.OccurredAt, writtenAt: r.Time.UnixMilli(),
 		version: s.ModelVersion, probability: s.Probability,
 	}) {
 		p.monitor.scored(s)
 	}
-	return nil
 }
 
-func (p *partition) handleOutcome(ctx context.Context, r *kafka.Record) error {
-	o := &p.label
-	if ok, err := p.decode(ctx, r, func(ctx context.Context) error {
-		return p.monitor.cfg.Codec.DecodeOutcome(ctx, r.Value, o)
-	}); !ok {
-		return err
-	}
+func (p *partition) takeOutcome(r *kafka.Record, o *schemas.ChurnOutcome) {
 	written := deadletters.WrittenAt(r).UnixMilli()
 	p.join.outcome(outcome{
 		customer: o.CustomerID, observedAt: o.ObservedAt, writtenAt: written, churned: o.Churned,
 		own:       o.Attributes != nil,
 		misplaced: kafka.PartitionOf([]byte(o.CustomerID), p.of) != p.number,
 	}, written+p.monitor.cfg.Grace.Milliseconds())
-	return nil
 }
 
-// expireIdle gives outcomes up by the clock, as no record tells the time.
+// expireIdle gives outcomes up by the clock, while no record tells the time.
 func (p *partition) expireIdle() {
 	p.join.expire(p.monitor.now().Add(-inFlight).UnixMilli())
-}
-
-// decode calls read until it succeeds or the record turns out to be
-// unreadable, which is counted and makes ok false.
-func (p *partition) decode(ctx context.Context, r *kafka.Record, read func(context.Context) error) (ok bool, err error) {
-	what := "decoding a record of " + r.Topic
-	var poison *schemas.PoisonError
-	err = retry.Do(ctx, p.monitor.log, what, func(ctx context.Context) error {
-		err := read(ctx)
-		var isPoison bool
-		if poison, isPoison = schemas.AsPoison(err); isPoison {
-			return nil
-		}
-		return err
-	})
-	switch {
-	case err != nil:
-		return false, fmt.Errorf("partition %d of %s at offset %d: %w", r.Partition, r.Topic, r.Offset, err)
-	case poison != nil:
-		p.monitor.metrics.skipped.WithLabelValues(r.Topic, string(poison.Reason)).Inc()
-		p.monitor.log.Warn("passing over a record that cannot be read",
-			"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-		return false, nil
-	}
-	return true, nil
 }
 
 func label(n int) string { return strconv.Itoa(n) }

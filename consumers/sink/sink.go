@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
@@ -66,6 +68,7 @@ type Sink struct {
 	log     *slog.Logger
 	metrics *metrics
 	letters *deadletters.Writer
+	intake  *intake.Intake
 }
 
 // New returns a sink. It does no I/O.
@@ -95,10 +98,14 @@ func New(cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
+	log := cfg.Logger.With("role", role, "store", cfg.Store.Name())
 	return &Sink{
 		cfg:     cfg,
-		log:     cfg.Logger.With("role", role, "store", cfg.Store.Name()),
+		log:     log,
 		metrics: m,
+		intake: intake.New(intake.Config{
+			Name: "sink " + cfg.Store.Name() + " intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer,
+		}),
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, role+" "+cfg.Store.Name()),
 	}, nil
 }
@@ -163,12 +170,7 @@ func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
 		Topic: claim.Topic, Partition: claim.Partition, Offset: claim.Committed,
 		MaxWait: min(max(s.cfg.MaxDelay/4, 10*time.Millisecond), 500*time.Millisecond),
 	})
-	w := &worker{
-		Sink:      s,
-		log:       s.log.With("topic", claim.Topic, "partition", claim.Partition),
-		claim:     claim,
-		committed: claim.Committed,
-	}
+	w := s.newWorker(claim)
 	for {
 		records, err := fetcher.Fetch(ctx)
 		if err != nil {
@@ -204,9 +206,35 @@ type worker struct {
 	committed int64     // offset up to which all is stored
 	since     time.Time // when the batch was begun; zero if it was not
 
+	// A worker reads one of the topics.
+	scores   *intake.Reader[schemas.ChurnScore]
+	outcomes *intake.Reader[schemas.ChurnOutcome]
+	models   *intake.Reader[schemas.ModelVersion]
+
 	batch Batch
 	bytes int // of the records in it
 	free  []*schemas.ChurnScore
+}
+
+func (s *Sink) newWorker(claim *kafka.Claim) *worker {
+	w := &worker{
+		Sink:      s,
+		log:       s.log.With("topic", claim.Topic, "partition", claim.Partition),
+		claim:     claim,
+		committed: claim.Committed,
+	}
+	// Each store's sink writes its own letter, under its own name.
+	letter := s.letters.SetAside(s.log, func(topic string, reason schemas.Reason) {
+		s.metrics.letters.WithLabelValues(topic, string(reason)).Inc()
+	})
+	passOver := s.intake.PassOver(func(_ string, reason schemas.Reason) {
+		s.metrics.unreadable.WithLabelValues(string(reason)).Inc()
+	})
+	codec := s.cfg.Codec
+	w.scores = intake.NewReader(s.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: w.newScore, Check: checkScore, Poison: letter})
+	w.outcomes = intake.NewReader(s.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Check: checkOutcome, Poison: passOver})
+	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Poison: letter})
+	return w
 }
 
 func (w *worker) rows() int {
@@ -215,110 +243,64 @@ func (w *worker) rows() int {
 
 // take adds a record to the batch. It waits while the registry is down, and
 // fails only when ctx ends.
-func (w *worker) take(ctx context.Context, r *kafka.Record) error {
+func (w *worker) take(ctx context.Context, r *kafka.Record) (err error) {
 	if w.since.IsZero() {
 		w.since = time.Now()
 	}
 	w.bytes += len(r.Key) + len(r.Value)
-	if schemas.IsReservedKey(r.Key) {
-		return nil // a scorer's marker: no customer has such an id
-	}
-	err := retry.Do(ctx, w.log, "decoding a record", func(ctx context.Context) error {
-		err := w.decode(ctx, r)
-		if _, poison := schemas.AsPoison(err); poison {
-			return retry.Permanent(err)
-		}
-		return err
-	})
-	poison, ok := schemas.AsPoison(err)
-	if !ok {
-		return err
-	}
-	if r.Topic == schemas.TopicOutcomes {
-		w.metrics.unreadable.WithLabelValues(string(poison.Reason)).Inc()
-		w.log.Warn("outcome passed over", "reason", poison.Reason, "detail", poison.Detail, "offset", r.Offset)
-		return nil
-	}
-	return w.bury(ctx, r, poison)
-}
-
-func (w *worker) decode(ctx context.Context, r *kafka.Record) error {
+	var kind intake.Kind
 	switch r.Topic {
 	case schemas.TopicScores:
-		return w.decodeScore(ctx, r)
+		switch kind, err = w.scores.Read(ctx, r); kind {
+		case intake.Tombstone:
+			w.eraseScores(erasure(r))
+		case intake.Message:
+			score := w.scores.Keep()
+			// The record's bytes are gone with the next fetch.
+			score.CustomerID, score.EventID = bytes.Clone(score.CustomerID), bytes.Clone(score.EventID)
+			w.batch.Scores = append(w.batch.Scores, score)
+		}
 	case schemas.TopicOutcomes:
-		return w.decodeOutcome(ctx, r)
+		switch kind, err = w.outcomes.Read(ctx, r); kind {
+		case intake.Tombstone:
+			w.eraseOutcomes(string(r.Key))
+		case intake.Message:
+			w.batch.Outcomes = append(w.batch.Outcomes, w.outcomes.Keep())
+		}
+	default:
+		// Without a value, a version is forgotten in the topic; the table keeps
+		// the history.
+		if kind, err = w.models.Read(ctx, r); kind == intake.Message {
+			w.batch.Models = append(w.batch.Models, ModelRow{Offset: r.Offset, ModelVersion: *w.models.Message()})
+		}
 	}
-	if r.Value == nil {
-		return nil // forgotten in the topic; the table keeps the history
-	}
-	row := ModelRow{Offset: r.Offset}
-	if err := w.cfg.Codec.DecodeModel(ctx, r.Value, &row.ModelVersion); err != nil {
-		return err
-	}
-	w.batch.Models = append(w.batch.Models, row)
-	return nil
+	return err
 }
 
-func (w *worker) decodeScore(ctx context.Context, r *kafka.Record) error {
-	if r.Value == nil {
-		if err := checkErasure(r.Key); err != nil {
-			return err
-		}
-		e := erasure(r)
-		if e.SourceOffset == EverythingErased {
-			w.dropScores(func(s *schemas.ChurnScore) bool {
-				return string(s.CustomerID) == e.CustomerID && s.SourcePartition == e.SourcePartition
-			})
-		}
-		w.batch.Erased = append(w.batch.Erased, e)
-		return nil
+// newScore returns memory for a score, of a batch that is stored if there is
+// some.
+func (w *worker) newScore() *schemas.ChurnScore {
+	n := len(w.free)
+	if n == 0 {
+		return w.cfg.Codec.NewScore()
 	}
-	var score *schemas.ChurnScore
-	if n := len(w.free); n > 0 {
-		score, w.free = w.free[n-1], w.free[:n-1]
-	} else {
-		score = w.cfg.Codec.NewScore()
-	}
-	err := w.cfg.Codec.DecodeScore(ctx, r.Value, score)
-	if err == nil {
-		err = checkKey(r.Key, score.CustomerID)
-	}
-	if err != nil {
-		w.free = append(w.free, score)
-		return err
-	}
-	// The record's bytes are gone with the next fetch.
-	score.CustomerID, score.EventID = bytes.Clone(score.CustomerID), bytes.Clone(score.EventID)
-	w.batch.Scores = append(w.batch.Scores, score)
-	return nil
+	score := w.free[n-1]
+	w.free = w.free[:n-1]
+	return score
 }
 
-func (w *worker) decodeOutcome(ctx context.Context, r *kafka.Record) error {
-	if r.Value == nil {
-		if err := checkErasure(r.Key); err != nil {
-			return err
-		}
-		id := string(r.Key)
-		kept := w.batch.Outcomes[:0]
-		for _, o := range w.batch.Outcomes {
-			if o.CustomerID != id {
-				kept = append(kept, o)
-			}
-		}
-		w.batch.Outcomes = kept
-		w.batch.ErasedOutcomes = append(w.batch.ErasedOutcomes, id)
-		return nil
+func (w *worker) eraseScores(e Erasure) {
+	if e.SourceOffset == EverythingErased {
+		w.dropScores(func(s *schemas.ChurnScore) bool {
+			return string(s.CustomerID) == e.CustomerID && s.SourcePartition == e.SourcePartition
+		})
 	}
-	outcome := &schemas.ChurnOutcome{}
-	if err := w.cfg.Codec.DecodeOutcome(ctx, r.Value, outcome); err != nil {
-		return err
-	}
-	if err := checkKey(r.Key, []byte(outcome.CustomerID)); err != nil {
-		return err
-	}
-	w.batch.Outcomes = append(w.batch.Outcomes, outcome)
-	return nil
+	w.batch.Erased = append(w.batch.Erased, e)
+}
+
+func (w *worker) eraseOutcomes(id string) {
+	w.batch.Outcomes = slices.DeleteFunc(w.batch.Outcomes, func(o *schemas.ChurnOutcome) bool { return o.CustomerID == id })
+	w.batch.ErasedOutcomes = append(w.batch.ErasedOutcomes, id)
 }
 
 // erasure returns what a tombstone among the scores erases.
@@ -332,7 +314,8 @@ func erasure(r *kafka.Record) Erasure {
 	return Erasure{string(r.Key), int32(partition), offset}
 }
 
-func checkErasure(key []byte) error {
+// checkErasure is the intake's check of a tombstone.
+func checkErasure(key []byte) *schemas.PoisonError {
 	if len(key) == 0 {
 		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "a tombstone without a key"}
 	}
@@ -342,31 +325,18 @@ func checkErasure(key []byte) error {
 	return nil
 }
 
-// checkKey refuses a record under another customer's key: an erasure of that
-// customer would not come after it.
-func checkKey(key, customer []byte) error {
-	if len(customer) == 0 {
-		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "customer_id is empty"}
+func checkScore(r *kafka.Record, s *schemas.ChurnScore) *schemas.PoisonError {
+	if s == nil {
+		return checkErasure(r.Key)
 	}
-	if !bytes.Equal(key, customer) {
-		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id"}
-	}
-	return nil
+	return intake.CheckKey(r, s.CustomerID)
 }
 
-// bury writes a record that cannot be stored to the dead letters. Each store's
-// sink writes its own letter, under its own name.
-func (w *worker) bury(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
-	letter := w.letters.Letter(r, poison, time.Now())
-	err := retry.Do(ctx, w.log, "writing a dead letter", func(ctx context.Context) error {
-		return w.letters.Write(ctx, letter)
-	})
-	if err != nil {
-		return err
+func checkOutcome(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
+	if o == nil {
+		return checkErasure(r.Key)
 	}
-	w.metrics.letters.WithLabelValues(r.Topic, string(poison.Reason)).Inc()
-	w.log.Warn("record set aside as a dead letter", "reason", poison.Reason, "detail", poison.Detail, "offset", r.Offset)
-	return nil
+	return intake.CheckKey(r, o.CustomerID)
 }
 
 // flush stores the batch, then commits next as the offset to go on from. It

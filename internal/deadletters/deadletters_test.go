@@ -122,7 +122,7 @@ func (d *desk) records(topic string, partition int) (all []kafka.Record) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	err = d.queue.read(d.ctx, "", []span{{topic, partition, first, end}}, func(r *kafka.Record) error {
+	err = d.queue.read(d.ctx, "", []kafka.Span{{Topic: topic, Partition: partition, Start: first, End: end}}, func(r *kafka.Record) error {
 		c := *r
 		c.Key, c.Value, c.Headers = slices.Clone(r.Key), slices.Clone(r.Value), slices.Clone(r.Headers)
 		for i := range c.Headers {
@@ -807,7 +807,7 @@ func TestJunkAmongTheLetters(t *testing.T) {
 	if err != nil || positions(letters) != "0:5" {
 		t.Errorf("letters %s, %v", positions(letters), err)
 	}
-	if !strings.Contains(log.String(), "position=0:0") {
+	if !strings.Contains(log.String(), "topic=churn.dead-letters partition=0 offset=0 reason=bad_frame") {
 		t.Errorf("logged %q", log.String())
 	}
 }

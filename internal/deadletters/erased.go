@@ -98,7 +98,7 @@ func (q *Queue) findErasures(ctx context.Context, e *erasures) error {
 	if len(e.erased) == 0 {
 		return nil
 	}
-	var spans []span
+	var spans []kafka.Span
 	for _, topic := range []string{schemas.TopicOutcomes, schemas.TopicScores} {
 		all, err := q.spans(ctx, topic)
 		if errors.Is(err, kafka.ErrUnknownTopic) {
@@ -108,7 +108,7 @@ func (q *Queue) findErasures(ctx context.Context, e *erasures) error {
 			return err
 		}
 		for i := range all {
-			if all[i].start, err = q.since(ctx, all[i], e.oldest-clockSkew.Milliseconds()); err != nil {
+			if all[i].Start, err = q.since(ctx, all[i], e.oldest-clockSkew.Milliseconds()); err != nil {
 				return err
 			}
 		}
@@ -123,11 +123,11 @@ func (q *Queue) findErasures(ctx context.Context, e *erasures) error {
 		if start > end { // the topic was made anew: all of it is younger
 			start = first
 		}
-		i := slices.IndexFunc(spans, func(s span) bool { return s.topic == from.topic && s.partition == from.partition })
+		i := slices.IndexFunc(spans, func(s kafka.Span) bool { return s.Topic == from.topic && s.Partition == from.partition })
 		if i < 0 {
-			spans = append(spans, span{from.topic, from.partition, start, end})
+			spans = append(spans, kafka.Span{Topic: from.topic, Partition: from.partition, Start: start, End: end})
 		} else {
-			spans[i].start = min(spans[i].start, start)
+			spans[i].Start = min(spans[i].Start, start)
 		}
 	}
 	if err := q.read(ctx, "erased customers", spans, e.note); err != nil {
@@ -139,11 +139,11 @@ func (q *Queue) findErasures(ctx context.Context, e *erasures) error {
 // since returns the offset from which on a span's records were written at or
 // after a time in milliseconds. Records that lie out of order by their times
 // may mislead it by as much.
-func (q *Queue) since(ctx context.Context, s span, millis int64) (int64, error) {
-	low, high := s.start, s.end
+func (q *Queue) since(ctx context.Context, s kafka.Span, millis int64) (int64, error) {
+	low, high := s.Start, s.End
 	for low < high {
 		middle := low + (high-low)/2
-		r, err := q.first(ctx, span{s.topic, s.partition, middle, high})
+		r, err := q.first(ctx, kafka.Span{Topic: s.Topic, Partition: s.Partition, Start: middle, End: high})
 		if err != nil {
 			return 0, err
 		}

@@ -116,7 +116,7 @@ func TestSince(t *testing.T) {
 		{0, 0, 50, 0}, {100, 0, 50, 0}, {101, 0, 50, 2}, {110, 0, 50, 2}, {200, 0, 50, 20}, {205, 0, 50, 22},
 		{340, 0, 50, 48}, {341, 0, 50, 50}, {0, 7, 50, 7}, {110, 7, 50, 7}, {341, 7, 9, 9}, {100, 5, 5, 5}, {-5, 0, 50, 0},
 	} {
-		if got, err := d.queue.since(d.ctx, span{topic, 0, c.start, c.end}, c.millis); err != nil || got != c.want {
+		if got, err := d.queue.since(d.ctx, kafka.Span{Topic: topic, Start: c.start, End: c.end}, c.millis); err != nil || got != c.want {
 			t.Errorf("since %d in %d to %d: %d, %v, want %d", c.millis, c.start, c.end, got, err, c.want)
 		}
 	}

@@ -92,7 +92,7 @@ func (n *notes) add(r *kafka.Record) error {
 }
 
 // readNotes reads what was redriven.
-func (q *Queue) readNotes(ctx context.Context, spans []span, m *memory) (*notes, error) {
+func (q *Queue) readNotes(ctx context.Context, spans []kafka.Span, m *memory) (*notes, error) {
 	n := newNotes(m)
 	err := q.read(ctx, scanning, spans, func(r *kafka.Record) error {
 		if r.Value != nil {

@@ -122,7 +122,7 @@ func (q *Queue) Plan(ctx context.Context, f Filter, limit int) (*Plan, error) {
 	}
 	erasures := newErasures(memory)
 	sought := map[source]bool{}
-	err = q.scan(ctx, spans, &f, func(l *Letter) error {
+	err = q.scan(ctx, spans, &f, nil, func(l *Letter) error {
 		s := l.source()
 		if notes.done[s] || refusal(l, partitions) != "" {
 			return nil
@@ -144,7 +144,7 @@ func (q *Queue) Plan(ctx context.Context, f Filter, limit int) (*Plan, error) {
 	}
 	plan := &Plan{Refused: Refusals{}}
 	kept := shelf{limit: limit, memory: memory}
-	err = q.scan(ctx, spans, &f, func(l *Letter) error {
+	err = q.scan(ctx, spans, &f, nil, func(l *Letter) error {
 		s := l.source()
 		at, written := traces.written[s]
 		why := refusal(l, partitions)

@@ -28,8 +28,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -159,6 +159,7 @@ type producer interface {
 type Queue struct {
 	cfg      Config
 	producer producer
+	intake   *intake.Intake
 }
 
 // New returns a Queue. It does no I/O.
@@ -172,7 +173,10 @@ func New(cfg Config) *Queue {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = 256 << 20
 	}
-	return &Queue{cfg: cfg, producer: cfg.Cluster.NewProducer(kafka.ProducerConfig{})}
+	return &Queue{
+		cfg: cfg, producer: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
+		intake: intake.New(intake.Config{Logger: cfg.Logger}),
+	}
 }
 
 // Newest returns the newest limit letters that match, or all if limit is 0,
@@ -185,16 +189,7 @@ func (q *Queue) Newest(ctx context.Context, f Filter, limit int) ([]Letter, erro
 	memory := q.memory()
 	kept := shelf{limit: limit, newest: true, memory: memory}
 	notes := newNotes(memory)
-	err = q.read(ctx, scanning, spans, func(r *kafka.Record) error {
-		if r.Value == nil {
-			return notes.add(r)
-		}
-		l, err := q.decode(ctx, r)
-		if err != nil || l == nil || !f.match(l) {
-			return err
-		}
-		return kept.add(*l)
-	})
+	err = q.scan(ctx, spans, &f, notes.add, func(l *Letter) error { return kept.add(*l) })
 	if err != nil {
 		return nil, err
 	}
@@ -224,10 +219,11 @@ func (q *Queue) get(ctx context.Context, at []Position) ([]Letter, *notes, error
 		if err != nil {
 			return nil, nil, err
 		}
-		l := &Letter{Position: position}
-		if err := q.decodeInto(ctx, r, l); err != nil {
+		reader := q.reader(nil)
+		if _, err := reader.Read(ctx, r); err != nil {
 			return nil, nil, fmt.Errorf("reading the dead letter at %s: %w", position, err)
 		}
+		l := asLetter(r, reader.Message())
 		if err := memory.take(l.size()); err != nil {
 			return nil, nil, err
 		}
@@ -264,7 +260,7 @@ func (q *Queue) record(ctx context.Context, at Position) (*kafka.Record, error) 
 	if at.Offset < first || at.Offset >= end {
 		return nil, missing
 	}
-	r, err := q.first(ctx, span{schemas.TopicDeadLetters, at.Partition, at.Offset, at.Offset + 1})
+	r, err := q.first(ctx, kafka.Span{Topic: schemas.TopicDeadLetters, Partition: at.Partition, Start: at.Offset, End: at.Offset + 1})
 	if err != nil {
 		return nil, err
 	}
@@ -275,11 +271,11 @@ func (q *Queue) record(ctx context.Context, at Position) (*kafka.Record, error) 
 }
 
 // first returns the first record of a span, nil if there is none.
-func (q *Queue) first(ctx context.Context, s span) (*kafka.Record, error) {
+func (q *Queue) first(ctx context.Context, s kafka.Span) (*kafka.Record, error) {
 	f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: s.topic, Partition: s.partition, Offset: s.start, MaxBytes: 64 << 10, MaxWait: briefly,
+		Topic: s.Topic, Partition: s.Partition, Offset: s.Start, MaxBytes: 64 << 10, MaxWait: briefly,
 	})
-	for f.Offset() < s.end {
+	for f.Offset() < s.End {
 		records, err := f.Fetch(ctx)
 		if err != nil {
 			return nil, err
@@ -287,7 +283,7 @@ func (q *Queue) first(ctx context.Context, s span) (*kafka.Record, error) {
 		if len(records) == 0 {
 			continue
 		}
-		if records[0].Offset >= s.end {
+		if records[0].Offset >= s.End {
 			break
 		}
 		return &records[0], nil
@@ -295,33 +291,20 @@ func (q *Queue) first(ctx context.Context, s span) (*kafka.Record, error) {
 	return nil, nil
 }
 
-// decode returns the letter in a record, nil if there is none that can be
-// read.
-func (q *Queue) decode(ctx context.Context, r *kafka.Record) (*Letter, error) {
-	l := &Letter{Position: Position{r.Partition, r.Offset}}
-	err := q.decodeInto(ctx, r, l)
-	if poison, ok := schemas.AsPoison(err); ok {
-		q.cfg.Logger.Warn("a record among the dead letters is none", "position", l.Position.String(), "reason", poison.Reason, "detail", poison.Detail)
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the dead letter at %s: %w", l.Position, err)
-	}
-	return l, nil
+// reader returns what reads letters. Without a policy, a record that is none is
+// an error.
+func (q *Queue) reader(poison intake.Policy) *intake.Reader[schemas.DeadLetter] {
+	return intake.NewReader(q.intake, intake.Topic[schemas.DeadLetter]{
+		Decode: q.cfg.Codec.DecodeDeadLetter, Poison: poison,
+		Reserved: true, // a letter has the key of its record, whatever that was
+	})
 }
 
-func (q *Queue) decodeInto(ctx context.Context, r *kafka.Record, l *Letter) error {
-	err := retry.Do(ctx, q.cfg.Logger, "decoding a dead letter", func(ctx context.Context) error {
-		err := q.cfg.Codec.DecodeDeadLetter(ctx, r.Value, &l.DeadLetter)
-		if _, poison := schemas.AsPoison(err); poison {
-			return retry.Permanent(err)
-		}
-		return err
-	})
-	if err == nil {
-		restoreNulls(&l.DeadLetter, r.Header(headerNulls))
-	}
-	return err
+// asLetter returns the letter that was read from a record. It is the caller's.
+func asLetter(r *kafka.Record, read *schemas.DeadLetter) *Letter {
+	l := &Letter{Position: Position{r.Partition, r.Offset}, DeadLetter: *read}
+	restoreNulls(&l.DeadLetter, r.Header(headerNulls))
+	return l
 }
 
 // scanning is what a scan of the letters is called in Config.Progress.
@@ -330,73 +313,58 @@ const scanning = "dead letters"
 // briefly is how long is waited where there may be nothing to read.
 const briefly = 50 * time.Millisecond
 
-// scan calls use for the letters in spans that match. The letter is use's to
-// keep.
-func (q *Queue) scan(ctx context.Context, spans []span, f *Filter, use func(*Letter) error) error {
+// scan calls use for the letters in spans that match, which are use's to keep,
+// and note, nil for none, for the records without a value.
+func (q *Queue) scan(ctx context.Context, spans []kafka.Span, f *Filter, note func(*kafka.Record) error, use func(*Letter) error) error {
+	reader := q.reader(q.intake.PassOver(nil))
 	return q.read(ctx, scanning, spans, func(r *kafka.Record) error {
 		if r.Value == nil {
-			return nil
+			if note == nil {
+				return nil
+			}
+			return note(r)
 		}
-		l, err := q.decode(ctx, r)
-		if err != nil || l == nil || !f.match(l) {
+		kind, err := reader.Read(ctx, r)
+		if err != nil || kind != intake.Message {
 			return err
 		}
-		return use(l)
+		if l := asLetter(r, reader.Message()); f.match(l) {
+			return use(l)
+		}
+		return nil
 	})
 }
 
 // spans returns all that the partitions of a topic hold at this moment.
-func (q *Queue) spans(ctx context.Context, topic string) ([]span, error) {
-	n, err := q.cfg.Cluster.Partitions(ctx, topic)
+func (q *Queue) spans(ctx context.Context, topic string) ([]kafka.Span, error) {
+	spans, err := q.cfg.Cluster.Spans(ctx, topic)
 	if err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", topic, err)
-	}
-	spans := make([]span, 0, n)
-	for p := range n {
-		first, end, err := q.cfg.Cluster.Offsets(ctx, topic, p)
-		if err != nil {
-			return nil, err
-		}
-		spans = append(spans, span{topic, p, first, end})
 	}
 	return spans, nil
 }
 
-// span is the records of a partition from an offset up to before another.
-type span struct {
-	topic      string
-	partition  int
-	start, end int64
-}
-
 // read calls use for every record in spans. The record is valid until use
 // returns.
-func (q *Queue) read(ctx context.Context, what string, spans []span, use func(*kafka.Record) error) error {
+func (q *Queue) read(ctx context.Context, what string, spans []kafka.Span, use func(*kafka.Record) error) error {
 	var done, total int64
 	for _, s := range spans {
-		total += max(0, s.end-s.start)
+		total += max(0, s.End-s.Start)
 	}
 	for _, s := range spans {
-		if s.start >= s.end {
-			continue
-		}
-		f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: s.topic, Partition: s.partition, Offset: s.start})
-		for f.Offset() < s.end {
-			records, err := f.Fetch(ctx)
-			if err != nil {
-				return err
-			}
+		err := q.cfg.Cluster.Read(ctx, s, func(records []kafka.Record, next int64) error {
 			for i := range records {
-				if records[i].Offset >= s.end {
-					break
-				}
 				if err := use(&records[i]); err != nil {
 					return err
 				}
 			}
-			q.cfg.Progress(what, done+min(f.Offset(), s.end)-s.start, total)
+			q.cfg.Progress(what, done+next-s.Start, total)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		done += s.end - s.start
+		done += max(0, s.End-s.Start)
 	}
 	return nil
 }

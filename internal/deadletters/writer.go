@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -60,6 +63,21 @@ func clone(b []byte) []byte {
 		return nil
 	}
 	return append([]byte{}, b...)
+}
+
+// SetAside returns an intake.Policy that makes a dead letter of a record, waits
+// until it is acknowledged, however long Kafka is down, and calls count.
+func (w *Writer) SetAside(log *slog.Logger, count func(topic string, reason schemas.Reason)) intake.Policy {
+	return func(ctx context.Context, r *kafka.Record, why *schemas.PoisonError) error {
+		letter := w.Letter(r, why, time.Now())
+		err := retry.Do(ctx, log, "writing a dead letter", func(ctx context.Context) error { return w.Write(ctx, letter) })
+		if err != nil {
+			return err
+		}
+		count(r.Topic, why.Reason)
+		log.Warn("dead letter", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "reason", why.Reason, "detail", why.Detail)
+		return nil
+	}
 }
 
 // smallLetter is up to how many bytes letters are written together. One that is

@@ -18,9 +18,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/metrics"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -110,6 +110,7 @@ type Feed struct {
 	cfg     FeedConfig
 	log     *slog.Logger
 	metrics feedMetrics
+	reader  *intake.Reader[schemas.ModelVersion]
 
 	state    atomic.Pointer[state]
 	caughtUp chan struct{}
@@ -140,6 +141,15 @@ func NewFeed(cfg FeedConfig) *Feed {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.state.Store(&state{})
+	// A process can work with the champion it has while the registry is down, so
+	// the feed does not report readiness.
+	f.reader = intake.NewReader(intake.New(intake.Config{Logger: f.log, Registerer: cfg.Registerer}), intake.Topic[schemas.ModelVersion]{
+		Decode: cfg.Codec.DecodeModel,
+		Poison: func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
+			f.refuse(r, why)
+			return nil
+		},
+	})
 	f.metrics = feedMetrics{
 		refused: metrics.Register(cfg.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_models_refused_total",
@@ -229,24 +239,21 @@ func (f *Feed) WaitFor(ctx context.Context, offset int64) error {
 func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 	for i := range records {
 		r := &records[i]
+		kind, err := f.reader.Read(ctx, r)
+		if err != nil {
+			return err
+		}
 		next := f.state.Load().clone()
 		next.next = r.Offset + 1
-		if schemas.IsReservedKey(r.Key) {
-			f.publish(next)
-			continue
-		}
-		if number, err := strconv.ParseInt(string(r.Key), 10, 64); err == nil && number > 0 && number < math.MaxInt64 {
-			next.highest = max(next.highest, number)
-			if r.Value == nil {
-				next.remove(number)
+		// A version that is refused, or withdrawn, has used its number up.
+		if key, err := strconv.ParseInt(string(r.Key), 10, 64); err == nil && key > 0 && key < math.MaxInt64 {
+			next.highest = max(next.highest, key)
+			if kind == intake.Tombstone {
+				next.remove(key)
 			}
 		}
-		if r.Value != nil {
-			v, err := f.open(ctx, r)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
+		if kind == intake.Message {
+			if v, err := f.open(r, *f.reader.Message()); err != nil {
 				f.refuse(r, err)
 			} else {
 				next.highest = max(next.highest, v.Version)
@@ -259,20 +266,8 @@ func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 	return nil
 }
 
-// open decodes and checks a record. It waits while the registry is down.
-func (f *Feed) open(ctx context.Context, r *kafka.Record) (*Version, error) {
-	var m schemas.ModelVersion
-	err := retry.Do(ctx, f.log, "decode a model version", func(ctx context.Context) error {
-		m = schemas.ModelVersion{}
-		err := f.cfg.Codec.DecodeModel(ctx, r.Value, &m)
-		if _, poison := schemas.AsPoison(err); poison {
-			return retry.Permanent(err)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
+// open checks what a record holds.
+func (f *Feed) open(r *kafka.Record, m schemas.ModelVersion) (*Version, error) {
 	if string(r.Key) != string(Key(m.Version)) || m.Version <= 0 {
 		return nil, fmt.Errorf("%w: version %d under the key %.32q", ErrRefused, m.Version, r.Key)
 	}
