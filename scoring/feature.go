@@ -41,7 +41,7 @@ func parseKind(name string) (Kind, error) {
 type Feature struct {
 	// Name is the attribute's field name in every schema.
 	Name string
-	// Kind tells numbers from levels.
+	// Kind distinguishes numbers from levels.
 	Kind Kind
 	// Label is the name people read; it defaults to Name.
 	Label string

@@ -11,7 +11,7 @@ import (
 type limeTables struct {
 	nodes   nodes
 	weights []float64 // the rule's, with the intercept's factor
-	// features[i] tells where the rows of the i-th active feature are.
+	// features[i] says where the rows of the i-th active feature are.
 	features []limeFeature
 	// A row is four times the number of nodes: real and imaginary parts of
 	// the tilted characteristic function, then of the difference between that
@@ -171,7 +171,7 @@ func (m *marginal) tabulateLIME(rows []float64, q nodes, r float64) {
 //
 // A missing or unknown value is like a category that never occurs and
 // contributes the mean. A feature without effect, or with one category only,
-// has weight 0. The result has one value a feature, is within 1e-9, and is dst
+// has weight 0. The result has one value per feature, is within 1e-9, and is dst
 // where that has room.
 func (p *Predictor) LIME(dst []float64, x Vector, w *Workspace) []float64 {
 	dst = resize(dst, len(p.features))
@@ -185,7 +185,7 @@ func (p *Predictor) LIME(dst []float64, x Vector, w *Workspace) []float64 {
 	rows := w.takeRows(m)
 
 	// The products over the features before each one, then from the other
-	// end those over the features behind it. Dividing the product of all by
+	// end those over the features after it. Dividing the product of all by
 	// one would fail where that is close to 0.
 	before := scratch[:size]
 	copy(before, t.weights)
@@ -201,17 +201,17 @@ func (p *Predictor) LIME(dst []float64, x Vector, w *Workspace) []float64 {
 			before = next
 		}
 	}
-	behind := scratch[m*size:][:size]
-	for k := range behind {
-		behind[k] = 0
+	after := scratch[m*size:][:size]
+	for k := range after {
+		after[k] = 0
 	}
-	for k := range behind[:size/2] {
-		behind[k] = 1
+	for k := range after[:size/2] {
+		after[k] = 1
 	}
 	for i := m - 1; i >= 0; i-- {
 		row := t.rows[rows[i]:][:2*size]
-		dst[p.active[i]] = tripleImaginary(scratch[i*size:][:size], behind, row[size:])
-		multiply(behind, behind, row)
+		dst[p.active[i]] = tripleImaginary(scratch[i*size:][:size], after, row[size:])
+		multiply(after, after, row)
 	}
 	return dst
 }

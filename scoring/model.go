@@ -99,7 +99,7 @@ type Importance struct {
 	// LIME and SHAP are mean absolute weights on the probability scale.
 	LIME float64 `json:"mean_abs_lime"`
 	SHAP float64 `json:"mean_abs_shap"`
-	// Points tells the direction: mean weight by level, or by bin of a number.
+	// Points gives the direction: mean weight by level, or by bin of a number.
 	Points []ImportancePoint `json:"points,omitempty"`
 }
 

@@ -257,8 +257,8 @@ func (f *compiled) level(x float64) int {
 	return sort.SearchFloat64s(f.quartiles, x)
 }
 
-// LogOdds returns the log-odds of churn. As everywhere, x has one value a
-// feature of the specification.
+// LogOdds returns the log-odds of churn. As everywhere, x has one value
+// per feature of the specification.
 func (p *Predictor) LogOdds(x Vector) float64 {
 	s := p.intercept
 	x = x[:len(p.features)]
@@ -280,7 +280,7 @@ func (p *Predictor) ExpectedProbability() float64 { return p.expectedProbability
 
 // Contributions returns what each feature adds to the log-odds, compared with
 // its mean over the training rows; 0 where the value is missing or unknown. The
-// result has one value a feature and is dst where that has room.
+// result has one value per feature and is dst where that has room.
 func (p *Predictor) Contributions(dst []float64, x Vector) []float64 {
 	dst = resize(dst, len(p.features))
 	for j := range p.features {
@@ -303,10 +303,10 @@ func (p *Predictor) Missing(dst []int, x Vector) []int {
 // BestChange finds the single change of an actionable feature after which the
 // model predicts the lowest probability: another level that occurred in
 // training, or for a number one step up or down, to the next of the least, the
-// quartiles and the greatest of the training values. It returns the feature's position, its new value, and the
-// probability then; ok is false when no change lowers the probability. Missing
-// values are not changed, for nothing is known of what they are. The workspace
-// may be nil.
+// quartiles and the greatest of the training values. It returns the feature's
+// position, its new value, and the probability then; ok is false when no change
+// lowers the probability. Missing values are not changed, for nothing is known of
+// what they are. The workspace may be nil.
 //
 // It is what the model would predict, not an effect to expect.
 func (p *Predictor) BestChange(x Vector, _ *Workspace) (feature int, value, probability float64, ok bool) {

@@ -39,7 +39,7 @@ const tolerance = 2e-10
 const maxPoleBound = 250
 
 // nodes are the points of the rule: n on the real axis, and the poles −i and
-// +i behind them if poles is set.
+// +i after them if poles is set.
 type nodes struct {
 	omega float64 // 2π/h
 	n     int

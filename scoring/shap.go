@@ -37,7 +37,7 @@ type shapClass struct {
 	once       sync.Once
 	nodes      nodes
 	weights    []float64 // 2n numbers
-	background []float64 // 2n numbers a feature
+	background []float64 // 2n numbers per feature
 	expected   float64   // expected probability less ½
 }
 
@@ -214,7 +214,7 @@ func (t *shapTables) saturate(own []float64, order []int) {
 //
 // A missing or unknown value is one that contributes the mean. A feature
 // without effect has value 0. Values however extreme are taken for what they
-// are. The result has one value a feature, is within 1e-9, and is dst where
+// are. The result has one value per feature, is within 1e-9, and is dst where
 // that has room.
 func (p *Predictor) SHAP(dst []float64, x Vector, w *Workspace) []float64 {
 	dst = resize(dst, len(p.features))
@@ -241,7 +241,7 @@ func (p *Predictor) SHAP(dst []float64, x Vector, w *Workspace) []float64 {
 		difference: cut(&scratch, m*size),
 		factor:     cut(&scratch, m*size),
 		before:     cut(&scratch, m*size),
-		behind:     cut(&scratch, size),
+		after:      cut(&scratch, size),
 		value:      cut(&scratch, m),
 		last:       cut(&scratch, m),
 		secondLast: cut(&scratch, m),
@@ -255,13 +255,13 @@ func (p *Predictor) SHAP(dst []float64, x Vector, w *Workspace) []float64 {
 	}
 	// The probability less ½, from the same points: then what the values'
 	// sum is off by is the fault of the integral over q alone.
-	copy(s.behind, c.weights)
+	copy(s.after, c.weights)
 	for i := range own {
 		factor := s.factor[i*size:][:size]
 		mix(factor, c.background[i*size:], s.difference[i*size:], 1)
-		multiply(s.behind, s.behind, factor)
+		multiply(s.after, s.after, factor)
 	}
-	s.sum = sum(s.behind[size/2:]) - c.expected
+	s.sum = sum(s.after[size/2:]) - c.expected
 	for r := range t.rules {
 		if s.integrate(c, &t.rules[r]) {
 			break
@@ -276,10 +276,10 @@ func (p *Predictor) SHAP(dst []float64, x Vector, w *Workspace) []float64 {
 // shapScratch is the memory of one call of SHAP.
 type shapScratch struct {
 	own        []float64
-	difference []float64 // 2n a feature: own less background
-	factor     []float64 // 2n a feature: background + q·difference
-	before     []float64 // 2n a feature: the products over the features before it
-	behind     []float64 // 2n: the product over the features behind
+	difference []float64 // 2n per feature: own less background
+	factor     []float64 // 2n per feature: background + q·difference
+	before     []float64 // 2n per feature: the products over the features before it
+	after      []float64 // 2n: the product over the features after
 
 	value, last, secondLast []float64 // by feature
 
@@ -307,14 +307,14 @@ func (s *shapScratch) integrate(c *shapClass, rule *shapRule) bool {
 				multiply(s.before[(i+1)*size:][:size], s.before[i*size:], factor)
 			}
 		}
-		for k := range s.behind {
-			s.behind[k] = 0
+		for k := range s.after {
+			s.after[k] = 0
 		}
-		for k := range s.behind[:size/2] {
-			s.behind[k] = 1
+		for k := range s.after[:size/2] {
+			s.after[k] = 1
 		}
 		for i := m - 1; i >= 0; i-- {
-			v := tripleImaginary(s.before[i*size:][:size], s.behind, s.difference[i*size:])
+			v := tripleImaginary(s.before[i*size:][:size], s.after, s.difference[i*size:])
 			s.value[i] += rule.weight[r] * v
 			if rule.last != nil {
 				greatest = max(greatest, math.Abs(v))
@@ -322,7 +322,7 @@ func (s *shapScratch) integrate(c *shapClass, rule *shapRule) bool {
 				s.secondLast[i] += rule.secondLast[r] * v
 			}
 			if i > 0 {
-				multiply(s.behind, s.behind, s.factor[i*size:])
+				multiply(s.after, s.after, s.factor[i*size:])
 			}
 		}
 	}

@@ -34,9 +34,8 @@ func (p *Predictor) Explain(x Vector, w *Workspace) *Explanation {
 	}
 }
 
-// WhatIf explains a customer as is and with other values of
-// some features, given by position; Missing makes a value unknown. The
-// workspace may be nil.
+// WhatIf explains a customer as is and with other values of some features, given
+// by position; Missing makes a value unknown. The workspace may be nil.
 //
 // The second answer is what the model would predict, not what would happen.
 func (p *Predictor) WhatIf(x Vector, changes map[int]float64, w *Workspace) (before, after *Explanation) {
