@@ -215,6 +215,7 @@ func (c *company) lastScore(id string) (last *kafka.Record) {
 // over REST, and looks for what is left: nothing, neither now nor after all
 // roles have started again and read the topics anew.
 func TestErasure(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
 	if err != nil {
 		t.Fatal(err)

@@ -175,6 +175,7 @@ func metric(page, name string) float64 {
 // TestRolesAsProcesses runs every role as a process of its own against one
 // broker process, and follows real customers through all of them.
 func TestRolesAsProcesses(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	broker := launch(t, "broker", "--listen", "127.0.0.1:0", "--registry-listen", "127.0.0.1:0")
 	m := broker.find(`Kafka at (\S+), schema registry at (\S+)`)
 	brokers, registry := m[1], m[2]
@@ -306,6 +307,7 @@ func summaryFigure(t *testing.T, output, name string) float64 {
 // TestDemoCarriesOn stops a demo in the middle of the table and starts it
 // again on the same directory.
 func TestDemoCarriesOn(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	dir := t.TempDir()
 	args := []string{"demo", "--data-dir", dir, "--http", "127.0.0.1:0", "--rate", "500", "--outcome-delay", "200ms"}
 	first := launch(t, args...)
