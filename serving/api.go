@@ -15,6 +15,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/problem"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -27,51 +28,21 @@ const (
 		"the model has learnt which customers leave, not what makes them stay."
 )
 
-// object is a JSON object whose members keep their order.
-type object []member
-
-type member struct {
-	name  string
-	value any
-}
-
-// MarshalJSON implements json.Marshaler.
-func (o object) MarshalJSON() ([]byte, error) {
-	buf := []byte{'{'}
-	for i, m := range o {
-		if i > 0 {
-			buf = append(buf, ',')
-		}
-		name, err := json.Marshal(m.name)
-		if err != nil {
-			return nil, err
-		}
-		value, err := json.Marshal(m.value)
-		if err != nil {
-			return nil, err
-		}
-		buf = append(append(append(buf, name...), ':'), value...)
-	}
-	return append(buf, '}'), nil
-}
-
 // data shows attributes as a JSON object in feature order, null for a missing
 // value.
 func (s *Server) data(x scoring.Vector) object {
-	values := s.set.AttributesToMap(x)
 	o := make(object, len(x))
 	for i := range o {
-		name := s.set.Spec().Feature(i).Name
-		o[i] = member{name, values[name]}
+		o[i] = member{s.set.Spec().Feature(i).Name, s.jsonValue(i, x[i])}
 	}
 	return o
 }
 
 // jsonValue shows one feature's value.
-func (s *Server) jsonValue(feature int, value float64) any {
-	x := scoring.NewVector(s.set.Spec().Len())
-	x[feature] = value
-	return s.set.AttributesToMap(x)[s.set.Spec().Feature(feature).Name]
+func (s *Server) jsonValue(feature int, x float64) any {
+	cell := jsonCell{set: s.set}
+	cell.Value(feature, x)
+	return cell.value
 }
 
 // byFeature shows one number per feature, in feature order.
@@ -90,14 +61,6 @@ func (s *Server) names(positions []int) []string {
 		names[i] = s.set.Spec().Feature(f).Name
 	}
 	return names
-}
-
-// maybe is null for a missing number.
-func maybe(x float64) *float64 {
-	if scoring.IsMissing(x) {
-		return nil
-	}
-	return &x
 }
 
 // prediction is what a model version says about a customer.
@@ -261,8 +224,11 @@ func bestChange(v *models.Version, x scoring.Vector, w *scoring.Workspace) *sche
 // that the score is from, so that the probabilities can be compared. It is nil
 // for others, and where that version is not known any more.
 func (s *Server) bestChangeOf(c *Customer) *schemas.BestChange {
-	if c.BestChange != nil || c.Risk != schemas.RiskHigh {
-		return c.BestChange
+	switch {
+	case c.HasBestChange:
+		return &c.BestChange
+	case c.Risk != schemas.RiskHigh:
+		return nil
 	}
 	v := s.models.Get(c.ModelVersion)
 	if v == nil {
@@ -343,40 +309,14 @@ func (s *Server) changeJSON(c *schemas.BestChange) *changeJSON {
 	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value), c.Probability, whatIfNote}
 }
 
-type reasonJSON struct {
-	Feature string   `json:"feature"`
-	Value   any      `json:"value"`
-	LIME    *float64 `json:"lime"`
-	SHAP    *float64 `json:"shap"`
+// listed are the members that a customer has in a list.
+var listed = []string{
+	"customer_id", "probability", "previous_probability", "risk", "model_version", "occurred_at", "scored_at", "explanations", "as_of", "trigger",
 }
 
-// customerJSON is a customer in a list.
-type customerJSON struct {
-	CustomerID          string       `json:"customer_id"`
-	Probability         float64      `json:"probability"`
-	PreviousProbability *float64     `json:"previous_probability"`
-	Risk                string       `json:"risk"`
-	ModelVersion        int64        `json:"model_version"`
-	OccurredAt          time.Time    `json:"occurred_at"`
-	ScoredAt            time.Time    `json:"scored_at"`
-	Explanations        []reasonJSON `json:"explanations"`
-}
-
-func (s *Server) customerJSON(c *Customer) customerJSON {
-	reasons := make([]reasonJSON, len(c.Explanations))
-	for i, e := range c.Explanations {
-		reasons[i] = reasonJSON{
-			Feature: s.set.Spec().Feature(e.Feature).Name,
-			Value:   s.jsonValue(e.Feature, c.Attributes[e.Feature]),
-			LIME:    maybe(e.LIME),
-			SHAP:    maybe(e.SHAP),
-		}
-	}
-	return customerJSON{c.ID, c.Probability, maybe(c.Previous), c.Risk.String(), c.ModelVersion,
-		millis(c.OccurredAt), millis(c.ScoredAt), reasons}
-}
-
-func millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+var listColumns = slices.DeleteFunc(slices.Clone(columns.Score), func(c columns.Column[schemas.ChurnScore]) bool {
+	return c.Object != "" || !slices.Contains(listed, c.Member)
+})
 
 // complete has a request about customers wait until all that is known of them
 // has been read. Before that, a customer who has been erased may seem to be there
@@ -401,17 +341,17 @@ func (s *Server) listCustomers(w http.ResponseWriter, r *http.Request) {
 	}
 	page, counts := s.customers.List(q), s.customers.Counts()
 	out := struct {
-		Total     int            `json:"total"`
-		Limit     int            `json:"limit"`
-		Offset    int            `json:"offset"`
-		Risks     object         `json:"risks"`
-		Customers []customerJSON `json:"customers"`
-	}{page.Total, q.Limit, q.Offset, nil, make([]customerJSON, len(page.Customers))}
+		Total     int      `json:"total"`
+		Limit     int      `json:"limit"`
+		Offset    int      `json:"offset"`
+		Risks     object   `json:"risks"`
+		Customers []object `json:"customers"`
+	}{page.Total, q.Limit, q.Offset, nil, make([]object, len(page.Customers))}
 	for risk, n := range counts {
 		out.Risks = append(out.Risks, member{schemas.Risk(risk).String(), n})
 	}
 	for i, c := range page.Customers {
-		out.Customers[i] = s.customerJSON(c)
+		out.Customers[i] = show(s.set, listColumns, &c.ChurnScore)
 	}
 	s.answer(w, r, out)
 }
@@ -503,78 +443,29 @@ func (s *Server) getCustomer(w http.ResponseWriter, r *http.Request) {
 		At          time.Time `json:"at"`
 		Probability float64   `json:"probability"`
 	}
-	out := struct {
-		customerJSON
-		ExpectedProbability float64     `json:"expected_probability"`
-		Data                object      `json:"data"`
-		Missing             []string    `json:"missing"`
-		BestChange          *changeJSON `json:"best_change"`
-		SourcePartition     int32       `json:"source_partition"`
-		SourceOffset        int64       `json:"source_offset"`
-		History             []pointJSON `json:"history"`
-	}{s.customerJSON(c), c.ExpectedProbability, s.data(c.Attributes), s.names(c.Missing),
-		s.changeJSON(s.bestChangeOf(c)), c.SourcePartition, c.SourceOffset, make([]pointJSON, len(history))}
+	points := make([]pointJSON, len(history))
 	for i, p := range history {
-		out.History[i] = pointJSON{p.At(), p.Probability()}
+		points[i] = pointJSON{p.At(), p.Probability()}
 	}
+	out := show(s.set, columns.Score, &c.ChurnScore)
+	out.set("data", s.data(c.Attributes))
+	out.set("best_change", s.changeJSON(s.bestChangeOf(c)))
+	out.set("history", points)
 	s.answer(w, r, out)
 }
 
-type metricsJSON struct {
-	Rows             int64   `json:"rows"`
-	Accuracy         float64 `json:"accuracy"`
-	Precision        float64 `json:"precision"`
-	Recall           float64 `json:"recall"`
-	F1               float64 `json:"f1"`
-	ROCAUC           float64 `json:"roc_auc"`
-	LogLoss          float64 `json:"log_loss"`
-	Brier            float64 `json:"brier"`
-	CalibrationError float64 `json:"calibration_error"`
-	TopDecileLift    float64 `json:"top_decile_lift"`
-}
-
-type modelJSON struct {
-	Version            int64              `json:"version"`
-	InForce            bool               `json:"in_force"`
-	CreatedAt          time.Time          `json:"created_at"`
-	Stage              string             `json:"stage"`
-	Reason             string             `json:"reason"`
-	Metrics            metricsJSON        `json:"metrics"`
-	ChampionMetrics    *metricsJSON       `json:"champion_metrics"`
-	TrainingStart      time.Time          `json:"training_start"`
-	TrainingEnd        time.Time          `json:"training_end"`
-	TrainingRows       int64              `json:"training_rows"`
-	LabelsSeen         int64              `json:"labels_seen"`
-	FeatureFingerprint string             `json:"feature_fingerprint"`
-	SHA256             string             `json:"sha256"`
-	Thresholds         scoring.Thresholds `json:"thresholds"`
-}
-
-func (s *Server) modelJSON(v *models.Version) modelJSON {
+func (s *Server) modelJSON(v *models.Version) object {
 	champion := s.models.Champion()
-	return modelJSON{
-		Version:            v.Version,
-		InForce:            champion != nil && champion.Version == v.Version,
-		CreatedAt:          millis(v.CreatedAt),
-		Stage:              v.Stage.String(),
-		Reason:             v.Reason,
-		Metrics:            metricsJSON(v.Metrics),
-		ChampionMetrics:    (*metricsJSON)(v.ChampionMetrics),
-		TrainingStart:      millis(v.TrainingStart),
-		TrainingEnd:        millis(v.TrainingEnd),
-		TrainingRows:       v.TrainingRows,
-		LabelsSeen:         v.LabelsSeen,
-		FeatureFingerprint: v.FeatureFingerprint,
-		SHA256:             v.SHA256,
-		Thresholds:         scoring.Thresholds{Medium: v.MediumThreshold, High: v.HighThreshold},
-	}
+	out := show(s.set, columns.Model, &v.ModelVersion)
+	out.set("in_force", champion != nil && champion.Version == v.Version)
+	return out
 }
 
 func (s *Server) listModels(w http.ResponseWriter, r *http.Request) {
 	list := s.models.List()
 	out := struct {
-		Models []modelJSON `json:"models"`
-	}{make([]modelJSON, len(list))}
+		Models []object `json:"models"`
+	}{make([]object, len(list))}
 	for i, v := range list {
 		out.Models[i] = s.modelJSON(v)
 	}
@@ -587,10 +478,9 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	s.answer(w, r, struct {
-		modelJSON
-		Model *scoring.Model `json:"model"`
-	}{s.modelJSON(v), v.Model})
+	out := s.modelJSON(v)
+	out.set("model", v.Model)
+	s.answer(w, r, out)
 }
 
 func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) {

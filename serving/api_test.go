@@ -3,9 +3,11 @@ package serving
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -404,12 +406,17 @@ func TestModels(t *testing.T) {
 	second.ChampionMetrics = &schemas.HoldoutMetrics{LogLoss: 0.41}
 	st.models.add(first)
 	st.models.add(second)
+	type metrics struct {
+		Accuracy float64 `json:"accuracy"`
+		ROCAUC   float64 `json:"roc_auc"`
+		LogLoss  float64 `json:"log_loss"`
+	}
 	type model struct {
 		Version         int64
 		InForce         bool `json:"in_force"`
 		Stage           string
-		Metrics         metricsJSON
-		ChampionMetrics *metricsJSON `json:"champion_metrics"`
+		Metrics         metrics
+		ChampionMetrics *metrics `json:"champion_metrics"`
 		Model           *scoring.Model
 	}
 	list := decode[struct{ Models []model }](t, st.do("GET", "/v1/models", "")).Models
@@ -575,4 +582,50 @@ func FuzzRequests(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The description of the interface has every member that a customer and a model
+// version are shown with, and says which of them lists have.
+func TestEveryMemberIsDescribed(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	s := st.scored("ann", `{}`)
+	s.AsOf, s.Trigger = 1_767_225_600_000, schemas.TriggerTime
+	st.customers.Apply(s)
+	type described struct {
+		Required   []string
+		Properties map[string]json.RawMessage
+		AllOf      []struct {
+			Required   []string
+			Properties map[string]json.RawMessage
+		} `json:"allOf"`
+	}
+	document := decode[struct {
+		Paths map[string]struct {
+			Get struct {
+				Responses map[string]struct {
+					Content map[string]struct{ Schema described }
+				}
+			}
+		}
+		Components struct{ Schemas map[string]described }
+	}](t, st.do("GET", "/openapi.json", ""))
+	check := func(what string, members map[string]json.RawMessage, required ...string) {
+		t.Helper()
+		slices.Sort(required)
+		if got := slices.Sorted(maps.Keys(members)); !slices.Equal(got, required) {
+			t.Errorf("%s has %q, described are %q", what, got, required)
+		}
+	}
+	customer, version := document.Components.Schemas["Customer"].Required, document.Components.Schemas["ModelVersion"].Required
+	list := decode[struct{ Customers []map[string]json.RawMessage }](t, st.do("GET", "/v1/customers", ""))
+	check("a customer in a list", list.Customers[0], slices.Clone(customer)...)
+	detail := document.Paths["/v1/customers/{id}"].Get.Responses["200"].Content["application/json"].Schema.AllOf[1].Required
+	one := decode[map[string]json.RawMessage](t, st.do("GET", "/v1/customers/ann", ""))
+	check("a customer", one, slices.Concat(customer, detail)...)
+	if string(one["as_of"]) != `"2026-01-01T00:00:00Z"` || string(one["trigger"]) != `"TIME"` {
+		t.Errorf("as_of %s, trigger %s", one["as_of"], one["trigger"])
+	}
+	models := decode[struct{ Models []map[string]json.RawMessage }](t, st.do("GET", "/v1/models", ""))
+	check("a model version", models.Models[0], version...)
 }

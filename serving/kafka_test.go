@@ -102,7 +102,9 @@ func TestFromBrokerToClient(t *testing.T) {
 	}
 	list := decode[struct {
 		Total     int
-		Customers []customerJSON
+		Customers []struct {
+			CustomerID string `json:"customer_id"`
+		}
 	}](t, get("GET", "/v1/customers", ""))
 	if list.Total != 4 || list.Customers[0].CustomerID != "eve" {
 		t.Errorf("customers %+v", list)

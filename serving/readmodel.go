@@ -1,13 +1,13 @@
 package serving
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"math"
 	"math/bits"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +15,6 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
-	"github.com/churnstream/churnstream/scoring"
 )
 
 const (
@@ -32,23 +31,41 @@ const (
 	scanChunk = 8192
 )
 
-// Customer is a customer's latest score as the read model keeps it. It never
-// changes: a newer score is another Customer.
-type Customer struct {
-	ID                  string
-	OccurredAt          int64 // milliseconds since 1970 UTC
-	ScoredAt            int64 // milliseconds since 1970 UTC
-	ModelVersion        int64
-	Probability         float64
-	Previous            float64 // scoring.Missing for a first score
-	ExpectedProbability float64
-	Risk                schemas.Risk
-	Explanations        []schemas.Explanation
-	Missing             []int
-	Attributes          scoring.Vector
-	BestChange          *schemas.BestChange // nil if the score has none
-	SourcePartition     int32
-	SourceOffset        int64
+// Customer is a customer's latest score as the read model keeps it: without the
+// event's id and what only the scorer goes on from. It never changes: a newer
+// score is another Customer.
+type Customer struct{ schemas.ChurnScore }
+
+// ID returns the customer's id.
+func (c *Customer) ID() string { return string(c.CustomerID) }
+
+// newCustomer copies what it keeps of a score.
+func newCustomer(s *schemas.ChurnScore) *Customer {
+	c := &Customer{*s}
+	c.EventID, c.AttributeAges, c.RecentEvents = nil, nil, nil
+	c.CustomerID = bytes.Clone(s.CustomerID)
+	c.Risk = min(s.Risk, schemas.RiskHigh)
+	c.Explanations, c.Missing, c.Attributes = slices.Clone(s.Explanations), nil, slices.Clone(s.Attributes)
+	if len(s.Missing) > 0 {
+		c.Missing = slices.Clone(s.Missing)
+	}
+	return c
+}
+
+// supersedes reports whether c takes the place of the customer's score so far,
+// unlike one that is older or the same. Of one moment and one event it is the
+// score that was written last: that of the model version in use.
+func (c *Customer) supersedes(old *Customer) bool {
+	if c.SourcePartition != old.SourcePartition {
+		return true // the customer's events go elsewhere now
+	}
+	switch cmp.Or(cmp.Compare(c.AsOf, old.AsOf), cmp.Compare(c.SourceOffset, old.SourceOffset)) {
+	case 0:
+		return c.ModelVersion != old.ModelVersion
+	case 1:
+		return true
+	}
+	return false
 }
 
 // Point is one past probability of a customer. Points are kept small: times to
@@ -105,7 +122,7 @@ type Page struct {
 // ReadModel is the materialised view of churn.scores: the latest score of every
 // customer, with a short history. It is safe for concurrent use.
 //
-// What lists are selected by is kept in columns, one element a customer, so
+// What lists are selected by is kept in columns, one element per customer, so
 // that a list of the first few of a million customers is one pass over a few
 // megabytes, a piece at a time. Lists are kept for a second.
 type ReadModel struct {
@@ -160,29 +177,12 @@ func NewReadModel() *ReadModel {
 }
 
 // Apply takes over a score; it copies what it keeps. It reports false for a
-// score that is older than, or the same as, what is known of the customer:
-// the identity of a score is its source position and its model version.
+// score that is older than, or the same as, what is known of the customer: the
+// one that speaks of the later moment is newer, and of those the one with the
+// higher source position. The identity of a score is its source position, its
+// model version and its moment.
 func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
-	c := &Customer{
-		OccurredAt:          s.OccurredAt,
-		ScoredAt:            s.ScoredAt,
-		ModelVersion:        s.ModelVersion,
-		Probability:         s.Probability,
-		Previous:            s.Previous,
-		ExpectedProbability: s.ExpectedProbability,
-		Risk:                min(s.Risk, schemas.RiskHigh),
-		Explanations:        slices.Clone(s.Explanations),
-		Attributes:          slices.Clone(s.Attributes),
-		SourcePartition:     s.SourcePartition,
-		SourceOffset:        s.SourceOffset,
-	}
-	if len(s.Missing) > 0 {
-		c.Missing = slices.Clone(s.Missing)
-	}
-	if s.HasBestChange {
-		best := s.BestChange
-		c.BestChange = &best
-	}
+	c := newCustomer(s)
 	point := Point{seconds: uint32(s.ScoredAt / 1000), probability: float32(s.Probability)}
 
 	m.mu.Lock()
@@ -190,14 +190,11 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 	i, known := m.slot[string(s.CustomerID)]
 	if known {
 		old := m.latest[i]
-		// A paused former owner of a partition may still have written behind
-		// its successor.
-		if old.SourcePartition == c.SourcePartition &&
-			(c.SourceOffset < old.SourceOffset ||
-				c.SourceOffset == old.SourceOffset && c.ModelVersion == old.ModelVersion) {
+		// A paused former owner of a partition may have written after its
+		// successor began.
+		if !c.supersedes(old) {
 			return false
 		}
-		c.ID = old.ID
 		m.counts[old.Risk]--
 		h := m.history[i]
 		if len(h) == historyLength {
@@ -207,7 +204,6 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 			m.history[i] = append(h, point)
 		}
 	} else {
-		c.ID = string(s.CustomerID)
 		if n := len(m.free); n > 0 {
 			i, m.free = m.free[n-1], m.free[:n-1]
 		} else {
@@ -217,7 +213,7 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 			m.latest = append(m.latest, nil)
 			m.history = append(m.history, nil)
 		}
-		m.slot[c.ID] = i
+		m.slot[c.ID()] = i
 		m.history[i] = []Point{point}
 	}
 	m.probability[i], m.scoredAt[i], m.latest[i] = c.Probability, c.ScoredAt, c
@@ -235,7 +231,7 @@ func (m *ReadModel) Erase(id []byte) bool {
 		return false
 	}
 	m.counts[m.latest[i].Risk]--
-	delete(m.slot, m.latest[i].ID)
+	delete(m.slot, m.latest[i].ID())
 	m.latest[i], m.history[i] = nil, nil
 	m.free = append(m.free, i)
 	m.generation.Add(1)
@@ -276,7 +272,7 @@ func (m *ReadModel) Known() int {
 // Generation returns a number that grows with every change.
 func (m *ReadModel) Generation() uint64 { return m.generation.Load() }
 
-// Rate returns how many scores a second arrived lately. What is read to catch
+// Rate returns how many scores per second arrived lately. What is read to catch
 // up does not count.
 func (m *ReadModel) Rate() float64 { return m.arrivals.perSecond(m.now()) }
 
@@ -368,7 +364,7 @@ func (m *ReadModel) selectFirst(key listKey, n int) (first []*Customer, total in
 				continue
 			}
 			if key.text != "" {
-				if !containsFold(c.ID, key.text) {
+				if !containsFold(c.CustomerID, key.text) {
 					continue
 				}
 				total++
@@ -390,16 +386,16 @@ func byProbability(a, b *Customer) int {
 	return cmp.Or(
 		cmp.Compare(b.Probability, a.Probability),
 		cmp.Compare(b.ScoredAt, a.ScoredAt),
-		strings.Compare(a.ID, b.ID))
+		bytes.Compare(a.CustomerID, b.CustomerID))
 }
 
 func byRecency(a, b *Customer) int {
-	return cmp.Or(cmp.Compare(b.ScoredAt, a.ScoredAt), strings.Compare(a.ID, b.ID))
+	return cmp.Or(cmp.Compare(b.ScoredAt, a.ScoredAt), bytes.Compare(a.CustomerID, b.CustomerID))
 }
 
 // containsFold tells whether s contains sub, which must be in lower case as
 // far as ASCII goes. It allocates nothing, unlike lowering s.
-func containsFold(s, sub string) bool {
+func containsFold(s []byte, sub string) bool {
 	for i := 0; i+len(sub) <= len(s); i++ {
 		j := 0
 		for j < len(sub) && lowerByte(s[i+j]) == sub[j] {

@@ -93,7 +93,7 @@ func TestReadModelAgainstPlainMap(t *testing.T) {
 				}
 				var got []string
 				for _, c := range page.Customers {
-					got = append(got, c.ID)
+					got = append(got, c.ID())
 				}
 				want = want[min(q.Offset, len(want)):min(q.Offset+q.Limit, len(want))]
 				if !slices.Equal(got, want) {
@@ -170,7 +170,7 @@ func TestListsAreKeptForASecond(t *testing.T) {
 	ids := func() string {
 		var s string
 		for _, c := range m.List(Query{Risk: AnyRisk, Limit: 10}).Customers {
-			s += c.ID
+			s += c.ID()
 		}
 		return s
 	}
@@ -307,5 +307,42 @@ func BenchmarkApply(b *testing.B) {
 		s.CustomerID = fmt.Appendf(s.CustomerID[:0], "C%d", i%100_000)
 		s.SourceOffset = int64(i)
 		m.Apply(s)
+	}
+}
+
+// What speaks of a later moment takes the place of what is known of a customer,
+// and nothing else of the same partition does.
+func TestLaterMomentSupersedes(t *testing.T) {
+	known := plainScore("c", 5, 0.5, schemas.RiskLow)
+	known.AsOf, known.ModelVersion = 1000, 2
+	for _, test := range []struct {
+		name                string
+		asOf, offset, model int64
+		partition           int32
+		want                bool
+	}{
+		{"the same again", 1000, 5, 2, 0, false},
+		{"time that passed", 2000, 5, 2, 0, true},
+		{"a later event", 2000, 6, 2, 0, true},
+		{"a later event of the same moment", 1000, 6, 2, 0, true},
+		{"an earlier event", 1000, 4, 2, 0, false},
+		{"an earlier moment", 900, 5, 2, 0, false},
+		{"an earlier moment under another model", 900, 5, 3, 0, false},
+		{"a later model", 1000, 5, 3, 0, true},
+		{"back to the model of before", 1000, 5, 1, 0, true},
+		{"another partition", 900, 1, 2, 1, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := NewReadModel()
+			m.Apply(known)
+			s := plainScore("c", test.offset, 0.75, schemas.RiskHigh)
+			s.AsOf, s.ModelVersion, s.SourcePartition = test.asOf, test.model, test.partition
+			if got := m.Apply(s); got != test.want {
+				t.Errorf("got %v", got)
+			}
+			if c, _ := m.Get("c"); (c.Probability == 0.75) != test.want {
+				t.Errorf("the probability is %v", c.Probability)
+			}
+		})
 	}
 }

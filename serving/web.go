@@ -262,7 +262,7 @@ func (s *Server) summary() summary {
 func (s *Server) rowView(c *Customer) rowView {
 	row := rowView{
 		Customer:  c,
-		Href:      "/customers/" + url.PathEscape(c.ID),
+		Href:      "/customers/" + url.PathEscape(c.ID()),
 		Scored:    millis(c.ScoredAt),
 		RiskClass: strings.ToLower(c.Risk.String()),
 		RiskWord:  riskWord(c.Risk),
@@ -401,7 +401,7 @@ func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 	}
 	spec := s.set.Spec()
 	view := &customerView{
-		frame:    frame{Title: "Customer " + c.ID, Section: "customers"},
+		frame:    frame{Title: "Customer " + c.ID(), Section: "customers"},
 		rowView:  s.rowView(c),
 		Occurred: millis(c.OccurredAt),
 		History:  newSparkline(history),
@@ -422,7 +422,7 @@ func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 			order[i], lime[e.Feature], shap[e.Feature] = e.Feature, e.LIME, e.SHAP
 		}
 		view.Stored = s.contributions(c.Attributes, lime, shap, c.Missing, order, fullBar(lime, shap))
-		if c.BestChange != nil {
+		if c.HasBestChange {
 			view.Best = s.bestView(c.BestChange.Feature, c.BestChange.Value, c.BestChange.Probability)
 		}
 	}

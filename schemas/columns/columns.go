@@ -161,8 +161,8 @@ func ofBestChange(value func(*schemas.BestChange, Cells)) func(*schemas.ChurnSco
 	}
 }
 
-// Features describes a score's attributes, in the order of spec. Their members
-// in JSON are in the object data. A column has the feature's name, characters
+// Features describes a score's attributes, in the order of spec; in JSON they are
+// an object of their own, as everywhere. A column has the feature's name, characters
 // other than letters, digits and the underscore as underscores, and the prefix
 // "feature_" as often as it is needed not to be, whatever the case of letters,
 // a column of Score, one of reserved, or that of an earlier feature.
@@ -185,7 +185,7 @@ func Features(spec *scoring.Spec, reserved ...string) []Column[schemas.ChurnScor
 		}
 		taken[strings.ToLower(name)] = true
 		list[i] = Column[schemas.ChurnScore]{
-			Name: name, Type: Float, Nullable: true, Object: "data", Member: f.Name,
+			Name: name, Type: Float, Nullable: true,
 			Value: func(s *schemas.ChurnScore, to Cells) { to.Value(i, s.Attributes[i]) },
 		}
 		if f.Kind == scoring.Categorical {
@@ -281,8 +281,6 @@ func metrics(rows string, rowsType Type, prefix, object string, of func(*schemas
 	}
 	return list
 }
-
-func concat[T any](lists ...[]T) []T { return slices.Concat(lists...) }
 
 // symbols returns those of an enum, up to the last.
 func symbols[E interface {
