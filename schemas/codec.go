@@ -13,20 +13,15 @@ import (
 	"github.com/churnstream/churnstream/scoring"
 )
 
-var (
-	// ErrSchemaNotFound is matched by the error for a schema id that the
-	// registry does not know.
-	ErrSchemaNotFound = errors.New("schema not found")
-	// ErrIncompatible is matched by the error for a schema that the registry
-	// refuses because it is not compatible with the subject's earlier ones.
-	ErrIncompatible = errors.New("schema is not compatible with earlier versions")
-)
+// ErrIncompatible is matched by the error for a schema that the registry
+// refuses because it is not compatible with the subject's earlier ones.
+var ErrIncompatible = errors.New("schema is not compatible with earlier versions")
 
 // Registry knows schemas by id. Its implementations are safe for concurrent
 // use.
 type Registry interface {
 	// Schema returns the schema with the given id. The error matches
-	// ErrSchemaNotFound if the registry says that it has none.
+	// avro.ErrSchemaNotFound if the registry says that it has none.
 	Schema(ctx context.Context, id int) (string, error)
 	// Register makes schema the latest of subject, unless it is already one of
 	// subject's, and returns its id.
@@ -280,7 +275,7 @@ func (c *Codec) fetch(ctx context.Context, id uint32) (string, error) {
 		if err == nil {
 			return text, nil
 		}
-		if !errors.Is(err, ErrSchemaNotFound) {
+		if !errors.Is(err, avro.ErrSchemaNotFound) {
 			return "", fmt.Errorf("looking up schema %d: %w", id, err)
 		}
 		if tries--; tries == 0 {

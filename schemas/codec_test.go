@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/schemas/avro"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -146,7 +147,7 @@ func TestPoisonReasons(t *testing.T) {
 	long := bytes.Repeat([]byte{'x'}, MaxIDBytes+1)
 	tenure, _ := s.Spec().Index("tenure")
 	wrong := func(old, new string) []byte {
-		id := registry.add(strings.Replace(s.Schema(TopicEvents), old, new, 1))
+		id := registry.Add(strings.Replace(s.Schema(TopicEvents), old, new, 1))
 		return binary.BigEndian.AppendUint32([]byte{magicByte}, uint32(id))
 	}
 	level := append([]byte{2}, avro.AppendBytes(nil, bytes.Repeat([]byte{'x'}, scoring.MaxLevelBytes+1))...)
@@ -170,8 +171,8 @@ func TestPoisonReasons(t *testing.T) {
 		{"longest allowed", event(func(e *CustomerEvent) { e.CustomerID = long[1:] }), "", ""},
 		{"long level", append([]byte{0, 0, 0, 0, 1, 0, 2, 'c', 0}, level...), ReasonTooLarge, "changes: gender"},
 		{"score's schema", []byte{0, 0, 0, 0, 2, 0}, ReasonUndecodable, "event_id"[:5]},
-		{"schema of something else", append(binary.BigEndian.AppendUint32([]byte{0}, uint32(registry.add(`"string"`))), 0), ReasonUndecodable, "string cannot be read as record"},
-		{"schema that is none", append(binary.BigEndian.AppendUint32([]byte{0}, uint32(registry.add(`syntax = "proto3";`))), 0), ReasonUndecodable, "not JSON"},
+		{"schema of something else", append(binary.BigEndian.AppendUint32([]byte{0}, uint32(registry.Add(`"string"`))), 0), ReasonUndecodable, "string cannot be read as record"},
+		{"schema that is none", append(binary.BigEndian.AppendUint32([]byte{0}, uint32(registry.Add(`syntax = "proto3";`))), 0), ReasonUndecodable, "not JSON"},
 		{"text for a number", wrong(`{"name":"tenure","type":["null","double"]`, `{"name":"tenure","type":"string"`), ReasonUndecodable, "changes: field tenure: string cannot be read as double"},
 		{"no customer_id", wrong(`"name":"customer_id"`, `"name":"customer"`), ReasonUndecodable, "customer_id is missing"},
 	} {
@@ -188,13 +189,13 @@ func TestPoisonReasons(t *testing.T) {
 }
 
 // foreign encodes a native value with goavro under a new schema, framed.
-func foreign(t *testing.T, r *memoryRegistry, schema string, value any) []byte {
+func foreign(t *testing.T, r *registrytest.Registry, schema string, value any) []byte {
 	t.Helper()
 	datum, err := goavroCodec(t, schema).BinaryFromNative(nil, value)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(binary.BigEndian.AppendUint32([]byte{magicByte}, uint32(r.add(schema))), datum...)
+	return append(binary.BigEndian.AppendUint32([]byte{magicByte}, uint32(r.Add(schema))), datum...)
 }
 
 // What an evolved writer wrote is read in full.
@@ -459,7 +460,7 @@ func TestHostileInputIsBounded(t *testing.T) {
 		{"endless number", `"long"`, bytes.Repeat([]byte{0xff}, 100), ReasonUndecodable},
 	} {
 		t.Run(r.name, func(t *testing.T) {
-			id := registry.add(head + r.extra + tail)
+			id := registry.Add(head + r.extra + tail)
 			value := append(binary.BigEndian.AppendUint32([]byte{magicByte}, uint32(id)), r.datum...)
 			err := c.DecodeEvent(t.Context(), value, c.NewEvent())
 			if got := reasonOf(err); got != r.reason {
@@ -479,22 +480,23 @@ func TestUnknownSchemaIsAskedForSparingly(t *testing.T) {
 		binary.BigEndian.PutUint32(value[1:], id)
 		return c.DecodeEvent(t.Context(), value, c.NewEvent())
 	}
+	asked := 0
 	expect := func(err error, reason Reason, calls int) {
 		t.Helper()
 		if got := reasonOf(err); got != reason {
 			t.Errorf("reason %q, want %q", got, reason)
 		}
-		if registry.calls != calls {
-			t.Errorf("%d calls, want %d", registry.calls, calls)
+		if got := registry.Lookups() - asked; got != calls {
+			t.Errorf("%d calls, want %d", got, calls)
 		}
-		registry.calls = 0
+		asked = registry.Lookups()
 	}
 	expect(decode(1), "", 0) // our own
 	expect(decode(50), ReasonUnknownSchema, unknownTries)
 	expect(decode(50), ReasonUnknownSchema, 0)
 	expect(decode(51), ReasonUnknownSchema, 1) // a flood
 	now = now.Add(unknownTTL)
-	registry.schemas[50] = s.Schema(TopicEvents)
+	registry.Put(50, s.Schema(TopicEvents))
 	expect(decode(50), "", 1)
 	expect(decode(50), "", 0)
 	expect(decode(51), ReasonUnknownSchema, unknownTries)
@@ -511,20 +513,20 @@ func TestRegistryDown(t *testing.T) {
 	s := ownSet(t)
 	c, registry := newCodec(t, s)
 	value := c.AppendEvent(nil, sampleEvent(t, s))
-	binary.BigEndian.PutUint32(value[1:], uint32(registry.add(s.Schema(TopicEvents))))
-	registry.err = errDown
+	binary.BigEndian.PutUint32(value[1:], uint32(registry.Add(s.Schema(TopicEvents))))
+	registry.Fail(errDown)
 	err := c.DecodeEvent(t.Context(), value, c.NewEvent())
 	if _, ok := AsPoison(err); ok || !errors.Is(err, errDown) {
 		t.Errorf("error %v", err)
 	}
-	registry.err = nil
+	registry.Fail(nil)
 	if err := c.DecodeEvent(t.Context(), value, c.NewEvent()); err != nil {
 		t.Error(err)
 	}
 
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	registry.err = errDown
+	registry.Fail(errDown)
 	c.lookup <- struct{}{} // someone is asking already, and waits
 	binary.BigEndian.PutUint32(value[1:], 77)
 	if err := c.DecodeEvent(cancelled, value, c.NewEvent()); !errors.Is(err, context.Canceled) {
@@ -542,7 +544,7 @@ func TestAppendBeforeRegister(t *testing.T) {
 			t.Error("it did not panic")
 		}
 	}()
-	c := NewCodec(ownSet(t), newMemoryRegistry())
+	c := NewCodec(ownSet(t), registrytest.New())
 	c.AppendEvent(nil, c.NewEvent())
 }
 
@@ -552,7 +554,7 @@ func TestConcurrentDecoding(t *testing.T) {
 	value := c.AppendEvent(nil, sampleEvent(t, s))
 	var ids []int
 	for range 20 {
-		ids = append(ids, registry.add(s.Schema(TopicEvents)))
+		ids = append(ids, registry.Add(s.Schema(TopicEvents)))
 	}
 	want := dump(sampleEvent(t, s))
 	var wg sync.WaitGroup
@@ -568,7 +570,7 @@ func TestConcurrentDecoding(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if registry.calls != len(ids) {
-		t.Errorf("%d schemas were asked for %d times", len(ids), registry.calls)
+	if registry.Lookups() != len(ids) {
+		t.Errorf("%d schemas were asked for %d times", len(ids), registry.Lookups())
 	}
 }

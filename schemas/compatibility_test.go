@@ -128,7 +128,7 @@ func TestScoreOfTheLastRelease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary.BigEndian.PutUint32(value[1:], uint32(registry.add(string(schema))))
+	binary.BigEndian.PutUint32(value[1:], uint32(registry.Add(string(schema))))
 	got := c.NewScore()
 	if err := c.DecodeScore(ctx, value, got); err != nil {
 		t.Fatal(err)

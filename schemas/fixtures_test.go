@@ -5,57 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 
 	"github.com/linkedin/goavro/v2"
 
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
-
-// memoryRegistry is a Registry in memory.
-type memoryRegistry struct {
-	mu      sync.Mutex
-	schemas map[int]string
-	err     error // answered instead, while set
-	calls   int   // of Schema
-}
-
-func newMemoryRegistry() *memoryRegistry { return &memoryRegistry{schemas: map[int]string{}} }
-
-func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.calls++
-	if r.err != nil {
-		return "", r.err
-	}
-	s, ok := r.schemas[id]
-	if !ok {
-		return "", fmt.Errorf("%w: %d", ErrSchemaNotFound, id)
-	}
-	return s, nil
-}
-
-func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err != nil {
-		return 0, r.err
-	}
-	id := len(r.schemas) + 1
-	r.schemas[id] = schema
-	return id, nil
-}
-
-// add makes a schema known and returns its id.
-func (r *memoryRegistry) add(schema string) int {
-	id, err := r.Register(context.Background(), "", schema)
-	if err != nil {
-		panic(err)
-	}
-	return id
-}
 
 // ownSet returns the Telco schemas with a vocabulary of their own.
 func ownSet(t testing.TB) *Set {
@@ -68,9 +24,9 @@ func ownSet(t testing.TB) *Set {
 }
 
 // newCodec returns a registered codec for set; the ids are 1 to 5.
-func newCodec(t testing.TB, set *Set) (*Codec, *memoryRegistry) {
+func newCodec(t testing.TB, set *Set) (*Codec, *registrytest.Registry) {
 	t.Helper()
-	r := newMemoryRegistry()
+	r := registrytest.New()
 	c := NewCodec(set, r)
 	c.pause = 0
 	if err := c.Register(context.Background()); err != nil {

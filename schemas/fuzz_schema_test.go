@@ -53,7 +53,7 @@ func FuzzSchema(f *testing.F) {
 		}
 		set.vocabulary = scoring.NewVocabulary(set.spec)
 		codec.plans[eventMessage].Store(&map[uint32]*plan{})
-		registry.schemas[100] = schema
+		registry.Put(100, schema)
 		got := codec.NewEvent()
 		err := codec.DecodeEvent(t.Context(), underSchema(100, datum), got)
 		poison, ok := AsPoison(err)

@@ -31,7 +31,7 @@ func fuzzDecode[T any](
 	codec, registry := newCodec(f, set)
 	own := set.messages[k].text
 	schemas := []string{own, evolved(f, own)}
-	ids := []int{int(k) + 1, registry.add(schemas[1])}
+	ids := []int{int(k) + 1, registry.Add(schemas[1])}
 	strict := goavroCodec(f, own)
 	var references []*goavro.Codec
 	for _, s := range schemas {

@@ -85,7 +85,7 @@ func TestDetailIsBounded(t *testing.T) {
 			`{"type":"record","name":"D","fields":[]}]`), append(eventDatum, 0), "record cannot be read as double"},
 	} {
 		t.Run(r.name, func(t *testing.T) {
-			err := c.DecodeEvent(t.Context(), underSchema(registry.add(r.schema), r.datum), c.NewEvent())
+			err := c.DecodeEvent(t.Context(), underSchema(registry.Add(r.schema), r.datum), c.NewEvent())
 			poison, ok := AsPoison(err)
 			if !ok {
 				t.Fatalf("not poison: %.1000v", err)
@@ -98,7 +98,7 @@ func TestDetailIsBounded(t *testing.T) {
 	t.Run("a symbol that is not known", func(t *testing.T) {
 		schema := strings.Replace(s.Schema(TopicScores), `"symbols":["LOW","MEDIUM","HIGH"]`, `"symbols":["`+long+`"]`, 1)
 		value := c.AppendScore(nil, sampleScore(t, s))
-		value = underSchema(registry.add(schema), value[frameLength:])
+		value = underSchema(registry.Add(schema), value[frameLength:])
 		err := c.DecodeScore(t.Context(), value, c.NewScore())
 		if poison, ok := AsPoison(err); !ok || len(poison.Detail) > maxDetail || !strings.HasPrefix(poison.Detail, "risk: ") {
 			t.Errorf("%.2000v", err)
@@ -221,7 +221,7 @@ func TestSkippedItems(t *testing.T) {
 			datum = append(append(datum, 0), eventDatum...)
 			schema := eventSchema(`{"name":"x","type":{"type":"array","items":`+r.items+`}},`, noChanges)
 			e := c.NewEvent()
-			id := registry.add(schema)
+			id := registry.Add(schema)
 			if err := c.DecodeEvent(t.Context(), underSchema(id, datum), e); err != nil || string(e.CustomerID) != "c" {
 				t.Errorf("%v, customer %q", err, e.CustomerID)
 			}
@@ -258,7 +258,7 @@ func TestPropertiesOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := c.NewEvent()
-	if err := c.DecodeEvent(t.Context(), underSchema(registry.add(schema), value), got); err != nil || dump(got) != dump(sampleEvent(t, s)) {
+	if err := c.DecodeEvent(t.Context(), underSchema(registry.Add(schema), value), got); err != nil || dump(got) != dump(sampleEvent(t, s)) {
 		t.Errorf("%v, %s", err, dump(got))
 	}
 }
@@ -285,15 +285,15 @@ func TestLongSchema(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			c, registry := newCodec(t, s)
 			c.MaxSchemaBytes = r.max
-			value := underSchema(registry.add(padded(r.bytes)), c.AppendEvent(nil, sampleEvent(t, s))[frameLength:])
+			value := underSchema(registry.Add(padded(r.bytes)), c.AppendEvent(nil, sampleEvent(t, s))[frameLength:])
 			for range 2 {
 				err := c.DecodeEvent(t.Context(), value, c.NewEvent())
 				if r.want == "" && err != nil || r.want != "" && (reasonOf(err) != ReasonTooLarge || !strings.Contains(err.Error(), r.want)) {
 					t.Errorf("error %v, want %q", err, r.want)
 				}
 			}
-			if registry.calls != 1 {
-				t.Errorf("the registry was asked %d times", registry.calls)
+			if registry.Lookups() != 1 {
+				t.Errorf("the registry was asked %d times", registry.Lookups())
 			}
 		})
 	}
@@ -321,7 +321,7 @@ func TestForgottenSchemas(t *testing.T) {
 			c, registry := newCodec(t, s)
 			own := c.AppendEvent(nil, event)
 			for i := range r.schemas {
-				value := underSchema(registry.add(r.text(i)), own[frameLength:])
+				value := underSchema(registry.Add(r.text(i)), own[frameLength:])
 				for range 2 {
 					if err := c.DecodeEvent(t.Context(), value, c.NewEvent()); reasonOf(err) != r.want {
 						t.Fatalf("schema %d: %v", i, err)
@@ -338,15 +338,15 @@ func TestForgottenSchemas(t *testing.T) {
 					t.Fatalf("%d schemas of %d bytes are remembered", others, bytes)
 				}
 			}
-			if registry.calls != r.schemas {
-				t.Errorf("the registry was asked %d times", registry.calls)
+			if registry.Lookups() != r.schemas {
+				t.Errorf("the registry was asked %d times", registry.Lookups())
 			}
-			if err := c.DecodeEvent(t.Context(), own, c.NewEvent()); err != nil || registry.calls != r.schemas {
+			if err := c.DecodeEvent(t.Context(), own, c.NewEvent()); err != nil || registry.Lookups() != r.schemas {
 				t.Errorf("our own was forgotten: %v", err)
 			}
 			// What was forgotten is asked for again.
 			first := underSchema(6, own[frameLength:])
-			if err := c.DecodeEvent(t.Context(), first, c.NewEvent()); reasonOf(err) != r.want || registry.calls != r.schemas+1 {
+			if err := c.DecodeEvent(t.Context(), first, c.NewEvent()); reasonOf(err) != r.want || registry.Lookups() != r.schemas+1 {
 				t.Errorf("the first again: %v", err)
 			}
 		})

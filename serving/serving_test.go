@@ -22,6 +22,7 @@ import (
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -46,28 +47,6 @@ const gymModel = `{"intercept":0.4,"thresholds":{"medium":0.3,"high":0.6},"base_
           {"mean":42,"std":3,"min":36,"max":48,"frequency":0.25},{"mean":60,"std":6,"min":49,"max":80,"frequency":0.25}],
   "quartiles":[24,35,48],"empirical_quantiles":[18,22,27,33,39,45,55,70]}],
  "importance":[{"feature":"plan","mean_abs_lime":0.2,"mean_abs_shap":0.18},{"feature":"age","mean_abs_lime":0.02,"mean_abs_shap":0.03}]}`
-
-// memoryRegistry is a schema registry in memory.
-type memoryRegistry struct {
-	mu      sync.Mutex
-	schemas []string
-}
-
-func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if id < 1 || id > len(r.schemas) {
-		return "", schemas.ErrSchemaNotFound
-	}
-	return r.schemas[id-1], nil
-}
-
-func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.schemas = append(r.schemas, schema)
-	return len(r.schemas), nil
-}
 
 // modelList stands in for the feed of models.
 type modelList struct {
@@ -189,7 +168,7 @@ func newReadingStage(t testing.TB) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, &memoryRegistry{}),
+	st := &stage{t: t, set: set, codec: schemas.NewCodec(set, registrytest.New()),
 		models: &modelList{changed: make(chan struct{})},
 		topic:  &topic{records: make(chan []kafka.Record)},
 		out:    &written{},

@@ -23,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -31,35 +32,13 @@ const attributes = `{"type":"record","name":"CustomerAttributes","namespace":"ch
 	{"name":"plan","type":["null","string"],"default":null},
 	{"name":"bill","type":["null","double"],"default":null}]}`
 
-// memoryRegistry is a registry without a server.
-type memoryRegistry struct {
-	mu      sync.Mutex
-	schemas []string
-}
-
-func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if id < 1 || id > len(r.schemas) {
-		return "", schemas.ErrSchemaNotFound
-	}
-	return r.schemas[id-1], nil
-}
-
-func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.schemas = append(r.schemas, schema)
-	return len(r.schemas), nil
-}
-
 func newCodec(t *testing.T) *schemas.Codec {
 	t.Helper()
 	set, err := schemas.Parse([]byte(attributes))
 	if err != nil {
 		t.Fatal(err)
 	}
-	codec := schemas.NewCodec(set, &memoryRegistry{})
+	codec := schemas.NewCodec(set, registrytest.New())
 	if err := codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}

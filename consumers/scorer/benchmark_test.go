@@ -1,48 +1,21 @@
 package scorer
 
 import (
-	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"slices"
-	"sync"
 	"testing"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
-
-// memoryRegistry is a schema registry in memory.
-type memoryRegistry struct {
-	mu      sync.Mutex
-	schemas []string
-}
-
-func (r *memoryRegistry) Schema(_ context.Context, id int) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if id < 1 || id > len(r.schemas) {
-		return "", schemas.ErrSchemaNotFound
-	}
-	return r.schemas[id-1], nil
-}
-
-func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i := slices.Index(r.schemas, schema); i >= 0 {
-		return i + 1, nil
-	}
-	r.schemas = append(r.schemas, schema)
-	return len(r.schemas), nil
-}
 
 // specModel makes a model of every feature of a specification: categorical
 // features have levels a, b and c, numbers lie between 0 and 100.
@@ -97,7 +70,7 @@ func customerName(i int) []byte { return fmt.Appendf(nil, "customer-%07d", i) }
 func newBench(t testing.TB, customers, events int) *bench {
 	t.Helper()
 	set := schemas.Telco()
-	codec := schemas.NewCodec(set, &memoryRegistry{})
+	codec := schemas.NewCodec(set, registrytest.New())
 	if err := codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -46,7 +47,7 @@ const everyType = `{"type":"record","name":"CustomerAttributes","fields":[
 type world struct {
 	t        testing.TB
 	broker   *embedded.Broker
-	registry *memoryRegistry
+	registry *registrytest.Registry
 	cluster  *kafka.Cluster
 	schema   string
 	stateDir string
@@ -63,7 +64,7 @@ func newWorld(t testing.TB, schema string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { broker.Close() })
-	w := &world{t: t, broker: broker, registry: &memoryRegistry{}, schema: schema, stateDir: t.TempDir(), log: quiet()}
+	w := &world{t: t, broker: broker, registry: registrytest.New(), schema: schema, stateDir: t.TempDir(), log: quiet()}
 	if os.Getenv("CHURN_TEST_LOG") != "" {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}

@@ -15,7 +15,6 @@ import (
 	"math"
 
 	"github.com/churnstream/churnstream/internal/retry"
-	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/avro"
 )
 
@@ -32,7 +31,7 @@ const (
 )
 
 // Registry is where schemas are looked up. The error for an id that it does
-// not know matches schemas.ErrSchemaNotFound.
+// not know matches avro.ErrSchemaNotFound.
 type Registry interface {
 	Schema(ctx context.Context, id int) (string, error)
 }
@@ -79,10 +78,10 @@ func (d *Decoder) Schema(ctx context.Context, value []byte) (s *Schema, datum []
 		var text string
 		err := retry.Do(ctx, d.log, "asking the registry for a schema", func(ctx context.Context) (err error) {
 			if id > math.MaxInt32 {
-				return retry.Permanent(fmt.Errorf("%w: id %d", schemas.ErrSchemaNotFound, id))
+				return retry.Permanent(fmt.Errorf("%w: id %d", avro.ErrSchemaNotFound, id))
 			}
 			text, err = d.registry.Schema(ctx, int(id))
-			if errors.Is(err, schemas.ErrSchemaNotFound) {
+			if errors.Is(err, avro.ErrSchemaNotFound) {
 				return retry.Permanent(err)
 			}
 			return err
@@ -91,8 +90,8 @@ func (d *Decoder) Schema(ctx context.Context, value []byte) (s *Schema, datum []
 		case err == nil:
 			s = parseSchema(text)
 			d.bytes += len(text)
-		case errors.Is(err, schemas.ErrSchemaNotFound):
-			s = &Schema{err: fmt.Errorf("%w in the registry: id %d", schemas.ErrSchemaNotFound, id)}
+		case errors.Is(err, avro.ErrSchemaNotFound):
+			s = &Schema{err: fmt.Errorf("%w in the registry: id %d", avro.ErrSchemaNotFound, id)}
 		default:
 			return nil, nil, err
 		}

@@ -2,7 +2,6 @@ package avrojson
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,20 +15,17 @@ import (
 	"github.com/linkedin/goavro/v2"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 )
 
-// shelfRegistry is a registry in memory: schemas by their index.
-type shelfRegistry []string
-
-func (r shelfRegistry) Schema(_ context.Context, id int) (string, error) {
-	if id >= len(r) {
-		return "", fmt.Errorf("%w: %d", schemas.ErrSchemaNotFound, id)
-	}
-	return r[id], nil
-}
-
+// quietDecoder returns a decoder of the schemas with the given texts, whose ids
+// are their positions.
 func quietDecoder(texts ...string) *Decoder {
-	return NewDecoder(shelfRegistry(texts), slog.New(slog.DiscardHandler))
+	registry := registrytest.New()
+	for id, text := range texts {
+		registry.Put(id, text)
+	}
+	return NewDecoder(registry, slog.New(slog.DiscardHandler))
 }
 
 func framed(id uint32, datum []byte) []byte {

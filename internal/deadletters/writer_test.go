@@ -13,6 +13,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 )
 
 // limitedTopic takes records up to a size, and of several those before the
@@ -155,26 +156,9 @@ func TestWriterWritesAnyLetter(t *testing.T) {
 	}
 }
 
-// countingRegistry numbers the schemas it is given.
-type countingRegistry struct {
-	schemas []string
-}
-
-func (c *countingRegistry) Schema(_ context.Context, id int) (string, error) {
-	if id < 1 || id > len(c.schemas) {
-		return "", schemas.ErrSchemaNotFound
-	}
-	return c.schemas[id-1], nil
-}
-
-func (c *countingRegistry) Register(_ context.Context, _, schema string) (int, error) {
-	c.schemas = append(c.schemas, schema)
-	return len(c.schemas), nil
-}
-
 func testCodec(t *testing.T) *schemas.Codec {
 	t.Helper()
-	codec := schemas.NewCodec(schemas.Telco(), &countingRegistry{})
+	codec := schemas.NewCodec(schemas.Telco(), registrytest.New())
 	if err := codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,40 +19,15 @@ import (
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
-// registry is one that can be down.
-type registry struct {
-	mu    sync.Mutex
-	texts []string
-	down  atomic.Bool
-}
-
 var errDown = errors.New("no connection")
-
-func (r *registry) Schema(_ context.Context, id int) (string, error) {
-	if r.down.Load() {
-		return "", errDown
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if id < 1 || id > len(r.texts) {
-		return "", schemas.ErrSchemaNotFound
-	}
-	return r.texts[id-1], nil
-}
-
-func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.texts = append(r.texts, schema)
-	return len(r.texts), nil
-}
 
 // newCodecs returns a codec that writes, and one that has everything to ask the
 // registry for.
-func newCodecs(t testing.TB, r *registry) (writer, reader *schemas.Codec) {
+func newCodecs(t testing.TB, r *registrytest.Registry) (writer, reader *schemas.Codec) {
 	t.Helper()
 	writer = schemas.NewCodec(schemas.Telco(), r)
 	if err := writer.Register(t.Context()); err != nil {
@@ -70,7 +44,7 @@ func outcome(codec *schemas.Codec, offset int64, customer string) kafka.Record {
 }
 
 func TestRead(t *testing.T) {
-	writer, codec := newCodecs(t, &registry{})
+	writer, codec := newCodecs(t, registrytest.New())
 	under := func(r kafka.Record, key string) kafka.Record { r.Key = []byte(key); return r }
 	valued := func(value []byte) kafka.Record {
 		return kafka.Record{Topic: schemas.TopicOutcomes, Partition: 3, Offset: 7, Key: []byte("ann"), Value: value}
@@ -136,7 +110,7 @@ func TestRead(t *testing.T) {
 }
 
 func TestKeep(t *testing.T) {
-	writer, codec := newCodecs(t, &registry{})
+	writer, codec := newCodecs(t, registrytest.New())
 	made := 0
 	reader := intake.NewReader(intake.New(intake.Config{}), intake.Topic[schemas.ChurnOutcome]{
 		Decode: codec.DecodeOutcome, New: func() *schemas.ChurnOutcome { made++; return new(schemas.ChurnOutcome) },
@@ -160,9 +134,9 @@ func TestKeep(t *testing.T) {
 // record that it stopped at.
 func TestWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		reg := &registry{}
+		reg := registrytest.New()
 		writer, codec := newCodecs(t, reg)
-		reg.down.Store(true)
+		reg.Fail(errDown)
 		var log bytes.Buffer
 		var mu sync.Mutex
 		var reports []string
@@ -194,7 +168,7 @@ churn_intake_waiting{topic="churn.outcomes"} 2
 `), "churn_intake_waiting"); err != nil {
 			t.Error(err)
 		}
-		reg.down.Store(false)
+		reg.Fail(nil)
 		readers.Wait()
 		why := "monitor intake false waiting for the schema registry: schema 3, of churn.outcomes/3 at offset 0: looking up schema 3: no connection"
 		if len(reports) != 4 || reports[0] != why || reports[1] != why || reports[3] != "monitor intake true " {
@@ -207,7 +181,7 @@ churn_intake_waiting{topic="churn.outcomes"} 2
 		}
 
 		// What ends while it waits says where.
-		reg.down.Store(true)
+		reg.Fail(errDown)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		other := schemas.NewCodec(schemas.Telco(), reg)
@@ -244,7 +218,7 @@ func TestPassOver(t *testing.T) {
 }
 
 func TestHandle(t *testing.T) {
-	writer, codec := newCodecs(t, &registry{})
+	writer, codec := newCodecs(t, registrytest.New())
 	var got []string
 	in := intake.New(intake.Config{})
 	stop := errors.New("enough")
@@ -273,7 +247,7 @@ func TestHandle(t *testing.T) {
 }
 
 func event(tb testing.TB) (*schemas.Codec, kafka.Record) {
-	codec, _ := newCodecs(tb, &registry{})
+	codec, _ := newCodecs(tb, registrytest.New())
 	e := codec.NewEvent()
 	e.EventID, e.CustomerID, e.Source, e.OccurredAt = []byte("550e8400-e29b-41d4-a716-446655440000"), []byte("customer-1"), []byte("test"), 1
 	for i := range e.Changes {

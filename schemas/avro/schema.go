@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// ErrSchemaNotFound is matched by a registry's error for a schema id that it does
+// not know.
+var ErrSchemaNotFound = errors.New("schema not found")
+
 // Kind is a kind of Avro type.
 type Kind uint8
 

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/avro"
 )
 
 // Config says how to reach a schema registry.
@@ -92,14 +93,14 @@ func New(cfg Config) (*Client, error) {
 func (r *Client) Close() { r.transport.CloseIdleConnections() }
 
 // Schema returns the schema with the given id. The error matches
-// schemas.ErrSchemaNotFound only if the registry itself says that it has no such
+// avro.ErrSchemaNotFound only if the registry itself says that it has no such
 // schema; a mere status 404, as from a proxy before it, is a passing error, so
 // that a wrong address does not turn every record into a dead letter.
 func (r *Client) Schema(ctx context.Context, id int) (string, error) {
 	s, err := r.client.SchemaByID(ctx, id)
 	if err != nil {
 		if errorCode(err) == sr.ErrSchemaNotFound.Code {
-			return "", fmt.Errorf("schema registry: %w: id %d", schemas.ErrSchemaNotFound, id)
+			return "", fmt.Errorf("schema registry: %w: id %d", avro.ErrSchemaNotFound, id)
 		}
 		return "", fmt.Errorf("schema registry: %w", shortened(err))
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -64,7 +65,7 @@ func TestClient(t *testing.T) {
 			t.Errorf("%s: compatibility %s", topic, level)
 		}
 	}
-	if _, err := r.Schema(ctx, 4711); !errors.Is(err, schemas.ErrSchemaNotFound) {
+	if _, err := r.Schema(ctx, 4711); !errors.Is(err, avro.ErrSchemaNotFound) {
 		t.Errorf("unknown id: %v", err)
 	}
 
@@ -112,7 +113,7 @@ func TestAuthentication(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "guess") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := bad.Schema(t.Context(), 1); err == nil || errors.Is(err, schemas.ErrSchemaNotFound) {
+	if _, err := bad.Schema(t.Context(), 1); err == nil || errors.Is(err, avro.ErrSchemaNotFound) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -151,7 +152,7 @@ func TestAnswers(t *testing.T) {
 			r := newClient(t, Config{URL: server.URL})
 			if !c.incompatible {
 				_, err := r.Schema(t.Context(), 1)
-				if err == nil || errors.Is(err, schemas.ErrSchemaNotFound) != c.notFound {
+				if err == nil || errors.Is(err, avro.ErrSchemaNotFound) != c.notFound {
 					t.Errorf("error %v", err)
 				}
 			}
@@ -174,7 +175,7 @@ func TestErrorsAreShort(t *testing.T) {
 	}{
 		{"a page", "<html>" + long, 502, nil},
 		{"a message", `{"error_code":50001,"message":"` + long + `"}`, 500, nil},
-		{"not found", `{"error_code":40403,"message":"` + long + `"}`, 404, schemas.ErrSchemaNotFound},
+		{"not found", `{"error_code":40403,"message":"` + long + `"}`, 404, avro.ErrSchemaNotFound},
 		{"incompatible", `{"error_code":409,"message":"` + long + `"}`, 409, schemas.ErrIncompatible},
 		{"a number", `{"id":` + strings.Repeat("9", 1<<20) + `,"schema":1}`, 200, nil},
 	} {
@@ -196,7 +197,7 @@ func TestErrorsAreShort(t *testing.T) {
 					t.Errorf("an error of %d bytes: %.2000v", len(fmt.Sprint(err)), err)
 				}
 				var answer *sr.ResponseError
-				if c.status >= 300 && !errors.Is(err, schemas.ErrSchemaNotFound) && !errors.As(err, &answer) {
+				if c.status >= 300 && !errors.Is(err, avro.ErrSchemaNotFound) && !errors.As(err, &answer) {
 					t.Errorf("it is no answer: %v", err)
 				}
 			}
@@ -278,7 +279,7 @@ func TestTimeout(t *testing.T) {
 	defer server.Close()
 	defer close(release)
 	r := newClient(t, Config{URL: server.URL, Timeout: 20 * time.Millisecond})
-	if _, err := r.Schema(t.Context(), 1); err == nil || errors.Is(err, schemas.ErrSchemaNotFound) {
+	if _, err := r.Schema(t.Context(), 1); err == nil || errors.Is(err, avro.ErrSchemaNotFound) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -4,13 +4,13 @@ package pacetest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 )
 
 // ErrCrash is what Produce answers when the producer is to die.
@@ -111,34 +111,9 @@ func (t *Topics) Outcomes(tb testing.TB, codec *schemas.Codec) []schemas.ChurnOu
 // Codec returns a codec of a set, registered with a registry in memory.
 func Codec(tb testing.TB, set *schemas.Set) *schemas.Codec {
 	tb.Helper()
-	codec := schemas.NewCodec(set, &registry{})
+	codec := schemas.NewCodec(set, registrytest.New())
 	if err := codec.Register(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 	return codec
-}
-
-// registry numbers schemas in the order in which they are registered.
-type registry struct {
-	mu      sync.Mutex
-	schemas []string
-}
-
-func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i := slices.Index(r.schemas, schema); i >= 0 {
-		return i + 1, nil
-	}
-	r.schemas = append(r.schemas, schema)
-	return len(r.schemas), nil
-}
-
-func (r *registry) Schema(_ context.Context, id int) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if id < 1 || id > len(r.schemas) {
-		return "", fmt.Errorf("%w: id %d", schemas.ErrSchemaNotFound, id)
-	}
-	return r.schemas[id-1], nil
 }
