@@ -9,6 +9,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -50,7 +51,7 @@ func (c *brokerCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger
 		return err
 	}
 	defer cluster.Close()
-	if err := cluster.EnsureTopics(ctx, embeddedTopics(c.Partitions)...); err != nil {
+	if err := cluster.EnsureTopics(ctx, topics.EmbeddedConfigs(c.Partitions)...); err != nil {
 		return fmt.Errorf("creating topics: %w", err)
 	}
 	fmt.Fprintf(out, "Kafka at %s, schema registry at %s\n\n  churnstream score --brokers %[1]s --registry %[2]s\n  churnstream tail %[3]s --brokers %[1]s --registry %[2]s\n\nCtrl-C ends both.\n",

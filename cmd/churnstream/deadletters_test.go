@@ -18,6 +18,7 @@ import (
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
@@ -76,7 +77,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.cluster.Close)
-	if err := b.cluster.EnsureTopics(ctx, embeddedTopics(2)...); err != nil {
+	if err := b.cluster.EnsureTopics(ctx, topics.EmbeddedConfigs(2)...); err != nil {
 		t.Fatal(err)
 	}
 	b.out = b.cluster.NewProducer(kafka.ProducerConfig{})

@@ -18,6 +18,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
@@ -126,7 +127,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	d.platform = p
 	defer p.cluster.Close()
-	if err := p.cluster.EnsureTopics(ctx, embeddedTopics(c.Partitions)...); err != nil {
+	if err := p.cluster.EnsureTopics(ctx, topics.EmbeddedConfigs(c.Partitions)...); err != nil {
 		return fmt.Errorf("creating topics: %w", err)
 	}
 	roles, err := d.roles()

@@ -23,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -232,7 +233,7 @@ func TestErasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.cluster.Close)
-	if err := client.cluster.EnsureTopics(t.Context(), embeddedTopics(3)...); err != nil {
+	if err := client.cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(3)...); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.codec.Register(t.Context()); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 )
@@ -215,11 +216,14 @@ func (p *platform) prepare(ctx context.Context, c *connection) error {
 	p.ready.Set("kafka", false, "waiting for Kafka at "+strings.Join(c.Brokers, ","))
 	p.waiting.Store(true)
 	if c.CreateTopics {
-		if err := p.cluster.EnsureTopics(ctx, topics(c.Partitions, c.Replication)...); err != nil {
+		if err := p.cluster.EnsureTopics(ctx, topics.Configs(c.Partitions, c.Replication)...); err != nil {
 			return fmt.Errorf("creating topics: %w", err)
 		}
 	} else if _, err := p.cluster.Partitions(ctx, schemas.TopicScores); err != nil {
 		return fmt.Errorf("looking for the topics: %w", err)
+	}
+	if err := topics.Guard(ctx, p.cluster, p.log, p.metrics); err != nil {
+		return err
 	}
 	p.waiting.Store(false)
 	p.ready.Set("kafka", true, "")

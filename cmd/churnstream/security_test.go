@@ -22,6 +22,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -265,7 +266,7 @@ func TestSecuredServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.cluster.Close)
-	if err := client.cluster.EnsureTopics(t.Context(), embeddedTopics(1)...); err != nil {
+	if err := client.cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.codec.Register(t.Context()); err != nil {

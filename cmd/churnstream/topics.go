@@ -1,41 +1,68 @@
 package main
 
 import (
-	"github.com/churnstream/churnstream/internal/kafka"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"text/tabwriter"
+
+	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// topics lists what the roles need. Scores are the scorer's state and models
-// the history of decisions, so both are compacted; compaction leaves the last
-// 45 days alone, which the trainer and the monitor join over. Outcomes carry
-// the broker's time: the monitor asks which score was there when one was
-// written.
-func topics(partitions, replication int) []kafka.TopicConfig {
-	const (
-		week       = "604800000"
-		days45     = "3888000000"
-		compaction = "cleanup.policy"
-		lag        = "min.compaction.lag.ms"
-		keep       = "retention.ms"
-	)
-	topic := func(name string, partitions int, configs map[string]string) kafka.TopicConfig {
-		return kafka.TopicConfig{Name: name, Partitions: partitions, Replication: replication, Configs: configs}
-	}
-	return []kafka.TopicConfig{
-		topic(schemas.TopicEvents, partitions, map[string]string{keep: week}),
-		topic(schemas.TopicScores, partitions, map[string]string{compaction: "compact", lag: days45}),
-		topic(schemas.TopicOutcomes, partitions, map[string]string{keep: "-1", "message.timestamp.type": "LogAppendTime"}),
-		topic(schemas.TopicModels, 1, map[string]string{compaction: "compact"}),
-		topic(schemas.TopicDeadLetters, partitions, map[string]string{keep: days45}),
-	}
+type topicsCommand struct {
+	Check topicsCheckCommand `cmd:"" help:"Compare the topics' settings with what they should be."`
 }
 
-// embeddedTopics are the topics as the embedded broker can have them: it knows
-// no min.compaction.lag.ms.
-func embeddedTopics(partitions int) []kafka.TopicConfig {
-	all := topics(partitions, 1)
-	for _, t := range all {
-		delete(t.Configs, "min.compaction.lag.ms")
+type topicsCheckCommand struct {
+	answering
+}
+
+// Help is shown by churnstream topics check --help.
+func (topicsCheckCommand) Help() string {
+	return `Prints a table of how each setting that matters is and should be, and what happens otherwise. It fails when one of them would lose data; the roles refuse to start then.
+
+Example:
+  churnstream topics check --brokers kafka:9092`
+}
+
+func (c *topicsCheckCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
+	p, err := c.open(log)
+	if err != nil {
+		return err
 	}
-	return all
+	defer p.cluster.Close()
+	if err := p.reach(ctx, &c.answering, schemas.TopicEvents); err != nil {
+		return err
+	}
+	findings, err := topics.Check(ctx, p.cluster)
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TOPIC\tSETTING\tIS\tSHOULD BE\t")
+	losses := 0
+	for _, f := range findings {
+		remark := "ok"
+		switch {
+		case f.OK && f.Is == "":
+			remark = "not said by this broker"
+		case f.OK:
+		case f.Severity == topics.Loss:
+			losses++
+			remark = "WRONG: " + f.Why
+		default:
+			remark = "advice: " + f.Why
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Topic, f.Setting, f.Is, f.Should, remark)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if losses > 0 {
+		return errors.New("data would be lost as the topics are set; see the lines marked WRONG")
+	}
+	return nil
 }

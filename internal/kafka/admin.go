@@ -67,9 +67,10 @@ func (c *Cluster) TopicID(ctx context.Context, topic string) (TopicID, error) {
 	return id, err
 }
 
-// TopicSettings returns the settings of topics that exist, by topic and by
-// Kafka's names, those included that are the broker's defaults. It waits while
-// the cluster is down.
+// TopicSettings returns the settings of topics, by topic and by Kafka's names,
+// those included that are the broker's defaults. Topics that do not exist are
+// left out, and so are those whose settings this user may not see, which is
+// logged. It waits while the cluster is down.
 func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[string]map[string]string, error) {
 	settings := map[string]map[string]string{}
 	err := c.retry(ctx, "describe_configs", "asking for the settings of topics", func(ctx context.Context) error {
@@ -88,6 +89,9 @@ func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[stri
 			switch code := kafkago.Error(r.ErrorCode); code {
 			case 0:
 			case kafkago.UnknownTopicOrPartition:
+				continue
+			case kafkago.TopicAuthorizationFailed:
+				c.log.Warn("this user may not look at a topic's settings, which go unchecked; allow DescribeConfigs", "topic", r.ResourceName)
 				continue
 			default:
 				return fmt.Errorf("topic %q: %w", r.ResourceName, code)

@@ -1,0 +1,100 @@
+package topics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/metrics"
+)
+
+// Finding is how one setting of a topic is and should be.
+type Finding struct {
+	Topic, Setting string
+	// Is is the setting's value, "" if the broker does not say.
+	Is, Should string
+	OK         bool
+	// Severity is what follows if it is not OK, and Why says it.
+	Severity Severity
+	Why      string
+}
+
+// ErrSettings means that a topic is set such that state or events would be lost.
+var ErrSettings = errors.New("a topic's settings would lose data")
+
+// Check compares the settings of the topics that exist with what they should
+// be. It waits while the cluster is down. What a broker does not say is taken
+// as right.
+func Check(ctx context.Context, cluster *kafka.Cluster) ([]Finding, error) {
+	settings, err := cluster.TopicSettings(ctx, Names()...)
+	if err != nil {
+		return nil, err
+	}
+	var findings []Finding
+	for _, t := range all() {
+		values, exists := settings[t.name]
+		if !exists {
+			continue
+		}
+		for _, r := range t.rules {
+			value, said := values[r.setting]
+			findings = append(findings, Finding{
+				Topic: t.name, Setting: r.setting, Is: value, Should: r.should,
+				OK: !said || r.ok(value), Severity: r.severity, Why: r.why,
+			})
+		}
+	}
+	return findings, nil
+}
+
+// Guard checks the topics before a role works with them: what would lose data
+// is an error that matches ErrSettings and says how to mend it, the rest is
+// logged as warnings. Both are in the metric churn_topic_setting_ok.
+func Guard(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, registerer prometheus.Registerer) error {
+	findings, err := Check(ctx, cluster)
+	if err != nil {
+		return fmt.Errorf("checking the topics: %w", err)
+	}
+	fine := metrics.Register(registerer, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "churn_topic_setting_ok",
+		Help: "1 if a setting of a topic was as it should be when this process started, else 0.",
+	}, []string{"topic", "setting"}))
+	var wrong []error
+	for _, f := range findings {
+		value := 0.0
+		if f.OK {
+			value = 1
+		}
+		fine.WithLabelValues(f.Topic, f.Setting).Set(value)
+		switch {
+		case f.OK:
+		case f.Severity == Loss:
+			wrong = append(wrong, fmt.Errorf("%w: %s has %s=%s, which should be %s, or else %s; set it with kafka-configs --alter --topic %s --add-config %s",
+				ErrSettings, f.Topic, f.Setting, f.Is, f.Should, f.Why, f.Topic, f.remedy()))
+		default:
+			log.Warn("a topic's setting is not as it should be", "topic", f.Topic, "setting", f.Setting,
+				"is", f.Is, "should", f.Should, "otherwise", f.Why)
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// remedy is the setting as kafka-configs takes it.
+func (f *Finding) remedy() string {
+	value := f.Should
+	if n, found := cutNumber(f.Should); found {
+		value = strconv.FormatInt(n, 10)
+	}
+	return f.Setting + "=" + value
+}
+
+func cutNumber(should string) (int64, bool) {
+	var n int64
+	_, err := fmt.Sscanf(should, "≥ %d", &n)
+	return n, err == nil
+}
