@@ -117,7 +117,7 @@ type Scorer struct {
 	log     *slog.Logger
 	metrics *metrics
 	// producer writes what is not fenced: dead letters and erasures of outcomes.
-	producer *kafka.Producer
+	producer deadletters.Producer
 	letters  *deadletters.Writer
 
 	lost      lostStates

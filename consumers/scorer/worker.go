@@ -94,8 +94,10 @@ type worker struct {
 	restored bool   // up to this ownership's marker
 	engine   *engine.Engine
 	outbox   outbox
-	model    *models.Version
-	event    *schemas.CustomerEvent // reused from event to event
+	// append appends to the output partition, as its owner does.
+	append func(context.Context, []kafka.Record) error
+	model  *models.Version
+	event  *schemas.CustomerEvent // reused from event to event
 
 	rescoring rescoring
 	snapshots snapshotting
@@ -107,9 +109,10 @@ type worker struct {
 
 func newWorker(s *Scorer, claim claim) *worker {
 	site := newSite(s, claim.partition)
+	owner := newOwner(site)
 	return &worker{
 		site: site, claim: claim,
-		owner:     newOwner(site),
+		owner: owner, append: owner.append,
 		outbox:    outbox{site: site},
 		event:     s.cfg.Codec.NewEvent(),
 		rescoring: rescoring{site: site},
@@ -120,14 +123,17 @@ func newWorker(s *Scorer, claim claim) *worker {
 
 // begin starts an engine on a state.
 func (w *worker) begin(s *state) {
-	w.state = s
-	w.engine = engine.New(engine.Config{
+	w.state, w.engine = s, engine.New(w.engineConfig(), s.customers)
+}
+
+func (w *worker) engineConfig() engine.Config {
+	return engine.Config{
 		Set:        w.cfg.Codec.Set(),
 		Partition:  w.partition,
 		Explain:    w.cfg.Explain,
 		Reasons:    w.cfg.Reasons,
 		BestChange: w.cfg.BestChange,
-	}, s.customers)
+	}
 }
 
 func (w *worker) run(ctx context.Context) error {
@@ -397,7 +403,7 @@ func (w *worker) rescore(ctx context.Context) error {
 
 // flush writes what is in the outbox; the state then is that of the topic.
 func (w *worker) flush(ctx context.Context) error {
-	if err := w.outbox.flush(ctx, w.owner.append); err != nil {
+	if err := w.outbox.flush(ctx, w.append); err != nil {
 		return err
 	}
 	w.state.dirty = false
