@@ -15,7 +15,8 @@ import (
 var ErrAttribute = errors.New("attribute")
 
 // NamedExplanation is what a model says about one customer, by feature name. As
-// JSON it reads like the answer of the REST endpoint.
+// JSON it has the names of the answer of /v1/explain, which lists unknown levels
+// among the missing.
 type NamedExplanation struct {
 	// Probability is the churn probability; ExpectedProbability is the base
 	// that the SHAP values explain the difference from.
