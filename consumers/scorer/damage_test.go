@@ -50,6 +50,7 @@ func TestEventsWithoutID(t *testing.T) {
 
 // The topic of events is made anew under a scorer that has read some of it.
 func TestEventsMadeAnewWhileScoring(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	w := newWorld(t, attributes)
 	s := w.process(nil)
 	s.sourcePatience = 0
@@ -76,6 +77,7 @@ func TestEventsMadeAnewWhileScoring(t *testing.T) {
 
 // A leader that knows less becomes one that knows all again.
 func TestEventsShorterForAMoment(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	w := newWorld(t, attributes)
 	s := w.process(nil)
 	c := s.cfg.Codec
@@ -121,6 +123,7 @@ func TestEventsShorterForAMoment(t *testing.T) {
 // The broker loses scores that it has acknowledged, and knows of their producer
 // only what is left. What they were of is scored again.
 func TestLostScoresAreMadeAgain(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	w := newWorld(t, attributes)
 	var log logBuffer
 	s := w.process(func(cfg *Config) { cfg.StateDir, cfg.Logger = "", log.logger() })

@@ -157,6 +157,7 @@ func (w *world) scored(records ...kafka.Record) (done int) {
 }
 
 func TestSnapshotRefused(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	read := func(t *testing.T, w *world) []byte {
 		data, err := os.ReadFile(snapshotPath(w.stateDir, DefaultGroup, 0))
 		if err != nil {
@@ -345,6 +346,7 @@ func TestLostStatesAreBounded(t *testing.T) {
 // TestStaleRecords puts records after the valid ones that the owner has not
 // written, as a former owner could whom the broker does not refuse.
 func TestStaleRecords(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	for _, c := range []struct {
 		name string
 		// running says that a worker owns the partition meanwhile, forgotten
@@ -500,6 +502,7 @@ func TestRestoreByMoment(t *testing.T) {
 // TestIdleOwnerForgotten has the broker answer as it does when it has
 // forgotten the producer of an idle worker.
 func TestIdleOwnerForgotten(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.MarkerInterval = time.Millisecond })
 	codec := s.cfg.Codec
@@ -657,6 +660,7 @@ func TestMisplacedLogIsBounded(t *testing.T) {
 
 // TestRescore activates another model.
 func TestRescore(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) {
 		cfg.RescoreOnActivate, cfg.RescoreRate, cfg.StateDir = true, 1_000_000, ""

@@ -324,6 +324,7 @@ func TestScoresAnEvent(t *testing.T) {
 // TestBadInput sends what no producer should send, each followed by a good
 // event in the same partition.
 func TestBadInput(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	s.start()
