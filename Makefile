@@ -6,7 +6,8 @@ GO ?= go
 RACE := $(shell command -v "$${CC:-gcc}" >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
 # What make bench-compare measures: each benchmark BENCH_COUNT times, so that
-# benchstat can tell a difference from noise.
+# benchstat can distinguish a difference from noise. It compares nothing with the
+# figures of another CPU: store some of one's own first.
 BENCH_COUNT ?= 6
 BENCH_PACKAGES := ./scoring ./schemas/... ./consumers/scorer/... ./benchmarks
 BENCH := $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.2s -count $(BENCH_COUNT) -timeout 30m $(BENCH_PACKAGES)
