@@ -15,13 +15,7 @@ const RecentEvents = 4
 // of the event's identity, with 1 in place of 0, which means "no event". It is
 // part of what scores carry and so never changes.
 func HashEvent(id []byte) int64 {
-	// Not hash/fnv: its state goes to the heap, once an event.
-	h := uint64(14695981039346656037)
-	for _, b := range id {
-		h ^= uint64(b)
-		h *= 1099511628211
-	}
-	return cmp.Or(int64(h), 1)
+	return cmp.Or(int64(Hash(id)), 1)
 }
 
 // Change is what one event does to a customer.

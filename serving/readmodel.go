@@ -4,16 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"math"
-	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -465,7 +463,10 @@ type Tailer interface {
 
 // follow keeps the read model up to date until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
-	pool := sync.Pool{New: func() any { return s.codec.NewScore() }}
+	handle := intake.Handle(s.intake, intake.Topic[schemas.ChurnScore]{
+		Decode: s.codec.DecodeScore, New: s.codec.NewScore,
+		Poison: s.intake.PassOver(func(string, schemas.Reason) { s.metrics.records.WithLabelValues("undecodable").Inc() }),
+	}, s.take)
 	return s.tailer.Tail(ctx, kafka.TailConfig{
 		Topics: []string{schemas.TopicScores},
 		OnCaughtUp: func() {
@@ -474,66 +475,30 @@ func (s *Server) follow(ctx context.Context) error {
 			s.log.Info("read model caught up", "customers", s.customers.Known())
 		},
 	}, func(ctx context.Context, records []kafka.Record) error {
-		score := pool.Get().(*schemas.ChurnScore)
-		defer pool.Put(score)
-		applied := 0
-		for i := range records {
-			ok, err := s.applyRecord(ctx, &records[i], score)
-			if err != nil {
-				return err
-			}
-			if ok {
-				applied++
-			}
-		}
-		switch {
-		case !s.customers.isCaughtUp():
+		err := handle(ctx, records)
+		if !s.customers.isCaughtUp() {
 			s.progress()
-		case applied > 0:
-			s.customers.arrivals.add(s.customers.now(), applied)
 		}
-		return nil
+		return err
 	})
 }
 
-// applyRecord brings one record of churn.scores into the read model. The only
-// error is that of an ended ctx.
-func (s *Server) applyRecord(ctx context.Context, r *kafka.Record, score *schemas.ChurnScore) (applied bool, err error) {
-	if r.Value == nil {
-		if s.customers.Erase(r.Key) {
-			s.metrics.records.WithLabelValues("erased").Inc()
-		}
-		return false, nil
-	}
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		err := s.codec.DecodeScore(ctx, r.Value, score)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		var poison *schemas.PoisonError
-		if errors.As(err, &poison) {
-			s.metrics.records.WithLabelValues("undecodable").Inc()
-			// A topic full of foreign records must not become a log full of
-			// lines: the 1st, 2nd, 4th, 8th … are told.
-			if n := s.undecodable.Add(1); bits.OnesCount64(n) == 1 {
-				s.log.Warn("score left out", "partition", r.Partition, "offset", r.Offset,
-					"error", err, "left_out", n)
-			}
-			return false, nil
-		}
-		s.log.Warn("score cannot be decoded yet", "partition", r.Partition, "offset", r.Offset,
-			"error", err, "retry_in", wait)
-		if !retry.Sleep(ctx, wait) {
-			return false, ctx.Err()
-		}
-	}
-	result := "stale"
-	if applied = s.customers.Apply(score); applied {
+// take brings a score into the read model, or takes a customer out of it.
+func (s *Server) take(_ context.Context, r *kafka.Record, score *schemas.ChurnScore) error {
+	result := ""
+	switch {
+	case score == nil && s.customers.Erase(r.Key):
+		result = "erased"
+	case score == nil:
+		return nil
+	case s.customers.Apply(score):
 		result = "applied"
+		if s.customers.isCaughtUp() {
+			s.customers.arrivals.add(s.customers.now(), 1)
+		}
+	default:
+		result = "stale"
 	}
 	s.metrics.records.WithLabelValues(result).Inc()
-	return applied, nil
+	return nil
 }

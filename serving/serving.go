@@ -21,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/problem"
@@ -56,14 +57,14 @@ type Server struct {
 	log       *slog.Logger
 	customers *ReadModel
 	metrics   *serverMetrics
+	intake    *intake.Intake
 	handler   http.Handler
 	openapi   []byte
 	pages     *pages
 	limits    Limits
 
-	progressMu  sync.Mutex
-	undecodable atomic.Uint64
-	streams     atomic.Int64
+	progressMu sync.Mutex
+	streams    atomic.Int64
 	// bodies holds a token for each request whose body is in memory.
 	bodies  chan struct{}
 	stopped chan struct{}
@@ -114,6 +115,9 @@ func New(cfg Config) (*Server, error) {
 		tick:      time.Second,
 	}
 	var err error
+	// What is known can be served while the registry is down, so the intake does
+	// not report readiness.
+	s.intake = intake.New(intake.Config{Logger: s.log, Registerer: cfg.Registerer})
 	if s.metrics, err = newServerMetrics(cfg.Registerer, s.customers); err != nil {
 		return nil, fmt.Errorf("registering the metrics of serving: %w", err)
 	}

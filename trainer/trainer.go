@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/retry"
@@ -82,7 +83,8 @@ type Trainer struct {
 	producer *kafka.Producer
 	models   role.Models
 	metrics  *metrics
-	scores   sync.Pool // *schemas.ChurnScore
+	intake   *intake.Intake
+	setAside intake.Policy
 	now      func() time.Time
 
 	ready chan struct{} // closed when all topics have been read
@@ -124,7 +126,7 @@ func New(cfg Config) (*Trainer, error) {
 		producer: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
 		models:   cfg.Models,
 		metrics:  newMetrics(cfg.Registerer),
-		scores:   sync.Pool{New: func() any { return cfg.Codec.NewScore() }},
+		intake:   intake.New(intake.Config{Name: check + " intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
 		now:      time.Now,
 		ready:    make(chan struct{}),
 		woken:    make(chan struct{}, 1),
@@ -132,6 +134,9 @@ func New(cfg Config) (*Trainer, error) {
 		letters:  make(map[partOffset]bool),
 	}
 	t.join = newJoiner(t.data, cfg.Snapshots)
+	t.setAside = deadletters.NewWriter(t.producer, cfg.Codec, name).SetAside(t.log, func(_ string, reason schemas.Reason) {
+		t.metrics.deadLetters.WithLabelValues(string(reason)).Inc()
+	})
 	t.cfg.Ready(check, false, "reading outcomes and scores")
 	return t, nil
 }
@@ -177,13 +182,13 @@ func (t *Trainer) run(ctx context.Context) error {
 		// no history of scores need be kept for them.
 		outcomes, scores := make(chan struct{}), make(chan struct{})
 		group.Go(func() error {
-			return t.tail(ctx, schemas.TopicOutcomes, outcomes, t.takeOutcomes)
+			return t.tail(ctx, schemas.TopicOutcomes, outcomes, intake.Handle(t.intake, t.outcomes(), t.takeOutcome))
 		})
 		if !wait(ctx, outcomes) {
 			return nil
 		}
 		group.Go(func() error {
-			return t.tail(ctx, schemas.TopicScores, scores, t.takeScores)
+			return t.tail(ctx, schemas.TopicScores, scores, intake.Handle(t.intake, t.scores(), t.takeScore))
 		})
 		if !wait(ctx, scores) || !wait(ctx, t.models.CaughtUp()) {
 			return nil
@@ -206,13 +211,24 @@ func wait(ctx context.Context, closed <-chan struct{}) bool {
 	}
 }
 
+// tail hands the records of a topic over, and looks at what has come of them
+// after each fetch.
 func (t *Trainer) tail(ctx context.Context, topic string, caughtUp chan struct{}, take func(context.Context, []kafka.Record) error) error {
 	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{
 		Topics:     []string{topic},
 		OnCaughtUp: func() { close(caughtUp) },
-	}, take)
+	}, func(ctx context.Context, records []kafka.Record) error {
+		if err := take(ctx, records); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.show()
+		t.mu.Unlock()
+		t.wake()
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("read %s: %w", topic, err)
+		return fmt.Errorf("reading %s: %w", topic, err)
 	}
 	return nil
 }
@@ -220,37 +236,21 @@ func (t *Trainer) tail(ctx context.Context, topic string, caughtUp chan struct{}
 // readDeadLetters learns which outcomes are dead letters already, so that
 // reading the outcomes again does not make them so again.
 func (t *Trainer) readDeadLetters(ctx context.Context) error {
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	err := t.cfg.Cluster.Tail(reading, kafka.TailConfig{
-		Topics:     []string{schemas.TopicDeadLetters},
-		OnCaughtUp: stop,
-	}, func(ctx context.Context, records []kafka.Record) error {
-		for i := range records {
-			if records[i].Value == nil {
-				continue
-			}
-			var d schemas.DeadLetter
-			err := t.decode(ctx, "decode a dead letter", func(ctx context.Context) error {
-				d = schemas.DeadLetter{}
-				return t.cfg.Codec.DecodeDeadLetter(ctx, records[i].Value, &d)
-			})
-			if _, poison := schemas.AsPoison(err); poison {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
+	topic := intake.Topic[schemas.DeadLetter]{
+		Decode: t.cfg.Codec.DecodeDeadLetter, Poison: t.intake.PassOver(nil),
+		Reserved: true, // a letter has the key of its record, whatever that was
+	}
+	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicDeadLetters}, ToEnd: true},
+		intake.Handle(t.intake, topic, func(_ context.Context, _ *kafka.Record, d *schemas.DeadLetter) error {
+			if d != nil && d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
 				t.mu.Lock()
 				t.letters[partOffset{d.Partition, d.Offset}] = true
 				t.mu.Unlock()
 			}
-		}
-		return nil
-	})
+			return nil
+		}))
 	if err != nil {
-		return fmt.Errorf("read %s: %w", schemas.TopicDeadLetters, err)
+		return fmt.Errorf("reading %s: %w", schemas.TopicDeadLetters, err)
 	}
 	return ctx.Err()
 }
@@ -259,73 +259,32 @@ func (t *Trainer) readDeadLetters(ctx context.Context) error {
 // Without them the count would fall from one start to the next, and new labels
 // would not look new.
 func (t *Trainer) countRemoved(ctx context.Context) error {
-	partitions, err := t.cfg.Cluster.Partitions(ctx, schemas.TopicOutcomes)
-	if err != nil {
-		return err
+	spans, err := t.cfg.Cluster.Spans(ctx, schemas.TopicOutcomes)
+	for _, s := range spans {
+		t.gone += s.Start
 	}
-	for p := range partitions {
-		first, _, err := t.cfg.Cluster.Offsets(ctx, schemas.TopicOutcomes, p)
-		if err != nil {
-			return err
-		}
-		t.gone += first
-	}
-	return nil
+	return err
 }
 
-// decode calls fn until it succeeds, waiting while the registry is down, or
-// until it fails for the bytes' sake.
-func (t *Trainer) decode(ctx context.Context, what string, fn func(context.Context) error) error {
-	err := fn(ctx)
-	if err == nil {
+// outcomes returns how outcomes are read.
+func (t *Trainer) outcomes() intake.Topic[schemas.ChurnOutcome] {
+	return intake.Topic[schemas.ChurnOutcome]{
+		Decode: t.cfg.Codec.DecodeOutcome, Poison: t.deadLetter,
+		Check: func(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
+			if o == nil {
+				return nil
+			}
+			return intake.CheckKey(r, o.CustomerID)
+		},
+		Reserved: true, // what others write under such a key is to be seen
+	}
+}
+
+func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.ChurnOutcome) error {
+	if o == nil {
+		t.erase(r, true)
 		return nil
 	}
-	if _, poison := schemas.AsPoison(err); poison {
-		return err
-	}
-	return retry.Do(ctx, t.log, what, func(ctx context.Context) error {
-		err := fn(ctx)
-		if _, poison := schemas.AsPoison(err); poison {
-			return retry.Permanent(err)
-		}
-		return err
-	})
-}
-
-// takeOutcomes takes records of one partition.
-func (t *Trainer) takeOutcomes(ctx context.Context, records []kafka.Record) error {
-	for i := range records {
-		r := &records[i]
-		if r.Value == nil {
-			t.erase(r, true)
-			continue
-		}
-		var o schemas.ChurnOutcome
-		err := t.decode(ctx, "decode an outcome", func(ctx context.Context) error {
-			o = schemas.ChurnOutcome{}
-			return t.cfg.Codec.DecodeOutcome(ctx, r.Value, &o)
-		})
-		if err == nil && string(r.Key) != o.CustomerID {
-			err = &schemas.PoisonError{
-				Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id",
-			}
-		}
-		if poison, ok := schemas.AsPoison(err); ok {
-			if err := t.deadLetter(ctx, r, poison); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		t.takeOutcome(&o, deadletters.WrittenAt(r))
-	}
-	t.wake()
-	return nil
-}
-
-func (t *Trainer) takeOutcome(o *schemas.ChurnOutcome, writtenAt time.Time) {
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -334,54 +293,40 @@ func (t *Trainer) takeOutcome(o *schemas.ChurnOutcome, writtenAt time.Time) {
 		ObservedAt: o.ObservedAt,
 		Churned:    o.Churned,
 		Attributes: o.Attributes,
-	}, writtenAt.UnixMilli(), now.UnixMilli())
+	}, deadletters.WrittenAt(r).UnixMilli(), now.UnixMilli())
 	if added {
 		t.lastLabel = now
 		t.metrics.labels.Inc()
 	} else {
 		t.metrics.repeated.Inc()
 	}
-	t.show()
+	return nil
 }
 
-// takeScores takes records of one partition. A score that cannot be decoded is
-// skipped and counted: making dead letters of scores is not the trainer's
-// task.
-func (t *Trainer) takeScores(ctx context.Context, records []kafka.Record) error {
-	s := t.scores.Get().(*schemas.ChurnScore)
-	defer t.scores.Put(s)
-	for i := range records {
-		r := &records[i]
-		if r.Value == nil {
-			t.erase(r, false) // a scorer's marker too, which is of no customer
-			continue
-		}
-		err := t.decode(ctx, "decode a score", func(ctx context.Context) error {
-			return t.cfg.Codec.DecodeScore(ctx, r.Value, s)
-		})
-		if poison, ok := schemas.AsPoison(err); ok {
-			t.metrics.badScores.Inc()
-			t.log.Debug("skipped a score", "topic", schemas.TopicScores, "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		at := s.OccurredAt
-		for _, age := range s.AttributeAges {
-			// A late event leaves attributes in place that were set after it.
-			// Such a snapshot knows more than there was to know at its own
-			// time.
-			at = max(at, s.OccurredAt-age)
-		}
-		t.mu.Lock()
-		t.join.score(fitting.CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
-		t.mu.Unlock()
+// scores returns how scores are read. One that cannot be decoded is passed over:
+// making dead letters of scores is not the trainer's task.
+func (t *Trainer) scores() intake.Topic[schemas.ChurnScore] {
+	return intake.Topic[schemas.ChurnScore]{
+		Decode: t.cfg.Codec.DecodeScore, New: t.cfg.Codec.NewScore,
+		Poison: t.intake.PassOver(func(string, schemas.Reason) { t.metrics.badScores.Inc() }),
+	}
+}
+
+func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
+	if s == nil {
+		t.erase(r, false)
+		return nil
+	}
+	at := s.OccurredAt
+	for _, age := range s.AttributeAges {
+		// A late event leaves attributes in place that were set after it.
+		// Such a snapshot knows more than there was to know at its own
+		// time.
+		at = max(at, s.OccurredAt-age)
 	}
 	t.mu.Lock()
-	t.show()
-	t.mu.Unlock()
-	t.wake()
+	defer t.mu.Unlock()
+	t.join.score(fitting.CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
 	return nil
 }
 
@@ -392,22 +337,18 @@ func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
 	defer t.mu.Unlock()
 	at := deadletters.WrittenAt(r)
 	t.join.erase(fitting.CustomerHash(r.Key), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
-	t.show()
 }
 
 // deadLetter writes an outcome that cannot be decoded to the dead letters, unless
 // it is there.
-func (t *Trainer) deadLetter(ctx context.Context, r *kafka.Record, poison *schemas.PoisonError) error {
+func (t *Trainer) deadLetter(ctx context.Context, r *kafka.Record, why *schemas.PoisonError) error {
 	t.mu.Lock()
 	known := t.letters[partOffset{int32(r.Partition), r.Offset}]
 	t.mu.Unlock()
 	if known {
 		return nil
 	}
-	t.metrics.deadLetters.WithLabelValues(string(poison.Reason)).Inc()
-	t.log.Warn("dead letter", "topic", schemas.TopicOutcomes, "partition", r.Partition, "offset", r.Offset, "reason", poison.Reason)
-	writer := deadletters.NewWriter(t.producer, t.cfg.Codec, name)
-	return writer.Write(ctx, writer.Letter(r, poison, t.now()))
+	return t.setAside(ctx, r, why)
 }
 
 // wake makes decide look again.

@@ -434,9 +434,11 @@ func TestDue(t *testing.T) {
 	add := func(k int) {
 		for range k {
 			n++
-			tr.takeOutcome(&schemas.ChurnOutcome{
+			if err := tr.takeOutcome(t.Context(), &kafka.Record{Time: now}, &schemas.ChurnOutcome{
 				CustomerID: fmt.Sprint(n), ObservedAt: int64(n), Churned: n%2 == 0, Attributes: scoring.Vector{0, 0, 1},
-			}, now)
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	due := func(want string, pause time.Duration) {
@@ -570,9 +572,11 @@ func TestRetrainHandler(t *testing.T) {
 	expect(http.StatusUnauthorized, "POST", "wrong", "")
 	expect(http.StatusConflict, "POST", "secret", "")
 	for i := range 4 {
-		tr.takeOutcome(&schemas.ChurnOutcome{
+		if err := tr.takeOutcome(t.Context(), &kafka.Record{Time: time.Now()}, &schemas.ChurnOutcome{
 			CustomerID: fmt.Sprint(i), ObservedAt: 1, Churned: i%2 == 0, Attributes: scoring.Vector{0, 0, 1},
-		}, time.Now())
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	expect(http.StatusBadRequest, "POST", "secret", "not JSON")
 	expect(http.StatusRequestEntityTooLarge, "POST", "secret", strings.Repeat(" ", 256<<10+1))

@@ -2,8 +2,9 @@ package pace
 
 import (
 	"encoding/binary"
-	"hash/fnv"
 	"time"
+
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // maxFlip is the share of outcomes that are flipped once drift is complete: at
@@ -44,12 +45,9 @@ func (d Drift) Flip(customerID string, elapsed time.Duration) bool {
 // Hash returns a hash that is uniform over its 64 bits and the same in every
 // process. Purpose keeps draws for one customer independent of each other.
 func Hash(seed int64, purpose, customerID string) uint64 {
-	text := fnv.New64a()
-	text.Write(binary.LittleEndian.AppendUint64(make([]byte, 0, 8), uint64(seed)))
-	text.Write([]byte(purpose))
-	text.Write([]byte{0xff}) // no byte of UTF-8: purpose ends here
-	text.Write([]byte(customerID))
-	h := text.Sum64()
+	var number [8]byte
+	binary.LittleEndian.PutUint64(number[:], uint64(seed))
+	h := scoring.Hash(number[:], []byte(purpose), []byte{0xff}, []byte(customerID)) // no byte of UTF-8: purpose ends there
 	// FNV leaves the high bits of short texts nearly alike; splitmix64's
 	// finaliser (Stafford's variant 13) spreads them.
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9

@@ -14,7 +14,7 @@ import (
 func copyTopics(t *testing.T, cluster *kafka.Cluster) *pacetest.Topics {
 	t.Helper()
 	topics := &pacetest.Topics{}
-	err := clusterTopics{cluster}.ReadAll(t.Context(), []string{schemas.TopicEvents, schemas.TopicOutcomes},
+	err := cluster.Tail(t.Context(), kafka.TailConfig{Topics: []string{schemas.TopicEvents, schemas.TopicOutcomes}, ToEnd: true},
 		func(ctx context.Context, records []kafka.Record) error {
 			return topics.Produce(ctx, records[0].Topic, records...)
 		})

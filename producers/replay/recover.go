@@ -1,36 +1,21 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// topics is what the replay reads its own progress from.
-type topics interface {
-	// ReadAll hands over all records of the topics, in order by partition, up
-	// to the ends seen at the start. Handle may be called concurrently for
-	// different partitions.
-	ReadAll(ctx context.Context, topics []string, handle func(context.Context, []kafka.Record) error) error
-}
-
-// clusterTopics reads from a Kafka cluster.
-type clusterTopics struct{ cluster *kafka.Cluster }
-
-func (c clusterTopics) ReadAll(ctx context.Context, topics []string, handle func(context.Context, []kafka.Record) error) error {
-	tailing, caughtUp := context.WithCancel(ctx)
-	defer caughtUp()
-	err := c.cluster.Tail(tailing, kafka.TailConfig{Topics: topics, OnCaughtUp: caughtUp}, handle)
-	if tailing.Err() != nil {
-		return ctx.Err() // caught up, unless the caller gave up
-	}
-	return err
+// tailer is what the replay reads its own progress with. A *kafka.Cluster is one.
+type tailer interface {
+	Tail(ctx context.Context, cfg kafka.TailConfig, handle func(context.Context, []kafka.Record) error) error
 }
 
 // found is what of a customer is on the topics.
@@ -41,11 +26,15 @@ type found struct {
 	observedAt              int64 // of history or outcome
 }
 
-// recover reads what earlier runs published, by position in Examples.
+// recover reads what earlier runs published, by position in Examples. Of others'
+// records it looks at the keys only.
 func (r *Replay) recover(ctx context.Context) ([]found, error) {
 	all := make([]found, len(r.cfg.Examples))
+	in := intake.New(intake.Config{Logger: r.cfg.Logger, Registerer: r.cfg.Registerer})
+	codec, passOver := r.cfg.Codec, in.PassOver(nil)
+	events := intake.NewReader(in, intake.Topic[schemas.CustomerEvent]{Decode: codec.DecodeEvent, New: codec.NewEvent, Poison: passOver})
+	outcomes := intake.NewReader(in, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Poison: passOver})
 	var mu sync.Mutex
-	event := r.cfg.Codec.NewEvent()
 	handle := func(ctx context.Context, records []kafka.Record) error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -56,49 +45,32 @@ func (r *Replay) recover(ctx context.Context) ([]found, error) {
 				continue
 			}
 			f := &all[position]
-			switch {
-			case rec.Value == nil:
-				f.erased = true
-			case rec.Topic == schemas.TopicEvents:
-				ok, err := r.decode(ctx, func() error { return r.cfg.Codec.DecodeEvent(ctx, rec.Value, event) })
-				if err != nil {
-					return err
-				}
-				if ok && string(event.EventID) == eventID(r.cfg.Examples[position].CustomerID) {
+			var kind intake.Kind
+			var err error
+			if rec.Topic == schemas.TopicEvents {
+				kind, err = events.Read(ctx, rec)
+				if event := events.Message(); kind == intake.Message && string(event.EventID) == eventID(r.cfg.Examples[position].CustomerID) {
 					f.event, f.eventAt = true, event.OccurredAt
 				}
-			default:
-				var o schemas.ChurnOutcome
-				ok, err := r.decode(ctx, func() error { return r.cfg.Codec.DecodeOutcome(ctx, rec.Value, &o) })
-				if err != nil {
-					return err
-				}
-				switch {
-				case !ok:
+			} else {
+				kind, err = outcomes.Read(ctx, rec)
+				switch o := outcomes.Message(); {
+				case kind != intake.Message:
 				case o.Source == SourceHistory:
 					f.history, f.observedAt = true, o.ObservedAt
 				case o.Source == SourceLive:
 					f.outcome, f.observedAt = true, o.ObservedAt
 				}
 			}
+			if err != nil {
+				return err
+			}
+			f.erased = f.erased || kind == intake.Tombstone
 		}
 		return nil
 	}
-	return all, r.topics.ReadAll(ctx, []string{schemas.TopicEvents, schemas.TopicOutcomes}, handle)
-}
-
-// decode reports whether a record could be decoded. Poison of others is passed
-// over; while the registry is away it waits.
-func (r *Replay) decode(ctx context.Context, decode func() error) (ok bool, err error) {
-	err = retry.Do(ctx, r.cfg.Logger, "decoding what was published before", func(context.Context) error {
-		err := decode()
-		if _, poison := schemas.AsPoison(err); poison {
-			return nil
-		}
-		ok = err == nil
-		return err
-	})
-	return ok, err
+	err := r.topics.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicEvents, schemas.TopicOutcomes}, ToEnd: true}, handle)
+	return all, cmp.Or(err, ctx.Err())
 }
 
 // plan is what is left to do.

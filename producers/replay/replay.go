@@ -90,7 +90,7 @@ type Stats struct {
 type Replay struct {
 	cfg       Config
 	drift     pace.Drift
-	topics    topics
+	topics    tailer
 	publisher *pace.Publisher
 	order     []int          // positions in Examples, shuffled
 	position  map[string]int // of a customer id in Examples
@@ -105,10 +105,10 @@ func New(cfg Config) (*Replay, error) {
 	if cfg.Cluster == nil {
 		return nil, errors.New("replay: no cluster")
 	}
-	return newReplay(cfg, clusterTopics{cfg.Cluster}, cfg.Cluster.NewProducer(kafka.ProducerConfig{}))
+	return newReplay(cfg, cfg.Cluster, cfg.Cluster.NewProducer(kafka.ProducerConfig{}))
 }
 
-func newReplay(cfg Config, topics topics, producer pace.Producer) (*Replay, error) {
+func newReplay(cfg Config, topics tailer, producer pace.Producer) (*Replay, error) {
 	if cfg.Codec == nil {
 		return nil, errors.New("replay: no codec")
 	}

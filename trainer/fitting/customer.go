@@ -1,14 +1,12 @@
 package fitting
 
-import "hash/fnv"
+import "github.com/churnstream/churnstream/scoring"
 
 // CustomerHash reduces a customer's identity to 64 bits. Examples carry it
 // instead of the identity; it is even, well mixed, and the same in every
 // process, so that what is decided by it (ties, folds) is reproducible.
 func CustomerHash(id []byte) uint64 {
-	h := fnv.New64a()
-	h.Write(id)
-	return mix(h.Sum64()) &^ 1
+	return mix(scoring.Hash(id)) &^ 1
 }
 
 // mix spreads every bit of h over all bits: the finaliser of MurmurHash3.

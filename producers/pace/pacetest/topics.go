@@ -54,9 +54,9 @@ func (t *Topics) Produce(ctx context.Context, topic string, records ...kafka.Rec
 	return err
 }
 
-// ReadAll hands over all records of the topics, a few at a time.
-func (t *Topics) ReadAll(ctx context.Context, topics []string, handle func(context.Context, []kafka.Record) error) error {
-	for _, topic := range topics {
+// Tail hands over all records of the topics, a few at a time.
+func (t *Topics) Tail(ctx context.Context, cfg kafka.TailConfig, handle func(context.Context, []kafka.Record) error) error {
+	for _, topic := range cfg.Topics {
 		for records := range slices.Chunk(t.Records(topic), 100) {
 			if err := handle(ctx, records); err != nil {
 				return err
