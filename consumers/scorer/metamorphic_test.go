@@ -24,6 +24,7 @@ import (
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -216,7 +217,7 @@ type theatre struct {
 func newTheatre(t testing.TB) *theatre {
 	t.Helper()
 	th := &theatre{}
-	registry := &memoryRegistry{}
+	registry := registrytest.New()
 	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{"127.0.0.1:1"}})
 	if err != nil {
 		t.Fatal(err)
