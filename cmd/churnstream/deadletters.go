@@ -1,26 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/internal/avrojson"
 	"github.com/churnstream/churnstream/internal/deadletters"
-	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/deadletters/listing"
+	"github.com/churnstream/churnstream/internal/terminal"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -85,7 +78,7 @@ var errMoment = errors.New("neither a time such as 2026-01-31T15:04:05Z nor how 
 // lettersFlags bound what a command over the dead letters takes.
 type lettersFlags struct {
 	answering
-	MaxMemory byteSize      `help:"Most memory, in bytes or like 64MiB, for letters and what is noted of them." default:"256MiB"`
+	MaxMemory int           `name:"max-memory" help:"Most memory, in bytes or like 64MiB, for letters and what is noted of them." default:"256MiB" type:"bytes"`
 	Timeout   time.Duration `help:"Give up after this long, such as 10m; 0 is never." default:"0s"`
 }
 
@@ -108,24 +101,19 @@ func (c *lettersFlags) letters(ctx context.Context, log *slog.Logger, use func(c
 }
 
 func (c *lettersFlags) openLetters(ctx context.Context, log *slog.Logger, use func(context.Context, *deadletters.Queue) error) error {
-	c.CreateTopics = false
-	p, err := c.open(log)
+	codec, err := c.codec(log)
 	if err != nil {
 		return err
 	}
-	defer p.cluster.Close()
-	if err := p.reach(ctx, &c.answering, schemas.TopicDeadLetters); err != nil {
+	cluster, err := c.open(ctx, schemas.TopicDeadLetters, log)
+	if err != nil {
 		return err
 	}
-	bar := &scanBar{}
-	defer bar.finish()
+	defer cluster.Close()
+	bar := &terminal.Bar{}
+	defer bar.Finish()
 	return use(ctx, deadletters.New(deadletters.Config{
-		Cluster: p.cluster, Codec: p.codec, Logger: log, MaxBytes: int(c.MaxMemory),
-		Progress: func(what string, done, total int64) {
-			if bar.set(what, done, total); done >= total {
-				bar.finish()
-			}
-		},
+		Cluster: cluster, Codec: codec, Logger: log, MaxBytes: c.MaxMemory, Progress: bar.Progress,
 	}))
 }
 
@@ -133,7 +121,7 @@ type lettersListCommand struct {
 	lettersFlags
 	letterFilter
 	Limit int  `help:"Letters to list, the newest of those that match; 0 means all." default:"50"`
-	JSON  bool `name:"json" help:"Print JSON, one letter a line, instead of a table."`
+	JSON  bool `name:"json" help:"Print JSON, one letter per line, instead of a table."`
 }
 
 // Help is shown by churnstream dead-letters list --help.
@@ -155,88 +143,10 @@ func (c *lettersListCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 			return err
 		}
 		if c.JSON {
-			for i := range letters {
-				if _, err := out.Write(append(appendLetterJSON(nil, &letters[i]), '}', '\n')); err != nil {
-					return err
-				}
-			}
-			return nil
+			return listing.Lines(out, letters)
 		}
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "POSITION\tFAILED AT\tREASON\tCAME FROM\tKEY\tREDRIVEN\tDETAIL")
-		for i := range letters {
-			l := &letters[i]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s/%d:%d\t%s\t%s\t%s\n", l.Position, showTime(l.FailedAt), plain(string(l.Reason), 40),
-				plain(l.Topic, 80), l.DeadLetter.Partition, l.DeadLetter.Offset, plainKey(l.Key), yesNo(l.Redriven), plain(l.Detail, 100))
-		}
-		return w.Flush()
+		return listing.Table(out, letters)
 	})
-}
-
-// showTime shows milliseconds since 1970 as models list does.
-func showTime(millis int64) string {
-	return time.UnixMilli(millis).UTC().Format(time.DateTime)
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
-func plainKey(key []byte) string {
-	if key == nil {
-		return "(none)"
-	}
-	return plain(string(key), 60)
-}
-
-// plain returns text fit for a line on a terminal: cut to n characters, and
-// quoted if there is anything in it that does not print, or nothing at all.
-func plain(text string, n int) string {
-	if utf8.RuneCountInString(text) > n {
-		text = string([]rune(text)[:n-1]) + "…"
-	}
-	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
-	if text == "" || strings.ContainsFunc(text, odd) {
-		return strconv.Quote(text)
-	}
-	return text
-}
-
-// appendLetterJSON appends a letter as a JSON object that is still open, without
-// its value.
-func appendLetterJSON(b []byte, l *deadletters.Letter) []byte {
-	text := func(name, value string) {
-		b = append(append(avrojson.AppendText(b, name), ':'), avrojson.AppendText(nil, value)...)
-		b = append(b, ',')
-	}
-	number := func(name string, n int64) {
-		b = strconv.AppendInt(append(avrojson.AppendText(b, name), ':'), n, 10)
-		b = append(b, ',')
-	}
-	moment := func(name string, millis int64) { text(name, time.UnixMilli(millis).UTC().Format(time.RFC3339Nano)) }
-	b = append(b, '{')
-	text("position", l.Position.String())
-	moment("failed_at", l.FailedAt)
-	text("failed_by", l.FailedBy)
-	text("reason", string(l.Reason))
-	text("detail", l.Detail)
-	text("topic", l.Topic)
-	number("partition", int64(l.DeadLetter.Partition))
-	number("offset", l.DeadLetter.Offset)
-	moment("timestamp", l.Timestamp)
-	b = append(avrojson.AppendBytes(b, "key", l.Key), ',')
-	headers := make([]kafka.Header, len(l.Headers))
-	for i, h := range l.Headers {
-		headers[i] = kafka.Header(h)
-	}
-	b = append(b, `"headers":`...)
-	b = append(appendJSONHeaders(b, headers), ',')
-	number("value_bytes", int64(len(l.Value)))
-	b = append(b, `"redriven":`...)
-	return strconv.AppendBool(b, l.Redriven)
 }
 
 type lettersShowCommand struct {
@@ -258,7 +168,7 @@ func (c *lettersShowCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 	if err != nil {
 		return err
 	}
-	registry, err := c.registry(slog.New(slog.DiscardHandler)) // open logs for both
+	registry, err := c.registry(slog.New(slog.DiscardHandler)) // the codec's warns for both
 	if err != nil {
 		return err
 	}
@@ -270,70 +180,10 @@ func (c *lettersShowCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 		}
 		decoder := avrojson.NewDecoder(registry, log)
 		if c.JSON {
-			b, err := appendJSONValue(ctx, appendLetterJSON(nil, l), decoder, l.Value)
-			if err != nil {
-				return err
-			}
-			return indentJSON(out, append(b, '}'))
+			return listing.JSON(ctx, out, decoder, l)
 		}
-		return showLetter(ctx, out, decoder, l)
+		return listing.Letter(ctx, out, decoder, l)
 	})
-}
-
-func showLetter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l *deadletters.Letter) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
-	moment := func(millis int64) string { return time.UnixMilli(millis).UTC().Format(time.RFC3339Nano) }
-	line("position", "%s", l.Position)
-	line("failed at", "%s", moment(l.FailedAt))
-	line("failed by", "%s", plain(l.FailedBy, 200))
-	line("reason", "%s", plain(string(l.Reason), 200))
-	line("detail", "%s", plain(l.Detail, 2000))
-	line("came from", "%s/%d:%d", plain(l.Topic, 300), l.DeadLetter.Partition, l.DeadLetter.Offset)
-	line("timestamp", "%s", moment(l.Timestamp))
-	if l.Key == nil {
-		line("key", "(none)")
-	} else {
-		line("key", "%s", plain(string(l.Key), 2000))
-	}
-	for _, h := range l.Headers {
-		line("header", "%s: %s", plain(h.Key, 200), plain(string(h.Value), 2000))
-	}
-	line("redriven", "%s", yesNo(l.Redriven))
-	if l.Value == nil {
-		line("value", "(none)")
-		return w.Flush()
-	}
-	schema, datum, err := decoder.Schema(ctx, l.Value)
-	switch {
-	case errors.Is(err, avrojson.ErrFrame):
-		line("schema", "none: the value is %s", err)
-	case err != nil:
-		return err
-	case schema.Err() != nil:
-		line("schema", "%d: %s", schema.ID(), plain(schema.Err().Error(), 2000))
-	default:
-		line("schema", "%d %s", schema.ID(), plain(schema.Name(), 300))
-	}
-	line("value", "%d bytes", len(l.Value))
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(out, "\n%s\n", hex.Dump(l.Value)); err != nil {
-		return err
-	}
-	if err != nil || schema.Err() != nil {
-		return nil
-	}
-	text, problem := schema.Decode(datum)
-	if problem != nil {
-		fmt.Fprintf(out, "not decodable: %s\n", plain(problem.Error(), 2000))
-		if text = schema.DecodePart(datum); text == nil {
-			return nil
-		}
-		fmt.Fprintln(out, "as far as it goes:")
-	}
-	return indentJSON(out, text)
 }
 
 type lettersRedriveCommand struct {
@@ -385,7 +235,7 @@ func (c *lettersRedriveCommand) Run(ctx context.Context, out io.Writer, log *slo
 			return err
 		}
 		if !c.Yes {
-			return showPlan(out, plan)
+			return listing.Plan(out, plan)
 		}
 		result, err := q.Redrive(ctx, plan)
 		if err != nil {
@@ -395,67 +245,7 @@ func (c *lettersRedriveCommand) Run(ctx context.Context, out io.Writer, log *slo
 			}
 			return fmt.Errorf("%d of %d redriven: %w; %s", result.Redriven, len(plan.Letters), err, goOn)
 		}
-		fmt.Fprintf(out, "redriven: %d\n", result.Redriven)
-		showLeftOut(out, plan)
-		showRefused(out, result.Refused)
+		listing.Result(out, plan, result)
 		return nil
 	})
-}
-
-// showPlan prints what a redrive would do.
-func showPlan(out io.Writer, plan *deadletters.Plan) error {
-	if len(plan.Letters) > 0 {
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "POSITION\tTO\tTIMESTAMP\tKEY\tREDRIVEN\tREASON")
-		for i := range plan.Letters {
-			l := &plan.Letters[i]
-			fmt.Fprintf(w, "%s\t%s/%d\t%s\t%s\t%s\t%s\n", l.Position, plain(l.Topic, 80), l.DeadLetter.Partition,
-				showTime(l.Timestamp), plainKey(l.Key), yesNo(l.Redriven), plain(string(l.Reason), 40))
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(out)
-	}
-	fmt.Fprintf(out, "would be redriven: %d\n", len(plan.Letters))
-	showLeftOut(out, plan)
-	if len(plan.Letters) > 0 {
-		fmt.Fprintln(out, "nothing was written; --yes does it")
-	}
-	return nil
-}
-
-func showLeftOut(out io.Writer, plan *deadletters.Plan) {
-	if plan.Done > 0 {
-		fmt.Fprintf(out, "redriven before: %d\n", plan.Done)
-	}
-	if plan.Twice > 0 {
-		fmt.Fprintf(out, "of a record that another of these letters holds, too: %d\n", plan.Twice)
-	}
-	showRefused(out, plan.Refused)
-}
-
-func showRefused(out io.Writer, refused deadletters.Refusals) {
-	for _, why := range slices.Sorted(maps.Keys(refused)) {
-		of := refused[why]
-		var which []string
-		for _, p := range of.First {
-			which = append(which, p.String())
-		}
-		if of.Count > len(which) {
-			which = append(which, "…")
-		}
-		fmt.Fprintf(out, "not redriven: %d, %s (%s)\n", of.Count, why, strings.Join(which, " "))
-	}
-}
-
-// indentJSON prints JSON over several lines.
-func indentJSON(out io.Writer, text []byte) error {
-	var b bytes.Buffer
-	if err := json.Indent(&b, text, "", "  "); err != nil {
-		return fmt.Errorf("indenting JSON: %w", err)
-	}
-	b.WriteByte('\n')
-	_, err := b.WriteTo(out)
-	return err
 }

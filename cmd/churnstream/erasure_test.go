@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -19,10 +20,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/churnstream/churnstream/consumers/scorer"
+	"github.com/churnstream/churnstream/consumers/sink"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
@@ -59,42 +59,35 @@ func (l *lines) String() string {
 func startEverything(t *testing.T, c *connection, database string) *everything {
 	t.Helper()
 	log := &lines{}
-	p, err := c.open(slog.New(slog.NewTextHandler(log, nil)))
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(erasureToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{HTTP: "127.0.0.1:0", HTTPTokenFile: token}
+	p, err := c.process(l, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.guard = ops.NewGuard(erasureToken)
-	train, err := p.trainer(&trainFlags{trainer.Config{MinInterval: time.Second, MaxExamples: 10_000}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	score, err := p.scorer(&scoreFlags{*scorer.Role.Config().(*scorer.Config)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	watch, _, err := p.monitor(&monitorFlags{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	roles, closeStores, err := p.sinks(&sinkFlags{SQLite: database})
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve, handler, err := p.serving(&serveFlags{})
-	if err != nil {
-		t.Fatal(err)
+	for _, d := range roles {
+		config := d.Config()
+		switch cfg := config.(type) {
+		case *trainer.Config:
+			cfg.MinInterval, cfg.MaxExamples = time.Second, 10_000
+		case *sink.StoresConfig:
+			cfg.SQLite = database
+		}
+		if _, err := p.Add(d, config); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		done <- p.run(ctx, c, listener{HTTP: "127.0.0.1:0"}, handler, append(roles, train, score, watch, serve)...)
-	}()
+	go func() { done <- l.run(ctx, p) }()
 	e := &everything{stop: sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		closeStores()
 		if t.Failed() {
 			t.Logf("log:\n%s", log)
 		}
@@ -227,20 +220,20 @@ func TestErasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(registry.Close)
-	conn := &connection{Brokers: []string{broker.Addr()}, Registry: registry.URL()}
-	client, err := conn.open(slog.New(slog.DiscardHandler))
+	conn := &connection{Kafka: kafka.Config{Brokers: []string{broker.Addr()}}, Registry: registry.URL()}
+	client, err := conn.process(&listener{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(client.cluster.Close)
-	if err := client.cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(3)...); err != nil {
+	t.Cleanup(client.Cluster.Close)
+	if err := client.Cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(3)...); err != nil {
 		t.Fatal(err)
 	}
-	if err := client.codec.Register(t.Context()); err != nil {
+	if err := client.Codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	outside := &company{t, client.cluster, client.codec, client.cluster.NewProducer(kafka.ProducerConfig{})}
-	examples, err := replay.Load(client.set)
+	outside := &company{t, client.Cluster, client.Codec, client.Cluster.NewProducer(kafka.ProducerConfig{})}
+	examples, err := replay.Load(client.Codec.Set())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,8 +316,8 @@ func TestErasure(t *testing.T) {
 	until(t, "the other customer's outcome", func() bool { return stored(other) == "1 scores, 2 outcomes, 1 latest" })
 
 	// The next event is a new customer's.
-	tenure, _ := client.set.Spec().Index("tenure")
-	changes := scoring.NewVector(client.set.Spec().Len())
+	tenure, _ := client.Codec.Set().Spec().Index("tenure")
+	changes := scoring.NewVector(client.Codec.Set().Spec().Len())
 	changes[tenure] = 1
 	outside.event(victim, start.Add(4*time.Minute), changes)
 	fresh := func(e *everything) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/churnstream/churnstream/internal/explain"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -164,7 +166,7 @@ func TestExplainJSON(t *testing.T) {
 	if e.WhatIf == nil || !(e.WhatIf.Probability < e.Probability) || e.WhatIf.Expected != e.Expected || len(e.WhatIf.Features) != 6 {
 		t.Errorf("what if: %+v", e.WhatIf)
 	}
-	if e.Note != whatIfNote || e.BestChange != nil { // nothing is actionable without a schema
+	if e.Note != explain.WhatIfNote || e.BestChange != nil { // nothing is actionable without a schema
 		t.Errorf("note %q, best change %v", e.Note, e.BestChange)
 	}
 	if e := explainJSON(t, args); e.WhatIf != nil || e.Note != "" {
@@ -185,7 +187,7 @@ func TestExplainSchema(t *testing.T) {
 		{"name":"region","kind":"categorical","levels":["north","south"],"log_odds":[0.1,-0.1],"frequency":[0.5,0.5]}]}`,
 		`{"plan":"monthly","region":"south"}`)
 	out, errs, code := program(append(args, "--schema", schema)...)
-	for _, want := range []string{"  Plan     monthly ", "Best single change: plan=yearly, predicted 0.250\n\n" + whatIfNote} {
+	for _, want := range []string{"  Plan     monthly ", "Best single change: plan=yearly, predicted 0.250\n\n" + explain.WhatIfNote} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("exit code %d, %s, no %q in\n%s", code, errs, want, out)
 		}
@@ -268,36 +270,5 @@ func TestExplainReference(t *testing.T) {
 	}
 	if compared == 0 {
 		t.Errorf("%s has no cases", path)
-	}
-}
-
-func TestBar(t *testing.T) {
-	for _, tc := range []struct {
-		x, largest  float64
-		left, right string
-	}{
-		{0, 0, "", ""},
-		{0, 1, "", ""},
-		{1, 1, "", strings.Repeat("█", barWidth)},
-		{-1, 1, strings.Repeat("█", barWidth), ""},
-		{0.5, 1, "", strings.Repeat("█", barWidth/2)},
-		{-0.5, 1, strings.Repeat("█", barWidth/2), ""},
-		{1.5 / barWidth, 1, "", "█▌"},
-		{0.01, 1, "", "▏"},
-		{-0.01, 1, "", ""},
-	} {
-		left, right := bar(tc.x, tc.largest)
-		if utf8.RuneCountInString(left) != barWidth || utf8.RuneCountInString(right) != barWidth ||
-			strings.TrimLeft(left, " ") != tc.left || strings.TrimRight(right, " ") != tc.right {
-			t.Errorf("%g of %g is %q and %q", tc.x, tc.largest, left, right)
-		}
-	}
-}
-
-func TestSigned(t *testing.T) {
-	for x, want := range map[float64]string{0: "  0.0000", 0.00004: "  0.0000", -0.00004: "  0.0000", -0.00006: " -0.0001", 0.5: " +0.5000", -12.25: "-12.2500"} {
-		if got := signed(x, 8); got != want {
-			t.Errorf("%g is %q, want %q", x, got, want)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
+
+	"github.com/churnstream/churnstream/internal/settings"
 )
 
 // docs/limits.md says of every flag it names what the flag does by default, and
@@ -18,7 +21,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parser, err := kong.New(new(cli), kong.Vars{"version": ""}, kong.DefaultEnvars("CHURN"), kong.NamedMapper("bytes", kong.MapperFunc(decodeBytes)))
+	parser, err := newParser(&cli{Run: newRunCommand()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +55,42 @@ func TestLimitsAreDocumented(t *testing.T) {
 		if bounds.MatchString(name) && !documented[name] {
 			t.Errorf("docs/limits.md does not name --%s", name)
 		}
+	}
+}
+
+// The reference in docs/limits.md is made of the settings; -update makes it
+// anew.
+func TestReferenceIsCurrent(t *testing.T) {
+	const path, begin, end = "../../docs/limits.md", "<!-- The tables below are made by go test ./cmd/churnstream -run Reference -update -->\n", "<!-- end -->\n"
+	document, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(document), begin)
+	current, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for the reference", path)
+	}
+	var b strings.Builder
+	section := func(title string, config any) {
+		table := settings.Reference(settings.Of(config))
+		table = strings.ReplaceAll(table, "${http}", "127.0.0.1:0; with serve and run 127.0.0.1:8080")
+		fmt.Fprintf(&b, "\n### %s\n\n%s", title, table)
+	}
+	for _, d := range roles {
+		section("`churnstream "+d.Name+"`", d.Config())
+	}
+	section("Connection, of every command that needs Kafka", connection{})
+	section("HTTP, of every process", listener{})
+	b.WriteString("\n")
+	if *update {
+		if err := os.WriteFile(path, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if current != b.String() {
+		t.Errorf("the reference in %s is not what the settings say; go test ./cmd/churnstream -run Reference -update makes it anew", path)
 	}
 }
 

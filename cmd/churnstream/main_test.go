@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// process is the program running with some arguments.
-type process struct {
+// child is the program running with some arguments.
+type child struct {
 	t    *testing.T
 	name string
 	cmd  *exec.Cmd
@@ -48,9 +48,9 @@ type process struct {
 	done chan struct{}
 }
 
-func launch(t *testing.T, args ...string) *process {
+func launch(t *testing.T, args ...string) *child {
 	t.Helper()
-	p := &process{t: t, name: args[0], cmd: exec.Command(os.Args[0], args...), more: make(chan struct{}), done: make(chan struct{})}
+	p := &child{t: t, name: args[0], cmd: exec.Command(os.Args[0], args...), more: make(chan struct{}), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), asProgram+"=1")
 	r, w := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = w, w
@@ -81,14 +81,14 @@ func launch(t *testing.T, args ...string) *process {
 	return p
 }
 
-func (p *process) output() string {
+func (p *child) output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.String()
 }
 
 // find waits for output that the pattern matches and returns its groups.
-func (p *process) find(pattern string) []string {
+func (p *child) find(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
 	deadline := time.After(60 * time.Second)
@@ -114,7 +114,7 @@ func (p *process) find(pattern string) []string {
 
 // interrupt asks the process to end and returns its exit code and how long
 // that took.
-func (p *process) interrupt() (code int, took time.Duration) {
+func (p *child) interrupt() (code int, took time.Duration) {
 	p.t.Helper()
 	began := time.Now()
 	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
@@ -128,7 +128,7 @@ func (p *process) interrupt() (code int, took time.Duration) {
 	return p.cmd.ProcessState.ExitCode(), time.Since(began)
 }
 
-func (p *process) url() string { return p.find(`listening url=(http://[^/]+)/`)[1] }
+func (p *child) url() string { return p.find(`listening url=(http://[^/]+)/`)[1] }
 
 func get(t *testing.T, url string) string {
 	t.Helper()
@@ -179,7 +179,7 @@ func TestRolesAsProcesses(t *testing.T) {
 	broker := launch(t, "broker", "--listen", "127.0.0.1:0", "--registry-listen", "127.0.0.1:0")
 	m := broker.find(`Kafka at (\S+), schema registry at (\S+)`)
 	brokers, registry := m[1], m[2]
-	start := func(args ...string) *process {
+	start := func(args ...string) *child {
 		return launch(t, append(args, "--brokers", brokers, "--registry", registry, "--http", "127.0.0.1:0")...)
 	}
 	database := filepath.Join(t.TempDir(), "churn.db")
@@ -243,7 +243,7 @@ func TestRolesAsProcesses(t *testing.T) {
 	if len(answer.Explanation) != set.Spec().Len() || !(answer.Probability > 0 && answer.Probability < 1) {
 		t.Errorf("explain answers %+v", answer)
 	}
-	for _, p := range []*process{score, train, monitor, sink, serve} {
+	for _, p := range []*child{score, train, monitor, sink, serve} {
 		if ready := get(t, p.url()+"/healthz"); !strings.Contains(ready, "ok") {
 			t.Errorf("%s /healthz: %s", p.name, ready)
 		}

@@ -20,34 +20,42 @@ type modelsCommand struct {
 	Activate modelsActivateCommand `cmd:"" help:"Make a version the champion: scorers switch to it without a restart."`
 }
 
-// modelsDirectory reads every model version there is.
-func (c *answering) modelsDirectory(ctx context.Context, log *slog.Logger, use func(*platform) error) error {
-	c.CreateTopics = false
-	p, err := c.open(log)
+// directory is every model version there is, and where they are.
+type directory struct {
+	*models.Feed
+	cluster *kafka.Cluster
+	codec   *schemas.Codec
+}
+
+// directory reads every model version there is.
+func (c *answering) directory(ctx context.Context, log *slog.Logger, use func(*directory) error) error {
+	codec, err := c.codec(log)
 	if err != nil {
 		return err
 	}
-	defer p.cluster.Close()
-	if err := p.reach(ctx, c, schemas.TopicModels); err != nil {
+	cluster, err := c.open(ctx, schemas.TopicModels, log)
+	if err != nil {
 		return err
 	}
+	defer cluster.Close()
+	d := &directory{models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: codec, Logger: log}), cluster, codec}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- p.models.Run(ctx) }()
+	go func() { done <- d.Run(ctx) }()
 	select {
-	case <-p.models.CaughtUp():
+	case <-d.CaughtUp():
 	case err := <-done:
 		if err == nil {
 			err = ctx.Err()
 		}
 		return fmt.Errorf("reading %s: %w", schemas.TopicModels, err)
 	}
-	return use(p)
+	return use(d)
 }
 
-func (p *platform) version(number int64) (*models.Version, error) {
-	if v := p.models.Get(number); v != nil {
+func (d *directory) version(number int64) (*models.Version, error) {
+	if v := d.Get(number); v != nil {
 		return v, nil
 	}
 	return nil, fmt.Errorf("there is no valid model version %d; churnstream models list shows those there are", number)
@@ -58,11 +66,11 @@ type modelsListCommand struct {
 }
 
 func (c *modelsListCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	return c.modelsDirectory(ctx, log, func(p *platform) error {
+	return c.directory(ctx, log, func(d *directory) error {
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
-		champion := p.models.Champion()
-		for _, v := range p.models.List() {
+		champion := d.Champion()
+		for _, v := range d.List() {
 			stage := v.Stage.String()
 			if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
 				stage = "was champion"
@@ -82,8 +90,8 @@ type modelsShowCommand struct {
 }
 
 func (c *modelsShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	return c.modelsDirectory(ctx, log, func(p *platform) error {
-		v, err := p.version(c.Version)
+	return c.directory(ctx, log, func(d *directory) error {
+		v, err := d.version(c.Version)
 		if err != nil {
 			return err
 		}
@@ -124,17 +132,17 @@ Example:
 }
 
 func (c *modelsActivateCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	return c.modelsDirectory(ctx, log, func(p *platform) error {
-		v, err := p.version(c.Version)
+	return c.directory(ctx, log, func(d *directory) error {
+		v, err := d.version(c.Version)
 		if err != nil {
 			return err
 		}
-		if champion := p.models.Champion(); champion != nil && champion.Version == v.Version {
+		if champion := d.Champion(); champion != nil && champion.Version == v.Version {
 			fmt.Fprintf(out, "version %d is the champion already\n", v.Version)
 			return nil
 		}
-		producer := p.cluster.NewProducer(kafka.ProducerConfig{})
-		if err := models.Activate(ctx, producer, p.codec, v, "activated by hand"); err != nil {
+		producer := d.cluster.NewProducer(kafka.ProducerConfig{})
+		if err := models.Activate(ctx, producer, d.codec, v, "activated by hand"); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "version %d is the champion now\n", v.Version)

@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/churnstream/churnstream/consumers/sink"
 	"github.com/churnstream/churnstream/internal/certificates"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -48,7 +49,7 @@ func quickEnds(t *testing.T) { t.Setenv("GORACE", "atexit_sleep_ms=0") }
 
 // A secret on the command line could be read by everyone on the machine.
 func TestNoSecretIsAFlag(t *testing.T) {
-	parser, err := kong.New(new(cli), kong.Vars{"version": ""}, kong.DefaultEnvars("CHURN"))
+	parser, err := newParser(&cli{Run: newRunCommand()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,32 +73,6 @@ func TestNoSecretIsAFlag(t *testing.T) {
 	for _, name := range []string{"sasl-password-file", "registry-password-file", "clickhouse-password-file", "http-token-file"} {
 		if !found[name] {
 			t.Errorf("there is no --%s", name)
-		}
-	}
-}
-
-func TestSecretFiles(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	t.Setenv("CHURN_TEST_SECRET", "from the environment")
-	for _, c := range []struct{ file, want, problem string }{
-		{"", "from the environment", ""},
-		{file("unix", "from a file\n"), "from a file", ""},
-		{file("dos", "from a file\r\n"), "from a file", ""},
-		{file("blanks", " a b "), " a b ", ""},
-		{file("empty", ""), "", "is empty"},
-		{file("line", "\n"), "", "is empty"},
-		{filepath.Join(dir, "none"), "", "no such file"},
-	} {
-		got, err := secret("CHURN_TEST_SECRET", c.file)
-		if got != c.want || (err == nil) != (c.problem == "") || err != nil && !strings.Contains(err.Error(), c.problem) {
-			t.Errorf("%q: got %q, %v, want %q, %q", c.file, got, err, c.want, c.problem)
 		}
 	}
 }
@@ -210,7 +185,7 @@ func newFortress(t *testing.T) *fortress {
 // connection is how to get in by a mechanism.
 func (f *fortress) connection(mechanism string) *connection {
 	return &connection{
-		Brokers: []string{f.brokers}, Registry: f.url,
+		Kafka: kafka.Config{Brokers: []string{f.brokers}}, Registry: f.url,
 		TLSCA: f.ca.File, TLSCert: f.ca.client.Cert, TLSKey: f.ca.client.Key,
 		SASL: mechanism, SASLUser: mechanism,
 		RegistryUser: "reader", RegistryTLSCA: f.ca.File, RegistryTLSCert: f.ca.client.Cert, RegistryTLSKey: f.ca.client.Key,
@@ -261,25 +236,25 @@ func TestSecuredServers(t *testing.T) {
 	t.Setenv("CHURN_SASL_PASSWORD", saslPassword)
 	t.Setenv("CHURN_REGISTRY_PASSWORD", registryPassword)
 	f := newFortress(t)
-	client, err := f.connection("scram-sha-512").open(slog.New(slog.DiscardHandler))
+	client, err := f.connection("scram-sha-512").process(&listener{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(client.cluster.Close)
-	if err := client.cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
+	t.Cleanup(client.Cluster.Close)
+	if err := client.Cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
 		t.Fatal(err)
 	}
-	if err := client.codec.Register(t.Context()); err != nil {
+	if err := client.Codec.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	outside := &company{t, client.cluster, client.codec, client.cluster.NewProducer(kafka.ProducerConfig{})}
-	outside.write(schemas.TopicModels, kafka.Record{Key: models.Key(1), Value: client.codec.AppendModel(nil, someModel(t, client.set))})
+	outside := &company{t, client.Cluster, client.Codec, client.Cluster.NewProducer(kafka.ProducerConfig{})}
+	outside.write(schemas.TopicModels, kafka.Record{Key: models.Key(1), Value: client.Codec.AppendModel(nil, someModel(t, client.Codec.Set()))})
 
 	for _, mechanism := range []string{"plain", "scram-sha-256", "scram-sha-512"} {
 		t.Run(mechanism, func(t *testing.T) {
 			outside := &company{t, outside.cluster, outside.codec, outside.producer}
 			p := launch(t, append([]string{"score"}, f.flags(mechanism)...)...)
-			outside.event(mechanism, time.Now(), scoring.NewVector(client.set.Spec().Len()))
+			outside.event(mechanism, time.Now(), scoring.NewVector(client.Codec.Set().Spec().Len()))
 			until(t, "a score", func() bool { return outside.lastScore(mechanism) != nil })
 			checkNoSecret(t, "/metrics", get(t, p.url()+"/metrics"))
 			if code, _ := p.interrupt(); code != 0 {
@@ -489,37 +464,37 @@ func TestWarnsOfClearPasswords(t *testing.T) {
 	ca := newAuthority(t)
 	for name, c := range map[string]struct {
 		connection connection
-		sink       sinkFlags
+		sink       sink.StoresConfig
 		warned     string
 	}{
-		"SASL PLAIN elsewhere":      {connection: connection{Brokers: []string{"kafka.example:9092"}, SASL: "plain", SASLUser: "me"}, warned: "--sasl plain"},
-		"SASL PLAIN here":           {connection: connection{Brokers: []string{"localhost:9092", "127.0.0.1:9093"}, SASL: "plain", SASLUser: "me"}},
-		"SASL PLAIN over TLS":       {connection: connection{Brokers: []string{"kafka.example:9092"}, SASL: "plain", SASLUser: "me", TLS: true}},
-		"SCRAM elsewhere":           {connection: connection{Brokers: []string{"kafka.example:9092"}, SASL: "scram-sha-256", SASLUser: "me"}},
+		"SASL PLAIN elsewhere":      {connection: connection{Kafka: kafka.Config{Brokers: []string{"kafka.example:9092"}}, SASL: "plain", SASLUser: "me"}, warned: "--sasl plain"},
+		"SASL PLAIN here":           {connection: connection{Kafka: kafka.Config{Brokers: []string{"localhost:9092", "127.0.0.1:9093"}}, SASL: "plain", SASLUser: "me"}},
+		"SASL PLAIN over TLS":       {connection: connection{Kafka: kafka.Config{Brokers: []string{"kafka.example:9092"}}, SASL: "plain", SASLUser: "me", TLS: true}},
+		"SCRAM elsewhere":           {connection: connection{Kafka: kafka.Config{Brokers: []string{"kafka.example:9092"}}, SASL: "scram-sha-256", SASLUser: "me"}},
 		"registry elsewhere":        {connection: connection{Registry: "http://registry.example:8081/path"}, warned: "--registry"},
 		"second registry elsewhere": {connection: connection{Registry: "http://localhost:8081, http://registry.example"}, warned: "--registry"},
 		"registry over TLS":         {connection: connection{Registry: "https://registry.example"}},
-		"ClickHouse elsewhere":      {sink: sinkFlags{ClickHouse: "localhost:9000, clickhouse.example:9000"}, warned: "--clickhouse"},
-		"ClickHouse over TLS":       {sink: sinkFlags{ClickHouse: "clickhouse.example:9440", ClickHouseTLSCA: ca.File}},
-		"ClickHouse here":           {sink: sinkFlags{ClickHouse: "127.0.0.1:9000"}},
+		"ClickHouse elsewhere":      {sink: sink.StoresConfig{ClickHouse: sink.ClickHouseConfig{Addr: "localhost:9000, clickhouse.example:9000"}}, warned: "--clickhouse"},
+		"ClickHouse over TLS":       {sink: sink.StoresConfig{ClickHouse: sink.ClickHouseConfig{Addr: "clickhouse.example:9440"}, ClickHouseTLSCA: ca.File}},
+		"ClickHouse here":           {sink: sink.StoresConfig{ClickHouse: sink.ClickHouseConfig{Addr: "127.0.0.1:9000"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := &lines{}
 			logger := slog.New(slog.NewTextHandler(log, nil))
-			if c.connection.Brokers == nil {
-				c.connection.Brokers = []string{"localhost:9092"}
+			if c.connection.Kafka.Brokers == nil {
+				c.connection.Kafka.Brokers = []string{"localhost:9092"}
 			}
 			if c.connection.Registry == "" {
 				c.connection.Registry = "http://localhost:8081"
 			}
 			c.connection.RegistryUser = "me"
-			p, err := c.connection.open(logger)
+			p, err := c.connection.process(&listener{}, logger)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.cluster.Close()
-			if c.sink.ClickHouse != "" {
-				if _, err := c.sink.clickHouse(logger); err != nil {
+			defer p.Close()
+			if c.sink.ClickHouse.Addr != "" {
+				if _, err := p.Add(sink.Role, &c.sink); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
@@ -50,10 +51,10 @@ func (f *sourceFlags) examples(set *schemas.Set) ([]schemas.ChurnOutcome, error)
 }
 
 type replayCommand struct {
-	connection
-	listener
 	sourceFlags
 	HistoryShare float64 `help:"Share of the customers published as labelled history." default:"0.6"`
+	listener     `group:"http"`
+	connection   `group:"connection"`
 }
 
 // Help is shown by churnstream replay --help.
@@ -67,29 +68,35 @@ Examples:
 
 var errDone = errors.New("done")
 
+// ending ends the process with errDone when what it runs has ended.
+type ending struct{ role.Role }
+
+func (e ending) Run(ctx context.Context) error {
+	if err := e.Role.Run(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	return errDone
+}
+
 func (c *replayCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	p, err := c.open(log)
+	p, err := c.process(&c.listener, log)
 	if err != nil {
 		return err
 	}
-	examples, err := c.examples(p.set)
+	examples, err := c.examples(p.Codec.Set())
 	if err != nil {
 		return err
 	}
 	r, err := replay.New(replay.Config{
-		Cluster: p.cluster, Codec: p.codec, Examples: examples, HistoryShare: c.HistoryShare,
+		Cluster: p.Cluster, Codec: p.Codec, Examples: examples, HistoryShare: c.HistoryShare,
 		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, DriftAfter: c.DriftAfter,
-		Logger: log, Registerer: p.metrics,
+		Logger: log, Registerer: p.Metrics,
 	})
 	if err != nil {
 		return err
 	}
-	err = p.run(ctx, &c.connection, c.listener, nil, task{"replay", func(ctx context.Context) error {
-		if err := r.Run(ctx); err != nil || ctx.Err() != nil {
-			return err
-		}
-		return errDone // ends the listener too
-	}})
+	p.AddTask("replay", ending{r})
+	err = c.run(ctx, p)
 	if errors.Is(err, errDone) {
 		s := r.Stats()
 		fmt.Fprintf(out, "published %d labelled examples, %d events and %d outcomes\n", s.History, s.Events, s.Outcomes)
@@ -99,9 +106,9 @@ func (c *replayCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger
 }
 
 type simulateCommand struct {
-	connection
-	listener
 	sourceFlags
+	listener   `group:"http"`
+	connection `group:"connection"`
 }
 
 // Help is shown by churnstream simulate --help.
@@ -113,21 +120,22 @@ Example:
 }
 
 func (c *simulateCommand) Run(ctx context.Context, log *slog.Logger) error {
-	p, err := c.open(log)
+	p, err := c.process(&c.listener, log)
 	if err != nil {
 		return err
 	}
-	examples, err := c.examples(p.set)
+	examples, err := c.examples(p.Codec.Set())
 	if err != nil {
 		return err
 	}
 	s, err := simulator.New(simulator.Config{
-		Cluster: p.cluster, Codec: p.codec, Population: examples,
+		Cluster: p.Cluster, Codec: p.Codec, Population: examples,
 		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, DriftAfter: c.DriftAfter,
-		Logger: log, Registerer: p.metrics,
+		Logger: log, Registerer: p.Metrics,
 	})
 	if err != nil {
 		return err
 	}
-	return p.run(ctx, &c.connection, c.listener, nil, task{"simulate", s.Run})
+	p.AddTask("simulate", s)
+	return c.run(ctx, p)
 }

@@ -29,15 +29,12 @@ Example:
 }
 
 func (c *topicsCheckCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	p, err := c.open(log)
+	cluster, err := c.open(ctx, schemas.TopicEvents, log)
 	if err != nil {
 		return err
 	}
-	defer p.cluster.Close()
-	if err := p.reach(ctx, &c.answering, schemas.TopicEvents); err != nil {
-		return err
-	}
-	findings, err := topics.Check(ctx, p.cluster)
+	defer cluster.Close()
+	findings, err := topics.Check(ctx, cluster)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/ext"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
@@ -27,23 +28,24 @@ type ClickHouseConfig struct {
 	// Addr is the server as host:port, of the native protocol unless Protocol
 	// says otherwise. Of several, separated by commas, one is used at a time,
 	// the next when it fails.
-	Addr string
-	// Database must exist; "" is "default".
-	Database string
-	// Username and Password log in; "" is the server's default user.
-	Username, Password string
-	// Protocol is "native", or "http" where only that passes; "" is native.
-	Protocol string
-	// TLS is nil for a plain connection.
-	TLS *tls.Config
-	// Timeout bounds connecting, each Write, and what else is quick; 0 is one
-	// minute. What goes through whole tables takes as long as it takes.
-	Timeout time.Duration
+	Addr string `name:"clickhouse" help:"ClickHouse servers to write to; one is used at a time." placeholder:"HOST:PORT,…"`
+	// Protocol is "native", or "http" where only that passes.
+	Protocol string `name:"clickhouse-protocol" help:"Speak to it by native (usually port 9000) or http (8123)." enum:"native,http" default:"native"`
+	// Database must exist.
+	Database string `name:"clickhouse-database" help:"Its database." default:"default"`
+	// Username and Password log in.
+	Username string `name:"clickhouse-user" help:"User to log in as. The password comes from CHURN_CLICKHOUSE_PASSWORD or --clickhouse-password-file." default:"default"`
+	Password string `kong:"-"`
 	// RetentionDays is for how many days after they were computed the scores
 	// in churn_scores are kept. The views churn_scores_latest and
 	// customers_at_risk keep the latest score of each customer all the same.
 	// 0 leaves the table's TTL as it is: none, or one set by hand.
-	RetentionDays int
+	RetentionDays int `name:"clickhouse-retention-days" help:"Days to keep scores in ClickHouse; 0 leaves that to the table." default:"0" unit:"days"`
+	// TLS is nil for a plain connection.
+	TLS *tls.Config `kong:"-"`
+	// Timeout bounds connecting, each Write, and what else is quick. What goes
+	// through whole tables takes as long as it takes.
+	Timeout time.Duration `name:"clickhouse-timeout" help:"Longest that connecting or one write may take; it is tried again. Migrations and tidying up may take a day." default:"1m" advanced:""`
 }
 
 // ClickHouse is a Store in ClickHouse, over its native protocol or HTTP.
@@ -77,11 +79,14 @@ type ClickHouse struct {
 // for. Without a deadline the client would set one of its own.
 const longest = 24 * time.Hour
 
-var clickhouseProtocols = map[string]clickhouse.Protocol{"": clickhouse.Native, "native": clickhouse.Native, "http": clickhouse.HTTP}
+var clickhouseProtocols = map[string]clickhouse.Protocol{"native": clickhouse.Native, "http": clickhouse.HTTP}
 
 // OpenClickHouse returns a store on the given servers for rows with the given
 // attributes. It does not connect yet; Migrate does.
 func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, error) {
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("clickhouse: %w", err)
+	}
 	servers := strings.Split(cfg.Addr, ",")
 	for i, server := range servers {
 		servers[i] = strings.TrimSpace(server)
@@ -89,18 +94,8 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 			return nil, fmt.Errorf("clickhouse: address %q: %w", cfg.Addr, err)
 		}
 	}
-	protocol, ok := clickhouseProtocols[cfg.Protocol]
-	if !ok {
-		return nil, fmt.Errorf("clickhouse: protocol %q is neither native nor http", cfg.Protocol)
-	}
-	if cfg.RetentionDays < 0 {
-		return nil, fmt.Errorf("clickhouse: a retention of %d days", cfg.RetentionDays)
-	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = time.Minute
-	}
 	conn, err := clickhouse.Open(&clickhouse.Options{
-		Protocol:    protocol,
+		Protocol:    clickhouseProtocols[cfg.Protocol],
 		Addr:        servers,
 		Auth:        clickhouse.Auth{Database: cfg.Database, Username: cfg.Username, Password: cfg.Password},
 		TLS:         cfg.TLS,

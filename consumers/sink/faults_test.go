@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -34,8 +35,8 @@ func testOutlives(t *testing.T, protocol string) {
 	reg := prometheus.NewRegistry()
 	var ready atomic.Bool
 	stack.start(t, Config{
-		Store: s, Registerer: reg, MaxRows: 500,
-		Ready: func(_ string, ok bool, _ string) { ready.Store(ok) },
+		Store: s, MaxRows: 500,
+		Dependencies: role.Dependencies{Registerer: reg, Ready: func(_ string, ok bool, _ string) { ready.Store(ok) }},
 	})
 	metric := func(name string) float64 {
 		t.Helper()

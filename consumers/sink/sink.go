@@ -16,40 +16,33 @@ import (
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// role names the sink in logs and dead letters.
-const role = "sink"
+// name names the sink in logs and dead letters.
+const name = "sink"
 
-// Config says what a Sink reads and where it writes. Cluster, Codec and Store
-// are required.
+// Config says how a Sink writes. Store is required; the zero value of a setting
+// is its default.
 type Config struct {
-	Cluster *kafka.Cluster
-	Codec   *schemas.Codec
+	role.Dependencies `kong:"-"`
+
 	// Store receives the rows. The caller closes it after Run.
-	Store Store
+	Store Store `kong:"-"`
 	// Group is the consumer group; "" is "churn-sink-" and the store's name.
-	Group string
-	// MaxRows is how many rows of a partition are written at once; 0 is
-	// 10,000.
-	MaxRows int
+	Group string `name:"sink-group" help:"Consumer group of the sinks, if not churn-sink- and the store's kind. A group that is new writes all that the topics hold, which changes nothing that is there." advanced:""`
+	// MaxRows is how many rows of a partition are written at once.
+	MaxRows int `name:"sink-rows" help:"Rows of a partition that are written at once." default:"10000" unit:"rows" advanced:""`
 	// MaxBytes is at how many bytes of a partition's records, as they are in
-	// the topic, rows are written though they are fewer; 0 is 32 MiB.
-	MaxBytes int
-	// MaxDelay is how long a row waits for more; 0 is one second.
-	MaxDelay time.Duration
-	// SessionTimeout is after how long without a sign of life the group gives
-	// a sink's partitions to others; 0 is the group's default.
-	SessionTimeout time.Duration
-	// Ready, if set, is told whether the store takes rows and otherwise why
-	// not, under the name "sink " and the store's.
-	Ready func(name string, ready bool, why string)
-	// Logger defaults to slog.Default.
-	Logger *slog.Logger
-	// Registerer receives the metrics, with the store's name as label store;
-	// nil means none.
-	Registerer prometheus.Registerer
+	// the topic, rows are written though they are fewer.
+	MaxBytes int `name:"sink-bytes" help:"Records of a partition, in bytes, that are written at once." default:"32MiB" type:"bytes" advanced:""`
+	// MaxDelay is how long a row waits for more.
+	MaxDelay time.Duration `name:"sink-delay" help:"How long a row waits for more." default:"1s" advanced:""`
+	// SessionTimeout is how long without a sign of life it takes until the
+	// group gives a sink's partitions to others.
+	SessionTimeout time.Duration `name:"sink-session-timeout" help:"Time without a sign of life from which a sink's partitions go to others." default:"15s" advanced:""`
 }
 
 // Sink writes churn.scores, churn.outcomes and churn.models to one store.
@@ -73,32 +66,23 @@ type Sink struct {
 
 // New returns a sink. It does no I/O.
 func New(cfg Config) (*Sink, error) {
-	if cfg.Cluster == nil || cfg.Codec == nil || cfg.Store == nil {
-		return nil, errors.New("sink: Cluster, Codec and Store are required")
+	if err := cfg.Dependencies.Complete(); err != nil {
+		return nil, fmt.Errorf("sink: %w", err)
+	}
+	if cfg.Store == nil {
+		return nil, errors.New("sink: no store")
+	}
+	if err := settings.Complete(&cfg); err != nil {
+		return nil, fmt.Errorf("sink: %w", err)
 	}
 	if cfg.Group == "" {
 		cfg.Group = "churn-sink-" + cfg.Store.Name()
-	}
-	if cfg.MaxRows <= 0 {
-		cfg.MaxRows = 10_000
-	}
-	if cfg.MaxBytes <= 0 {
-		cfg.MaxBytes = 32 << 20
-	}
-	if cfg.MaxDelay <= 0 {
-		cfg.MaxDelay = time.Second
-	}
-	if cfg.Ready == nil {
-		cfg.Ready = func(string, bool, string) {}
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
 	}
 	m, err := newMetrics(cfg.Registerer, cfg.Store.Name())
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
-	log := cfg.Logger.With("role", role, "store", cfg.Store.Name())
+	log := cfg.Logger.With("role", name, "store", cfg.Store.Name())
 	return &Sink{
 		cfg:     cfg,
 		log:     log,
@@ -106,7 +90,7 @@ func New(cfg Config) (*Sink, error) {
 		intake: intake.New(intake.Config{
 			Name: "sink " + cfg.Store.Name() + " intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer,
 		}),
-		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, role+" "+cfg.Store.Name()),
+		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, name+" "+cfg.Store.Name()),
 	}, nil
 }
 

@@ -20,6 +20,8 @@ import (
 
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
 	"github.com/churnstream/churnstream/scoring"
@@ -129,9 +131,14 @@ func (s *stack) outcome(customer string, observedAt int64) kafka.Record {
 
 // start runs a sink and returns a function that stops it and returns what Run
 // returned. The sink's codec is its own: it knows no schema ids yet.
+// models is a feed that sinks have no use for.
+func (s *stack) models() role.Models {
+	return models.NewFeed(models.FeedConfig{Cluster: s.cluster, Codec: s.codec})
+}
+
 func (s *stack) start(t *testing.T, cfg Config) (stop func() error) {
 	t.Helper()
-	cfg.Cluster = s.cluster
+	cfg.Cluster, cfg.Models = s.cluster, s.models()
 	if cfg.Codec == nil {
 		cfg.Codec = schemas.NewCodec(s.set, s.registry)
 	}
@@ -255,7 +262,7 @@ func TestSinkStoresEverything(t *testing.T) {
 		stack.produce(t, schemas.TopicModels,
 			kafka.Record{Key: []byte("1"), Value: stack.codec.AppendModel(nil, &model)}, kafka.Record{Key: []byte("0")})
 
-		stop := stack.start(t, Config{Store: s, Registerer: reg})
+		stop := stack.start(t, Config{Store: s, Dependencies: role.Dependencies{Registerer: reg}})
 		eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-"+s.Name()) == 0 })
 		if err := stop(); err != nil {
 			t.Fatalf("Run: %v", err)
@@ -394,15 +401,15 @@ func TestSinkWaitsForItsStore(t *testing.T) {
 	var states []string
 	reg := prometheus.NewRegistry()
 	stop := stack.start(t, Config{
-		Store: store, MaxRows: 10, Registerer: reg,
-		Ready: func(name string, ready bool, why string) {
+		Store: store, MaxRows: 10,
+		Dependencies: role.Dependencies{Registerer: reg, Ready: func(name string, ready bool, why string) {
 			mu.Lock()
 			defer mu.Unlock()
 			state := fmt.Sprintf("%s %v %s", name, ready, why)
 			if len(states) == 0 || states[len(states)-1] != state {
 				states = append(states, state)
 			}
-		},
+		}},
 	})
 	eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
 	if err := stop(); err != nil {
@@ -491,7 +498,7 @@ func TestSinkWaitsForTheRegistry(t *testing.T) {
 	registry := &flaky{Registry: stack.registry}
 	registry.refusals.Store(2)
 	stack.produce(t, schemas.TopicScores, stack.score(t, "anna", 1, 0.5))
-	stop := stack.start(t, Config{Store: s, Codec: schemas.NewCodec(stack.set, registry)})
+	stop := stack.start(t, Config{Store: s, Dependencies: role.Dependencies{Codec: schemas.NewCodec(stack.set, registry)}})
 	eventually(t, "the first score", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
 
 	// A scorer of a later schema, whose id the sink must ask for.
@@ -524,7 +531,7 @@ func TestRunRefusesForeignTables(t *testing.T) {
 	stack := newStack(t)
 	s := openTestSQLite(t, newCompany(t, numeric("plan")))
 	s.mustMigrate(t)
-	sink, err := New(Config{Cluster: stack.cluster, Codec: stack.codec, Store: s.reopen(stack.set), Logger: slog.New(slog.DiscardHandler)})
+	sink, err := New(Config{Dependencies: role.Dependencies{Cluster: stack.cluster, Codec: stack.codec, Models: stack.models()}, Store: s.reopen(stack.set)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -546,7 +553,9 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 	}
 	defer cluster.Close()
 	reg := prometheus.NewRegistry()
-	cfg := Config{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil), Registerer: reg}
+	codec := schemas.NewCodec(schemas.Telco(), nil)
+	feed := models.NewFeed(models.FeedConfig{Cluster: cluster, Codec: codec})
+	cfg := Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: codec, Models: feed, Registerer: reg}}
 	dir := t.TempDir()
 	open := func(name string) Store {
 		s, err := OpenSQLite(filepath.Join(dir, name), schemas.Telco())

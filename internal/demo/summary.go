@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -39,7 +39,8 @@ type probe struct {
 // maxLatencies bounds the probe's memory; percentiles are over the latest.
 const maxLatencies = 1 << 18
 
-func (p *probe) run(ctx context.Context) error {
+// Run reads until ctx ends.
+func (p *probe) Run(ctx context.Context) error {
 	score := p.codec.NewScore()
 	var decoding sync.Mutex
 	return p.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores, schemas.TopicDeadLetters}},
@@ -119,7 +120,7 @@ func (d *demo) startProgress(ctx context.Context) *progress {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	p := &progress{stop: func() { cancel(); <-done }}
-	if f, ok := d.out.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+	if f, ok := d.Out.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
 		go d.bars(ctx, f, done)
 	} else {
 		go d.lines(ctx, done)
@@ -130,7 +131,7 @@ func (d *demo) startProgress(ctx context.Context) *progress {
 func (d *demo) lines(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	for retry.Sleep(ctx, 5*time.Second) {
-		fmt.Fprintln(d.out, d.status())
+		fmt.Fprintln(d.Out, d.status())
 	}
 }
 
@@ -164,7 +165,7 @@ func (d *demo) bars(ctx context.Context, w io.Writer, done chan<- struct{}) {
 
 func (d *demo) status() string {
 	model := "no model yet"
-	if m := d.platform.models.Champion(); m != nil {
+	if m := d.process.Models.Champion(); m != nil {
 		model = fmt.Sprintf("model %d", m.Version)
 	}
 	line := fmt.Sprintf("%s events, %s scores, %s", humanize.Comma(d.published()), humanize.Comma(d.probe.scores()), model)
@@ -185,9 +186,9 @@ func (d *demo) summary(took time.Duration) {
 	events, scores := d.published(), d.probe.scores()
 	accuracy, outcomes := d.accuracy()
 	p := d.probe.percentiles(.5, .99)
-	versions := len(d.platform.models.List())
+	versions := len(d.process.Models.List())
 	line := func(name, value, note string) {
-		fmt.Fprintf(d.out, "  %-22s%-12s%s\n", name, value, note)
+		fmt.Fprintf(d.Out, "  %-22s%-12s%s\n", name, value, note)
 	}
 	// An event's time is in whole milliseconds.
 	ms := func(d time.Duration) string {
@@ -197,7 +198,7 @@ func (d *demo) summary(took time.Duration) {
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	}
 	n := func(v int64) string { return strconv.FormatInt(v, 10) }
-	fmt.Fprintln(d.out, "\nSummary")
+	fmt.Fprintln(d.Out, "\nSummary")
 	line("events", n(events), "customer events published")
 	line("scores", n(scores), "read back from "+schemas.TopicScores)
 	line("dead letters", n(d.probe.deadLetters()), "")
@@ -207,12 +208,12 @@ func (d *demo) summary(took time.Duration) {
 	line("event to score p50", ms(p[0]), "from the event's time until a reader has its score")
 	line("event to score p99", ms(p[1]), "")
 	if d.DataDir != "" {
-		fmt.Fprintf(d.out, "\nEverything is kept in %s; start again with --data-dir %s to carry on.\n", d.dir, d.DataDir)
+		fmt.Fprintf(d.Out, "\nEverything is kept in %s; start again with --data-dir %s to carry on.\n", d.dir, d.DataDir)
 	}
 }
 
 func (d *demo) modelNote() string {
-	m := d.platform.models.Champion()
+	m := d.process.Models.Champion()
 	if m == nil {
 		return "none was let through"
 	}
