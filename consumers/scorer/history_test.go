@@ -57,7 +57,9 @@ type world struct {
 	log       *slog.Logger
 }
 
-func newWorld(t testing.TB, schema string) *world {
+func newWorld(t testing.TB, schema string) *world { return newWorldOf(t, schema, 1) }
+
+func newWorldOf(t testing.TB, schema string, partitions int) *world {
 	t.Helper()
 	broker, err := embedded.StartBroker(embedded.BrokerConfig{CompactionInterval: time.Hour})
 	if err != nil {
@@ -75,8 +77,8 @@ func newWorld(t testing.TB, schema string) *world {
 	}
 	t.Cleanup(w.cluster.Close)
 	err = w.cluster.EnsureTopics(t.Context(),
-		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: 1},
-		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: 1, Configs: map[string]string{"cleanup.policy": "compact"}},
+		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: partitions},
+		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: partitions, Configs: map[string]string{"cleanup.policy": "compact"}},
 		kafka.TopicConfig{Name: schemas.TopicDeadLetters, Partitions: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -126,16 +128,19 @@ func (w *world) process(change func(*Config)) *Scorer {
 // run starts a worker; stop ends it as a rebalance does, or as the end of the
 // process does, and waits.
 func (w *world) run(s *Scorer) (stop func(process bool)) {
+	return w.work(s, claim{committed: w.committed.Load(), commit: func(offset int64) error {
+		for old := w.committed.Load(); offset > old && !w.committed.CompareAndSwap(old, offset); old = w.committed.Load() {
+		}
+		return nil
+	}})
+}
+
+// work is run with a claim.
+func (w *world) work(s *Scorer, claim claim) (stop func(process bool)) {
 	running, end := context.WithCancel(context.Background())
 	ctx, cancel := context.WithCancel(running)
 	done := make(chan error, 1)
-	go func() {
-		done <- s.work(running, ctx, claim{committed: w.committed.Load(), commit: func(offset int64) error {
-			for old := w.committed.Load(); offset > old && !w.committed.CompareAndSwap(old, offset); old = w.committed.Load() {
-			}
-			return nil
-		}})
-	}()
+	go func() { done <- s.work(running, ctx, claim) }()
 	stopped := false
 	stop = func(process bool) {
 		if stopped {
@@ -173,16 +178,18 @@ func (w *world) until(what string, done func() bool) {
 	}
 }
 
-// records returns all records of a topic but markers.
-func (w *world) records(topic string) []kafka.Record {
+// records returns all records of a topic's first partition but markers.
+func (w *world) records(topic string) []kafka.Record { w.t.Helper(); return w.recordsOf(topic, 0) }
+
+func (w *world) recordsOf(topic string, partition int) []kafka.Record {
 	w.t.Helper()
 	ctx := w.t.Context()
-	first, end, err := w.cluster.Offsets(ctx, topic, 0)
+	first, end, err := w.cluster.Offsets(ctx, topic, partition)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	var out []kafka.Record
-	f := w.cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Offset: first})
+	f := w.cluster.NewFetcher(kafka.FetcherConfig{Topic: topic, Partition: partition, Offset: first})
 	for f.Offset() < end {
 		records, err := f.Fetch(ctx)
 		if err != nil {
@@ -408,9 +415,8 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 				}
 			}
 		}
-		if rng.IntN(2) == 0 {
-			// Time enough to get somewhere, wherever that is.
-			<-time.After(time.Duration(rng.IntN(30)) * time.Millisecond)
+		if len(workers) > 0 && rng.IntN(2) == 0 {
+			w.caughtUp(rng.Int64N(int64(sent) + 1))
 		}
 	}
 	for len(workers) > 0 {

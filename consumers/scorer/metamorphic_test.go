@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ import (
 
 var (
 	metamorphicSeeds = flag.Int("metamorphic", 300, "how many random histories to play without a broker")
+	brokerSeeds      = flag.Int("metamorphic-broker", 6, "how many random histories to play over a broker")
 	metamorphicFrom  = flag.Uint64("metamorphic-from", 0, "the seed of the first of them")
 )
 
@@ -599,6 +601,18 @@ func (s *stage) global(o op) {
 // collect adds what was written, and what is known in the end.
 func (s *stage) collect(out *outcome) {
 	out.trouble += s.trouble
+	s.written(out)
+	var at customers.Cursor
+	table := s.w.state.customers
+	for record := table.Next(&at); record != nil; record = table.Next(&at) {
+		var x schemas.ChurnScore
+		table.Unpack(record, &x)
+		out.final[string(x.CustomerID)] = s.th.canonical(&x, s.w.cfg.Codec, s.opOf[x.SourceOffset])
+	}
+}
+
+// written adds what is in the log of scores.
+func (s *stage) written(out *outcome) {
 	for i := range s.log {
 		r := &s.log[i]
 		offset, ok := sourceOffset(r)
@@ -617,13 +631,6 @@ func (s *stage) collect(out *outcome) {
 			c = s.th.canonical(x, s.th.codec, s.opOf[offset])
 		}
 		out.scores[string(r.Key)] = append(out.scores[string(r.Key)], c)
-	}
-	var at customers.Cursor
-	table := s.w.state.customers
-	for record := table.Next(&at); record != nil; record = table.Next(&at) {
-		var x schemas.ChurnScore
-		table.Unpack(record, &x)
-		out.final[string(x.CustomerID)] = s.th.canonical(&x, s.w.cfg.Codec, s.opOf[x.SourceOffset])
 	}
 }
 
@@ -708,6 +715,111 @@ func TestMetamorphic(t *testing.T) {
 		}
 	}
 	t.Logf("%.0f histories per second", float64(plays)/time.Since(began).Seconds())
+}
+
+// perform plays a history, without its ticks, over a broker.
+func (th *theatre) perform(t *testing.T, ops []op, a arrangement) *outcome {
+	w := newWorldOf(t, everyType, a.partitions)
+	rng := rand.New(rand.NewPCG(a.seed, 16))
+	version := int64(1)
+	process := func() *Scorer {
+		s := w.process(func(cfg *Config) {
+			cfg.Reasons, cfg.RescoreOnActivate, cfg.RescoreRate = 1, true, 1<<40
+			historyConfig(rng)(cfg)
+			if !a.keep {
+				cfg.KeepLost = -1
+			}
+			if !a.snapshots {
+				cfg.StateDir = ""
+			}
+		})
+		s.cfg.Models.(*fixedModels).set(specModel(t, s.cfg.Codec.Set(), version))
+		return s
+	}
+	stages := make([]*stage, a.partitions)
+	ends := make([]int64, a.partitions)
+	committed := make([]atomic.Int64, a.partitions)
+	processes := make([]*Scorer, a.partitions)
+	stops := make([]func(bool), a.partitions)
+	begin := func(p int) {
+		stops[p] = w.work(processes[p], claim{partition: p, committed: committed[p].Load(), commit: func(offset int64) error {
+			committed[p].Store(offset)
+			return nil
+		}})
+	}
+	for p := range stages {
+		stages[p] = &stage{t: t, th: th, a: a, partition: p}
+		committed[p].Store(-1)
+		processes[p] = process()
+		begin(p)
+	}
+	// written counts the records among the scores.
+	written := func() (n int) {
+		for p := range stages {
+			n += len(w.recordsOf(schemas.TopicScores, p))
+		}
+		return n
+	}
+	for i, o := range ops {
+		switch {
+		case o.customer != "":
+			p := kafka.PartitionOf([]byte(o.customer), a.partitions)
+			r := stages[p].record(o, ends[p])
+			if err := w.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(t.Context(), schemas.TopicEvents, p, []kafka.Record{r}); err != nil {
+				t.Fatal(err)
+			}
+			stages[p].opOf = append(stages[p].opOf, i)
+			ends[p]++
+		case o.kind == "model":
+			version = o.version
+			for p, s := range processes {
+				w.until("the events before a model", func() bool { return committed[p].Load() >= ends[p] })
+				s.cfg.Models.(*fixedModels).set(specModel(t, s.cfg.Codec.Set(), version))
+			}
+		}
+		if p := rng.IntN(a.partitions); rng.IntN(100) < a.stops {
+			crash := rng.IntN(2) == 0
+			processes[p].killed.Store(crash)
+			stops[p](crash || rng.IntN(3) == 0)
+			if crash {
+				processes[p] = process()
+			}
+			begin(p)
+		}
+		if o.kind == "model" {
+			want := 0
+			for _, scores := range th.play(t, ops[:i+1], undisturbedly).scores {
+				want += len(scores)
+			}
+			w.until("customers to be scored again", func() bool { return written() >= want })
+		}
+	}
+	out := &outcome{scores: map[string][]canonical{}, letters: map[int]bool{}, final: map[string]canonical{}}
+	for p, s := range stages {
+		w.until("the last events", func() bool { return committed[p].Load() >= ends[p] })
+		stops[p](true)
+		s.log = w.recordsOf(schemas.TopicScores, p)
+		s.written(out)
+	}
+	return out
+}
+
+// TestMetamorphicOnABroker plays a few random histories over a broker.
+func TestMetamorphicOnABroker(t *testing.T) {
+	for seed := range uint64(*brokerSeeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			th := newTheatre(t)
+			rng := rand.New(rand.NewPCG(seed, 17))
+			ops := slices.DeleteFunc(randomHistory(rng), func(o op) bool { return o.kind == "tick" })
+			a := randomArrangement(rng)
+			got, want := th.perform(t, ops, a), th.play(t, ops, undisturbedly)
+			got.final, got.letters = want.final, want.letters // TestHistories compares these
+			if d := th.diff(t, got, want); d != "" {
+				t.Errorf("arrangement %s: %s\n%s", a, d, formatHistory(ops))
+			}
+		})
+	}
 }
 
 // TestFailedHistories plays histories that failed once.
