@@ -19,6 +19,20 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+func openTestClickHouse(t testing.TB, attributes Attributes) *opened {
+	t.Helper()
+	return testServer(t).open(t, attributes, "native")
+}
+
+func openTestClickHouseHTTP(t testing.TB, attributes Attributes) *opened {
+	t.Helper()
+	s := testServer(t)
+	if s.http == "" {
+		t.Skip("CHURN_CLICKHOUSE_HTTP (host:port of the server's HTTP interface) is not set")
+	}
+	return s.open(t, attributes, "http")
+}
+
 // The reference copy of the tables for the shipped schema is what the program
 // would create.
 func TestDDLMatchesReferenceCopy(t *testing.T) {

@@ -77,48 +77,47 @@ func (l *ledger) check(t *testing.T, s *opened) {
 // Whatever order scores are written in, and however often: the views show the
 // latest of each customer, nobody is at risk whose latest score is not HIGH,
 // and nothing from before an erasure is there.
-func TestViewsFollowAnyOrderOfWrites(t *testing.T) {
+func testViewsFollowAnyOrderOfWrites(t *testing.T, open opener) {
 	c := threeFeatures(t)
 	const seed = 1
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		rng := rand.New(rand.NewPCG(seed, 0))
-		l := newLedger()
-		for step := range 30 {
-			b := &Batch{}
-			if rng.IntN(8) == 0 {
-				customer := rng.Int64N(6)
-				b.Erased = append(b.Erased, Erasure{fmt.Sprint("c", customer), int32(customer % 3), rng.Int64N(12)})
-			}
-			for range rng.IntN(8) {
-				// The same few positions again and again, scored anew.
-				offset, version := rng.Int64N(24), 1+rng.Int64N(2)
-				customer := offset % 6
-				p := float64(1+rng.IntN(1<<20)) / (1<<20 + 1)
-				r := score(t, c, fmt.Sprint("c", customer), int32(customer%3), offset, version, p, "2026-01-01 00:00:00.000")
-				// Some were scored in an odd order, or before 1970.
-				r.ScoredAt += (offset*37%5-2)*version*1000 - offset%2*(60*365*86_400_000)
-				b.Scores = append(b.Scores, r)
-			}
-			s.mustWrite(t, b)
-			switch ch, ok := s.Store.(*ClickHouse); {
-			case step%10 == 9: // a restart
-				s.mustMigrate(t)
-			case ok && step%3 == 0: // tidying, beside what comes next
-				ch.tidied.Store(0)
-			}
-			l.write(b)
-			l.check(t, s)
-			if t.Failed() {
-				t.Fatalf("seed %d, step %d", seed, step)
-			}
+	s := open(t, c)
+	s.mustMigrate(t)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	l := newLedger()
+	for step := range 30 {
+		b := &Batch{}
+		if rng.IntN(8) == 0 {
+			customer := rng.Int64N(6)
+			b.Erased = append(b.Erased, Erasure{fmt.Sprint("c", customer), int32(customer % 3), rng.Int64N(12)})
 		}
-	})
+		for range rng.IntN(8) {
+			// The same few positions again and again, scored anew.
+			offset, version := rng.Int64N(24), 1+rng.Int64N(2)
+			customer := offset % 6
+			p := float64(1+rng.IntN(1<<20)) / (1<<20 + 1)
+			r := score(t, c, fmt.Sprint("c", customer), int32(customer%3), offset, version, p, "2026-01-01 00:00:00.000")
+			// Some were scored in an odd order, or before 1970.
+			r.ScoredAt += (offset*37%5-2)*version*1000 - offset%2*(60*365*86_400_000)
+			b.Scores = append(b.Scores, r)
+		}
+		s.mustWrite(t, b)
+		switch {
+		case step%10 == 9: // a restart
+			s.mustMigrate(t)
+		case step%3 == 0: // tidying, beside what comes next
+			s.dueTidy()
+		}
+		l.write(b)
+		l.check(t, s)
+		if t.Failed() {
+			t.Fatalf("seed %d, step %d", seed, step)
+		}
+	}
 }
 
 // A customer's way from HIGH to LOW and back, in the orders that rewriting can
 // bring.
-func TestNobodyStaysAtRiskForAnOldScore(t *testing.T) {
+func testNobodyStaysAtRiskForAnOldScore(t *testing.T, open opener) {
 	c := threeFeatures(t)
 	tests := []struct{ name, batches string }{
 		// h, l: offsets 1 and 2. H: offset 3. r: offset 3 under a later model,
@@ -140,62 +139,57 @@ func TestNobodyStaysAtRiskForAnOldScore(t *testing.T) {
 		{"erased before there was anything", "X hl"},
 		{"tidied, the first written again", "h l T h"},
 	}
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		l := newLedger()
-		write := func(b *Batch) {
-			t.Helper()
-			s.mustWrite(t, b)
-			l.write(b)
-			l.check(t, s)
+	s := open(t, c)
+	s.mustMigrate(t)
+	l := newLedger()
+	write := func(b *Batch) {
+		t.Helper()
+		s.mustWrite(t, b)
+		l.write(b)
+		l.check(t, s)
+	}
+	for i, test := range tests {
+		at := func(offset, version int64, p float64) *schemas.ChurnScore {
+			r := score(t, c, test.name, int32(i), offset, version, p, "2026-01-01 00:00:00.000")
+			r.ScoredAt += version
+			return r
 		}
-		for i, test := range tests {
-			at := func(offset, version int64, p float64) *schemas.ChurnScore {
-				r := score(t, c, test.name, int32(i), offset, version, p, "2026-01-01 00:00:00.000")
-				r.ScoredAt += version
-				return r
-			}
-			for _, batch := range strings.Fields(test.batches) {
-				b := &Batch{}
-				for _, r := range batch {
-					switch r {
-					case 'h':
-						b.Scores = append(b.Scores, at(1, 1, 0.75))
-					case 'l':
-						b.Scores = append(b.Scores, at(2, 1, 0.25))
-					case 'H':
-						b.Scores = append(b.Scores, at(3, 1, 0.875))
-					case 'r':
-						b.Scores = append(b.Scores, at(3, 2, 0.125))
-					case 'T':
-						s.mustMigrate(t)
-					case 'x':
-						b.Erased = append(b.Erased, Erasure{test.name, int32(i), 2})
-					case 'X':
-						b.Erased = append(b.Erased, Erasure{test.name, int32(i), 4})
-					}
+		for _, batch := range strings.Fields(test.batches) {
+			b := &Batch{}
+			for _, r := range batch {
+				switch r {
+				case 'h':
+					b.Scores = append(b.Scores, at(1, 1, 0.75))
+				case 'l':
+					b.Scores = append(b.Scores, at(2, 1, 0.25))
+				case 'H':
+					b.Scores = append(b.Scores, at(3, 1, 0.875))
+				case 'r':
+					b.Scores = append(b.Scores, at(3, 2, 0.125))
+				case 'T':
+					s.mustMigrate(t)
+				case 'x':
+					b.Erased = append(b.Erased, Erasure{test.name, int32(i), 2})
+				case 'X':
+					b.Erased = append(b.Erased, Erasure{test.name, int32(i), 4})
 				}
-				write(b)
 			}
-			atRisk := "SELECT churn_probability FROM customers_at_risk WHERE customer_id = '" + test.name + "'"
-			expectRows(t, s.ask(t, atRisk))
-			write(&Batch{Scores: []*schemas.ChurnScore{at(9, 1, 0.625)}})
-			expectRows(t, s.ask(t, atRisk), "0.625")
-			if t.Failed() {
-				t.Fatal(test.name)
-			}
+			write(b)
 		}
-	})
+		atRisk := "SELECT churn_probability FROM customers_at_risk WHERE customer_id = '" + test.name + "'"
+		expectRows(t, s.ask(t, atRisk))
+		write(&Batch{Scores: []*schemas.ChurnScore{at(9, 1, 0.625)}})
+		expectRows(t, s.ask(t, atRisk), "0.625")
+		if t.Failed() {
+			t.Fatal(test.name)
+		}
+	}
 }
 
 // insertByHand writes a plain score as something else than this program does.
 func insertByHand(t *testing.T, s *opened, table, customer string, offset int64, p float64, more ...string) *schemas.ChurnScore {
 	t.Helper()
 	r := score(t, threeFeatures(t), customer, 1, offset, 1, p, "2026-01-01 00:00:00.000")
-	list := "[]"
-	if s.Name() == "sqlite" {
-		list = "'[]'"
-	}
 	names, values := "", ""
 	for i := 0; i < len(more); i += 2 {
 		names, values = names+", `"+more[i]+"`", values+", "+more[i+1]
@@ -203,13 +197,13 @@ func insertByHand(t *testing.T, s *opened, table, customer string, offset int64,
 	s.exec(t, fmt.Sprintf("INSERT INTO %s (customer_id, event_id, occurred_at, scored_at, model_version, churn_probability, risk, "+
 		"expected_probability, explanations, missing, source_partition, source_offset%s) "+
 		"VALUES ('%s', 'e', '2026-01-01 00:00:00.000', '2026-01-01 00:00:00.005', 1, %v, '%s', 0.25, %s, %s, 1, %d%s)",
-		table, names, customer, p, r.Risk, list, list, offset, values))
+		table, names, customer, p, r.Risk, s.emptyList, s.emptyList, offset, values))
 	return r
 }
 
 // A customer's scores of before the erasure go again, whoever brings them back,
 // and those of after it stay.
-func TestErasedStayErased(t *testing.T) {
+func testErasedStayErased(t *testing.T, open opener) {
 	c := threeFeatures(t)
 	comeBack := []struct {
 		name  string
@@ -231,10 +225,10 @@ func TestErasedStayErased(t *testing.T) {
 			insertByHand(t, s, "churn_scores", "back", 3, 0.75)
 		}, false},
 		{"the migration of another sink", func(t *testing.T, s *opened) {
-			if s.Name() == "sqlite" {
+			if s.atomic {
 				t.Skip("a migration is one transaction")
 			}
-			for _, table := range []string{"churn_scores_current", "churn_scores_at_risk"} {
+			for _, table := range s.scores[1:] {
 				insertByHand(t, s, table, "erased", 1, 0.75)
 				insertByHand(t, s, table, "back", 3, 0.75)
 			}
@@ -245,102 +239,70 @@ func TestErasedStayErased(t *testing.T) {
 		end  func(t *testing.T, s *opened)
 	}{
 		{"tidied", func(t *testing.T, s *opened) {
-			ch, ok := s.Store.(*ClickHouse)
-			if ok {
-				ch.tidied.Store(0)
-			}
+			s.dueTidy()
 			s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "next", 0, 90, 1, 0.25, "2026-01-01 00:00:00.000")}})
-			if ok {
-				ch.tidying.Wait()
-			}
+			s.tidied()
 		}},
 		{"started again", func(t *testing.T, s *opened) { s.mustMigrate(t) }},
 	}
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{
-			score(t, c, "erased", 1, 1, 1, 0.75, "2026-01-01 00:00:00.000"),
-			score(t, c, "other", 1, 2, 1, 0.75, "2026-01-01 00:00:00.000"),
-			score(t, c, "back", 1, 3, 1, 0.75, "2026-01-01 00:00:00.000"),
-		}})
-		s.mustWrite(t, &Batch{
-			Erased: []Erasure{{"erased", 1, 4}, {"back", 1, 5}},
-			Scores: []*schemas.ChurnScore{score(t, c, "back", 1, 6, 1, 0.875, "2026-01-01 00:00:00.000")},
-		})
-		check := func(t *testing.T) {
-			t.Helper()
-			for _, table := range scoreTables {
-				if s.Name() == "sqlite" && table == "churn_scores_at_risk" {
-					continue
-				}
-				expectRows(t, s.ask(t, "SELECT customer_id, source_offset FROM "+s.table(table)+" WHERE source_partition = 1 ORDER BY 1"), "back | 6", "other | 2")
-			}
-			expectRows(t, s.ask(t, "SELECT customer_id FROM customers_at_risk"), "back", "other")
-		}
-		check(t)
-		for _, how := range comeBack {
-			for _, end := range ends {
-				t.Run(how.name+", "+end.name, func(t *testing.T) {
-					how.write(t, s)
-					if how.now || s.Name() == "sqlite" {
-						check(t)
-					}
-					end.end(t, s)
-					check(t)
-				})
-			}
-		}
-
-		// In the end nothing tells of the customer any more.
-		if s.Name() == "clickhouse" {
-			s.exec(t, "INSERT INTO erasures (customer_id, source_partition, source_offset, erased_at) SELECT 'old', 1, 5, now64(3) - INTERVAL 91 DAY")
-			eventually(t, "the old erasure gone", func() bool {
-				s.exec(t, "OPTIMIZE TABLE erasures FINAL")
-				return s.ask(t, "SELECT count() FROM erasures WHERE customer_id = 'old'")[0] == "0"
-			})
-		} else {
-			s.exec(t, "INSERT INTO erasures VALUES ('old', 1, 5, strftime('%Y-%m-%d %H:%M:%f', 'now', '-91 days'))")
-			s.mustMigrate(t)
-		}
-		expectRows(t, s.ask(t, "SELECT customer_id, source_partition, source_offset FROM "+s.table("erasures")+" ORDER BY 1"), "back | 1 | 5", "erased | 1 | 4")
+	s := open(t, c)
+	s.mustMigrate(t)
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{
+		score(t, c, "erased", 1, 1, 1, 0.75, "2026-01-01 00:00:00.000"),
+		score(t, c, "other", 1, 2, 1, 0.75, "2026-01-01 00:00:00.000"),
+		score(t, c, "back", 1, 3, 1, 0.75, "2026-01-01 00:00:00.000"),
+	}})
+	s.mustWrite(t, &Batch{
+		Erased: []Erasure{{"erased", 1, 4}, {"back", 1, 5}},
+		Scores: []*schemas.ChurnScore{score(t, c, "back", 1, 6, 1, 0.875, "2026-01-01 00:00:00.000")},
 	})
+	check := func(t *testing.T) {
+		t.Helper()
+		for _, table := range s.scores {
+			expectRows(t, s.ask(t, "SELECT customer_id, source_offset FROM "+s.table(table)+" WHERE source_partition = 1 ORDER BY 1"), "back | 6", "other | 2")
+		}
+		expectRows(t, s.ask(t, "SELECT customer_id FROM customers_at_risk"), "back", "other")
+	}
+	check(t)
+	for _, how := range comeBack {
+		for _, end := range ends {
+			t.Run(how.name+", "+end.name, func(t *testing.T) {
+				how.write(t, s)
+				if how.now || s.atomic {
+					check(t)
+				}
+				end.end(t, s)
+				check(t)
+			})
+		}
+	}
+
+	// In the end nothing tells of the customer any more.
+	s.oldErasure(t)
+	expectRows(t, s.ask(t, "SELECT customer_id, source_partition, source_offset FROM "+s.table("erasures")+" ORDER BY 1"), "back | 1 | 5", "erased | 1 | 4")
 }
 
 // Tables of an older version, with rows and a column of a feature that the
 // schema has dropped since, become those of today; the views have the same
 // columns.
-func TestMigrateFromOlderVersions(t *testing.T) {
-	set := schemas.Telco()
+func testMigrateFromOlderVersions(t *testing.T, open opener) {
 	for version := 1; version <= 3; version++ {
-		t.Run(fmt.Sprint("version ", version), func(t *testing.T) {
-			eachStore(t, set, func(t *testing.T, s *opened) { testMigrateFrom(t, s, version) })
-		})
+		t.Run(fmt.Sprint("version ", version), func(t *testing.T) { testMigrateFrom(t, open(t, schemas.Telco()), version) })
 	}
 }
 
-func testMigrateFrom(t *testing.T, s *opened, version int) {
-	statements, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("version_%d_%s.sql", version, s.Name())))
+// olderTables returns the statements that make the tables of an older version.
+func olderTables(t *testing.T, store string, version int) string {
+	t.Helper()
+	statements, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("version_%d_%s.sql", version, store)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Name() == "sqlite" {
-		s.exec(t, string(statements))
-		s.exec(t, "ALTER TABLE churn_scores ADD COLUMN `dropped one` REAL")
-	} else {
-		for _, statement := range strings.Split(string(statements), ";\n") {
-			if strings.TrimSpace(statement) != "" {
-				s.exec(t, statement)
-			}
-		}
-		for _, table := range scoreTables[:1+2*min(version-1, 1)] {
-			s.exec(t, "ALTER TABLE "+table+" ADD COLUMN `dropped one` Nullable(Float64)")
-		}
-		if version > 1 {
-			for _, f := range clickhouseDialect(schemas.Telco().Spec()).feeds {
-				s.exec(t, f.alter)
-			}
-		}
-	}
+	return string(statements)
+}
+
+func testMigrateFrom(t *testing.T, s *opened, version int) {
+	s.older(t, version)
 	l := newLedger()
 	old := func(customer string, offset int64, p float64) {
 		t.Helper()
@@ -403,7 +365,7 @@ func testMigrateFrom(t *testing.T, s *opened, version int) {
 	l.check(t, s)
 
 	// Broken off before the version was noted.
-	if s.Name() == "clickhouse" {
+	if !s.atomic {
 		s.exec(t, "TRUNCATE TABLE schema_migrations")
 		s.exec(t, fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", version))
 		s.mustMigrate(t)

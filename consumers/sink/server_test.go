@@ -170,5 +170,40 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 		t.Cleanup(func() { store.Close() })
 		return store
 	}
-	return &opened{Store: reopen(attributes), db: db, reopen: reopen, cfg: cfg}
+	store := reopen(attributes).(*ClickHouse)
+	o := &opened{Store: store, db: db, reopen: reopen, cfg: cfg}
+	o.peculiarities = peculiarities{
+		table:     func(name string) string { return name + " FINAL" },
+		json:      func(name string) string { return "toJSONString(" + name + ")" },
+		emptyList: "[]", scores: scoreTables,
+		dueTidy: func() { store.tidied.Store(0) },
+		tidied:  store.tidying.Wait,
+		older: func(t *testing.T, version int) {
+			for _, statement := range strings.Split(olderTables(t, "clickhouse", version), ";\n") {
+				if strings.TrimSpace(statement) != "" {
+					o.exec(t, statement)
+				}
+			}
+			tables := scoreTables
+			if version == 1 { // without copies of churn_scores
+				tables = tables[:1]
+			}
+			for _, table := range tables {
+				o.exec(t, "ALTER TABLE "+table+" ADD COLUMN `dropped one` Nullable(Float64)")
+			}
+			if version > 1 {
+				for _, f := range store.dialect.feeds {
+					o.exec(t, f.alter)
+				}
+			}
+		},
+		oldErasure: func(t *testing.T) {
+			o.exec(t, "INSERT INTO erasures (customer_id, source_partition, source_offset, erased_at) SELECT 'old', 1, 5, now64(3) - INTERVAL 91 DAY")
+			eventually(t, "the old erasure gone", func() bool {
+				o.exec(t, "OPTIMIZE TABLE erasures FINAL")
+				return o.ask(t, "SELECT count() FROM erasures WHERE customer_id = 'old'")[0] == "0"
+			})
+		},
+	}
+	return o
 }

@@ -14,6 +14,39 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 )
 
+func openTestSQLite(t testing.TB, attributes Attributes) *opened {
+	t.Helper()
+	// A path that would break a careless data source name.
+	path := filepath.Join(t.TempDir(), "a ?mode=memory & #1%20.db")
+	reopen := func(a Attributes) Store {
+		s, err := OpenSQLite(path, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	s := reopen(attributes)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("the file is not where it should be: %v", err)
+	}
+	o := &opened{Store: s, db: s.(*SQLite).db, reopen: reopen, file: path}
+	itself := func(name string) string { return name }
+	o.peculiarities = peculiarities{
+		table: itself, json: itself, emptyList: "'[]'", scores: []string{"churn_scores", "churn_scores_current"}, atomic: true,
+		dueTidy: func() {}, tidied: func() {},
+		older: func(t *testing.T, version int) {
+			o.exec(t, olderTables(t, "sqlite", version))
+			o.exec(t, "ALTER TABLE churn_scores ADD COLUMN `dropped one` REAL")
+		},
+		oldErasure: func(t *testing.T) {
+			o.exec(t, "INSERT INTO erasures VALUES ('old', 1, 5, strftime('%Y-%m-%d %H:%M:%f', 'now', '-91 days'))")
+			o.mustMigrate(t)
+		},
+	}
+	return o
+}
+
 // A batch is stored as a whole or not at all, and what one Write stored is
 // there for a process that opens the file anew.
 func TestSQLiteWriteIsOneTransaction(t *testing.T) {

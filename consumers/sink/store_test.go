@@ -2,12 +2,9 @@ package sink
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,58 +99,6 @@ func score(t testing.TB, c *company, customer string, partition int32, offset, v
 	}
 }
 
-// opened is a store under test, and a connection of its own to look inside.
-type opened struct {
-	Store
-	db *sql.DB
-	// reopen opens the same data for another feature specification.
-	reopen func(Attributes) Store
-	// file is SQLite's, cfg what ClickHouse was opened with.
-	file string
-	cfg  ClickHouseConfig
-}
-
-// eachStore runs a test on SQLite, and on a ClickHouse server (see
-// testServer), over its native protocol and over HTTP.
-func eachStore(t *testing.T, attributes Attributes, test func(t *testing.T, s *opened)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, openTestSQLite(t, attributes)) })
-	t.Run("clickhouse", func(t *testing.T) { test(t, openTestClickHouse(t, attributes)) })
-	t.Run("clickhouse over HTTP", func(t *testing.T) { test(t, openTestClickHouseHTTP(t, attributes)) })
-}
-
-func openTestSQLite(t testing.TB, attributes Attributes) *opened {
-	t.Helper()
-	// A path that would break a careless data source name.
-	path := filepath.Join(t.TempDir(), "a ?mode=memory & #1%20.db")
-	reopen := func(a Attributes) Store {
-		s, err := OpenSQLite(path, a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	}
-	s := reopen(attributes)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("the file is not where it should be: %v", err)
-	}
-	return &opened{Store: s, db: s.(*SQLite).db, reopen: reopen, file: path}
-}
-
-func openTestClickHouse(t testing.TB, attributes Attributes) *opened {
-	t.Helper()
-	return testServer(t).open(t, attributes, "native")
-}
-
-func openTestClickHouseHTTP(t testing.TB, attributes Attributes) *opened {
-	t.Helper()
-	s := testServer(t)
-	if s.http == "" {
-		t.Skip("CHURN_CLICKHOUSE_HTTP (host:port of the server's HTTP interface) is not set")
-	}
-	return s.open(t, attributes, "http")
-}
-
 func (s *opened) mustMigrate(t testing.TB) {
 	t.Helper()
 	if err := s.Migrate(context.Background()); err != nil {
@@ -173,14 +118,6 @@ func (s *opened) mustWrite(t testing.TB, b *Batch) {
 	if err := s.Write(context.Background(), b); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// table returns a table's name as its rows are read without doubles.
-func (s *opened) table(name string) string {
-	if s.Name() == "clickhouse" {
-		return name + " FINAL"
-	}
-	return name
 }
 
 // ask returns a query's rows as text, cells separated by " | ".
@@ -253,276 +190,262 @@ func expectRows(t testing.TB, got []string, want ...string) {
 	}
 }
 
-func TestStoreKeepsEveryColumn(t *testing.T) {
+func testStoreKeepsEveryColumn(t *testing.T, open opener) {
 	c := threeFeatures(t)
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		full := &schemas.ChurnScore{
-			CustomerID: []byte("7590-VHVEG"), EventID: []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"),
-			OccurredAt: at(t, "2026-01-31 10:00:00.123"), ScoredAt: at(t, "2026-01-31 10:00:00.130"), ModelVersion: 3,
-			Probability: 0.75, Previous: 0.5, Risk: schemas.RiskHigh, ExpectedProbability: 0.25,
-			Explanations: []schemas.Explanation{
-				{Feature: 0, LIME: 0.25, SHAP: 0.125},
-				{Feature: 2, LIME: -0.0625, SHAP: scoring.Missing},
-				{Feature: 1, LIME: scoring.Missing, SHAP: 0.03125},
-			},
-			Missing:         []int{1},
-			Attributes:      c.vector(t, `Month "to" month\`, nil, "it's üñ?"),
-			SourcePartition: 4, SourceOffset: 1 << 40,
-			HasBestChange: true, BestChange: schemas.BestChange{Feature: 1, Value: 24, Probability: 0.375},
-		}
-		bare := score(t, c, "bare", 1, 7, 3, 0.125, "2026-02-01 00:00:00.001")
-		// A tenure of 0 is a value; times beyond what a store holds are not
-		// errors.
-		bare.Attributes = c.vector(t, nil, 0.0, nil)
-		bare.OccurredAt, bare.ScoredAt = math.MaxInt64, math.MinInt64
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{full, bare}})
+	s := open(t, c)
+	s.mustMigrate(t)
+	full := &schemas.ChurnScore{
+		CustomerID: []byte("7590-VHVEG"), EventID: []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"),
+		OccurredAt: at(t, "2026-01-31 10:00:00.123"), ScoredAt: at(t, "2026-01-31 10:00:00.130"), ModelVersion: 3,
+		Probability: 0.75, Previous: 0.5, Risk: schemas.RiskHigh, ExpectedProbability: 0.25,
+		Explanations: []schemas.Explanation{
+			{Feature: 0, LIME: 0.25, SHAP: 0.125},
+			{Feature: 2, LIME: -0.0625, SHAP: scoring.Missing},
+			{Feature: 1, LIME: scoring.Missing, SHAP: 0.03125},
+		},
+		Missing:         []int{1},
+		Attributes:      c.vector(t, `Month "to" month\`, nil, "it's üñ?"),
+		SourcePartition: 4, SourceOffset: 1 << 40,
+		HasBestChange: true, BestChange: schemas.BestChange{Feature: 1, Value: 24, Probability: 0.375},
+	}
+	bare := score(t, c, "bare", 1, 7, 3, 0.125, "2026-02-01 00:00:00.001")
+	// A tenure of 0 is a value; times beyond what a store holds are not
+	// errors.
+	bare.Attributes = c.vector(t, nil, 0.0, nil)
+	bare.OccurredAt, bare.ScoredAt = math.MaxInt64, math.MinInt64
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{full, bare}})
 
-		names := "customer_id, event_id, occurred_at, scored_at, model_version, churn_probability, previous_probability, risk, " +
-			"expected_probability, best_change_feature, best_change_value, best_change_probability, source_partition, source_offset, Contract, tenure, `order`"
-		expectRows(t, s.ask(t, "SELECT "+names+" FROM "+s.table("churn_scores")+" ORDER BY customer_id"),
-			`7590-VHVEG | 6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e | 2026-01-31 10:00:00.123 | 2026-01-31 10:00:00.130 | 3 | 0.75 | 0.5 | HIGH | `+
-				`0.25 | tenure | 24 | 0.375 | 4 | 1099511627776 | Month "to" month\ | NULL | it's üñ?`,
-			`bare | 00000000-0000-4000-8000-000000000007 | 2261-12-31 23:59:59.999 | 1900-01-01 00:00:00.000 | 3 | 0.125 | NULL | LOW | `+
-				`0.25 | NULL | NULL | NULL | 1 | 7 | NULL | 0 | NULL`)
+	names := "customer_id, event_id, occurred_at, scored_at, model_version, churn_probability, previous_probability, risk, " +
+		"expected_probability, best_change_feature, best_change_value, best_change_probability, source_partition, source_offset, Contract, tenure, `order`"
+	expectRows(t, s.ask(t, "SELECT "+names+" FROM "+s.table("churn_scores")+" ORDER BY customer_id"),
+		`7590-VHVEG | 6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e | 2026-01-31 10:00:00.123 | 2026-01-31 10:00:00.130 | 3 | 0.75 | 0.5 | HIGH | `+
+			`0.25 | tenure | 24 | 0.375 | 4 | 1099511627776 | Month "to" month\ | NULL | it's üñ?`,
+		`bare | 00000000-0000-4000-8000-000000000007 | 2261-12-31 23:59:59.999 | 1900-01-01 00:00:00.000 | 3 | 0.125 | NULL | LOW | `+
+			`0.25 | NULL | NULL | NULL | 1 | 7 | NULL | 0 | NULL`)
 
-		lists := "SELECT toJSONString(explanations), toJSONString(missing) FROM churn_scores FINAL ORDER BY customer_id"
-		if s.Name() == "sqlite" {
-			lists = "SELECT explanations, missing FROM churn_scores ORDER BY customer_id"
-		}
-		expectRows(t, s.ask(t, lists),
-			`[{"feature":"Contract","value":"Month \"to\" month\\","lime":0.25,"shap":0.125},`+
-				`{"feature":"order","value":"it's üñ?","lime":-0.0625,"shap":null},`+
-				`{"feature":"tenure","value":null,"lime":null,"shap":0.03125}] | ["tenure"]`,
-			`[] | []`)
-	})
+	expectRows(t, s.ask(t, "SELECT "+s.json("explanations")+", "+s.json("missing")+" FROM "+s.table("churn_scores")+" ORDER BY customer_id"),
+		`[{"feature":"Contract","value":"Month \"to\" month\\","lime":0.25,"shap":0.125},`+
+			`{"feature":"order","value":"it's üñ?","lime":-0.0625,"shap":null},`+
+			`{"feature":"tenure","value":null,"lime":null,"shap":0.03125}] | ["tenure"]`,
+		`[] | []`)
 }
 
-func TestStoreKeepsOutcomesAndModels(t *testing.T) {
-	eachStore(t, threeFeatures(t), func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		first := ModelRow{Offset: 11, ModelVersion: schemas.ModelVersion{
-			Version: 1, CreatedAt: at(t, "2026-01-01 00:00:00.500"), Stage: schemas.StageChampion, Reason: "first",
-			Payload: `{"a":"ü"}`, SHA256: "ab", Metrics: schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.75, LogLoss: math.Inf(1)},
-			TrainingStart: at(t, "2025-01-01 00:00:00.100"), TrainingEnd: at(t, "2025-12-31 00:00:00.100"), TrainingRows: 900, LabelsSeen: 1000,
-			FeatureFingerprint: "f", MediumThreshold: 0.25, HighThreshold: 0.5,
-			Baseline: []schemas.BaselineDistribution{
-				{Name: "Contract", Bins: []string{"One year", "\x01"}, Frequencies: []float64{0.5, 0.5}}, {Name: "empty"}},
-		}}
-		second := first
-		second.Version, second.Offset, second.Stage = 2, 12, schemas.StageChallenger
-		second.ChampionMetrics = &schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.875, TopDecileLift: 2}
-		retired := first
-		retired.Offset, retired.Stage = 13, schemas.StageRetired
-		s.mustWrite(t, &Batch{Models: []ModelRow{first, second}})
-		s.mustWrite(t, &Batch{Models: []ModelRow{retired}})
-		expectRows(t, s.ask(t, "SELECT version, created_at, stage, reason, payload, sha256, holdout_rows, accuracy, log_loss, champion_accuracy, champion_top_decile_lift, "+
-			"training_start, training_end, training_rows, labels_seen, feature_fingerprint, medium_threshold, high_threshold, record_offset FROM "+
-			s.table("model_versions")+" ORDER BY version"),
-			`1 | 2026-01-01 00:00:00.500 | RETIRED | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | NULL | NULL | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 13`,
-			`2 | 2026-01-01 00:00:00.500 | CHALLENGER | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | 0.875 | 2 | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 12`)
-		baseline := "SELECT baseline FROM model_versions WHERE version = 2"
-		if s.Name() == "clickhouse" {
-			baseline = "SELECT toJSONString(baseline) FROM model_versions FINAL WHERE version = 2"
-		}
-		expectRows(t, s.ask(t, baseline),
-			`[{"name":"Contract","bins":["One year","\u0001"],"frequencies":[0.5,0.5]},{"name":"empty","bins":[],"frequencies":[]}]`)
+func testStoreKeepsOutcomesAndModels(t *testing.T, open opener) {
+	s := open(t, threeFeatures(t))
+	s.mustMigrate(t)
+	first := ModelRow{Offset: 11, ModelVersion: schemas.ModelVersion{
+		Version: 1, CreatedAt: at(t, "2026-01-01 00:00:00.500"), Stage: schemas.StageChampion, Reason: "first",
+		Payload: `{"a":"ü"}`, SHA256: "ab", Metrics: schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.75, LogLoss: math.Inf(1)},
+		TrainingStart: at(t, "2025-01-01 00:00:00.100"), TrainingEnd: at(t, "2025-12-31 00:00:00.100"), TrainingRows: 900, LabelsSeen: 1000,
+		FeatureFingerprint: "f", MediumThreshold: 0.25, HighThreshold: 0.5,
+		Baseline: []schemas.BaselineDistribution{
+			{Name: "Contract", Bins: []string{"One year", "\x01"}, Frequencies: []float64{0.5, 0.5}}, {Name: "empty"}},
+	}}
+	second := first
+	second.Version, second.Offset, second.Stage = 2, 12, schemas.StageChallenger
+	second.ChampionMetrics = &schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.875, TopDecileLift: 2}
+	retired := first
+	retired.Offset, retired.Stage = 13, schemas.StageRetired
+	s.mustWrite(t, &Batch{Models: []ModelRow{first, second}})
+	s.mustWrite(t, &Batch{Models: []ModelRow{retired}})
+	expectRows(t, s.ask(t, "SELECT version, created_at, stage, reason, payload, sha256, holdout_rows, accuracy, log_loss, champion_accuracy, champion_top_decile_lift, "+
+		"training_start, training_end, training_rows, labels_seen, feature_fingerprint, medium_threshold, high_threshold, record_offset FROM "+
+		s.table("model_versions")+" ORDER BY version"),
+		`1 | 2026-01-01 00:00:00.500 | RETIRED | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | NULL | NULL | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 13`,
+		`2 | 2026-01-01 00:00:00.500 | CHALLENGER | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | 0.875 | 2 | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 12`)
+	expectRows(t, s.ask(t, "SELECT "+s.json("baseline")+" FROM "+s.table("model_versions")+" WHERE version = 2"),
+		`[{"name":"Contract","bins":["One year","\u0001"],"frequencies":[0.5,0.5]},{"name":"empty","bins":[],"frequencies":[]}]`)
 
-		when := at(t, "2026-03-01 12:00:00.000")
-		s.mustWrite(t, &Batch{Outcomes: []*schemas.ChurnOutcome{
-			{CustomerID: "a", ObservedAt: when, Source: "crm"},
-			{CustomerID: "a", ObservedAt: when + 1, Churned: true},
-			{CustomerID: "b", ObservedAt: when, Churned: true, Source: "crm"},
-		}})
-		// The same outcome again, corrected.
-		s.mustWrite(t, &Batch{Outcomes: []*schemas.ChurnOutcome{{CustomerID: "b", ObservedAt: when, Source: "warehouse"}}})
-		expectRows(t, s.ask(t, "SELECT customer_id, observed_at, churned, source FROM "+s.table("churn_outcomes")+" ORDER BY customer_id, observed_at"),
-			"a | 2026-03-01 12:00:00.000 | 0 | crm", "a | 2026-03-01 12:00:00.001 | 1 | ", "b | 2026-03-01 12:00:00.000 | 0 | warehouse")
-	})
+	when := at(t, "2026-03-01 12:00:00.000")
+	s.mustWrite(t, &Batch{Outcomes: []*schemas.ChurnOutcome{
+		{CustomerID: "a", ObservedAt: when, Source: "crm"},
+		{CustomerID: "a", ObservedAt: when + 1, Churned: true},
+		{CustomerID: "b", ObservedAt: when, Churned: true, Source: "crm"},
+	}})
+	// The same outcome again, corrected.
+	s.mustWrite(t, &Batch{Outcomes: []*schemas.ChurnOutcome{{CustomerID: "b", ObservedAt: when, Source: "warehouse"}}})
+	expectRows(t, s.ask(t, "SELECT customer_id, observed_at, churned, source FROM "+s.table("churn_outcomes")+" ORDER BY customer_id, observed_at"),
+		"a | 2026-03-01 12:00:00.000 | 0 | crm", "a | 2026-03-01 12:00:00.001 | 1 | ", "b | 2026-03-01 12:00:00.000 | 0 | warehouse")
 }
 
-func TestStoreWrittenAgainHasNoDoubles(t *testing.T) {
+func testStoreWrittenAgainHasNoDoubles(t *testing.T, open opener) {
 	c := threeFeatures(t)
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		b := &Batch{}
-		for i := range 100 {
-			b.Scores = append(b.Scores, score(t, c, fmt.Sprint("c", i%7), int32(i%3), int64(i), 1, 0.5, "2026-01-01 00:00:00.000"))
-		}
+	s := open(t, c)
+	s.mustMigrate(t)
+	b := &Batch{}
+	for i := range 100 {
+		b.Scores = append(b.Scores, score(t, c, fmt.Sprint("c", i%7), int32(i%3), int64(i), 1, 0.5, "2026-01-01 00:00:00.000"))
+	}
+	s.mustWrite(t, b)
+	s.mustWrite(t, b)
+	// An overlapping batch, as after a crash, whose scores were computed
+	// anew.
+	again := &Batch{}
+	for _, r := range b.Scores[40:] {
+		anew := *r
+		anew.Probability = 0.75
+		again.Scores = append(again.Scores, &anew)
+	}
+	// The same event under another model is another score.
+	rescored := *b.Scores[0]
+	rescored.ModelVersion = 2
+	again.Scores = append(again.Scores, &rescored)
+	s.mustWrite(t, again)
+	expectRows(t, s.ask(t, "SELECT model_version, churn_probability, count(*) FROM "+s.table("churn_scores")+" GROUP BY 1, 2 ORDER BY 1, 2"),
+		"1 | 0.5 | 40", "1 | 0.75 | 60", "2 | 0.5 | 1")
+	expectRows(t, s.ask(t, "SELECT count(*) FROM churn_scores_latest"), "7")
+}
+
+func testStoreErases(t *testing.T, open opener) {
+	c := threeFeatures(t)
+	s := open(t, c)
+	s.mustMigrate(t)
+	odd := `o'dd \ ? {x:String} "` + "`\x01"
+	when := at(t, "2026-03-01 12:00:00.000")
+	outcome := func(id string) *schemas.ChurnOutcome {
+		return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: when}
+	}
+	plain := func(id string, partition int32, offset int64) *schemas.ChurnScore {
+		return score(t, c, id, partition, offset, 1, 0.5, "2026-01-01 00:00:00.000")
+	}
+	s.mustWrite(t, &Batch{
+		Scores: []*schemas.ChurnScore{
+			plain("keep", 0, 1), plain(odd, 0, 2), plain("back", 0, 3),
+			plain("in two places", 0, 4), plain("in two places", 1, 5), plain("nowhere", 0, 6),
+		},
+		Outcomes: []*schemas.ChurnOutcome{outcome("keep"), outcome(odd), outcome("back"), outcome("mistake")},
+	})
+	b := &Batch{
+		// One of them twice, as a customer who came back and left again.
+		Erased: []Erasure{{odd, 0, 8}, {odd, 0, 2}, {"back", 0, 8}, {"never seen", 0, 8}, {"in two places", 0, 8},
+			{"nowhere", 0, EverythingErased}},
+		ErasedOutcomes: []string{"mistake", odd},
+		// Newer than the erasures.
+		Scores:   []*schemas.ChurnScore{plain("back", 0, 9)},
+		Outcomes: []*schemas.ChurnOutcome{outcome(odd)},
+	}
+	// So many that they do not fit into one statement.
+	for i := range 3000 {
+		b.Erased = append(b.Erased, Erasure{fmt.Sprintf("%040d", i), int32(i % 2), 8})
+		b.ErasedOutcomes = append(b.ErasedOutcomes, fmt.Sprintf("%040d", i))
+	}
+	scores := "SELECT customer_id, source_offset FROM " + s.table("churn_scores") + " ORDER BY 1"
+	for range 2 { // again, as after a crash
 		s.mustWrite(t, b)
-		s.mustWrite(t, b)
-		// An overlapping batch, as after a crash, whose scores were computed
-		// anew.
-		again := &Batch{}
-		for _, r := range b.Scores[40:] {
-			anew := *r
-			anew.Probability = 0.75
-			again.Scores = append(again.Scores, &anew)
-		}
-		// The same event under another model is another score.
-		rescored := *b.Scores[0]
-		rescored.ModelVersion = 2
-		again.Scores = append(again.Scores, &rescored)
-		s.mustWrite(t, again)
-		expectRows(t, s.ask(t, "SELECT model_version, churn_probability, count(*) FROM "+s.table("churn_scores")+" GROUP BY 1, 2 ORDER BY 1, 2"),
-			"1 | 0.5 | 40", "1 | 0.75 | 60", "2 | 0.5 | 1")
-		expectRows(t, s.ask(t, "SELECT count(*) FROM churn_scores_latest"), "7")
-	})
+		expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1")
+		// Scores and outcomes are erased by tombstones of their own.
+		expectRows(t, s.ask(t, "SELECT customer_id FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "back", "keep", odd)
+	}
+	// An erasure without a place says nothing about what comes after it.
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{plain("nowhere", 0, 6)}})
+	expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1", "nowhere | 6")
 }
 
-func TestStoreErases(t *testing.T) {
+func testViews(t *testing.T, open opener) {
 	c := threeFeatures(t)
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		odd := `o'dd \ ? {x:String} "` + "`\x01"
-		when := at(t, "2026-03-01 12:00:00.000")
-		outcome := func(id string) *schemas.ChurnOutcome {
-			return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: when}
-		}
-		plain := func(id string, partition int32, offset int64) *schemas.ChurnScore {
-			return score(t, c, id, partition, offset, 1, 0.5, "2026-01-01 00:00:00.000")
-		}
-		s.mustWrite(t, &Batch{
-			Scores: []*schemas.ChurnScore{
-				plain("keep", 0, 1), plain(odd, 0, 2), plain("back", 0, 3),
-				plain("in two places", 0, 4), plain("in two places", 1, 5), plain("nowhere", 0, 6),
-			},
-			Outcomes: []*schemas.ChurnOutcome{outcome("keep"), outcome(odd), outcome("back"), outcome("mistake")},
-		})
-		b := &Batch{
-			// One of them twice, as a customer who came back and left again.
-			Erased: []Erasure{{odd, 0, 8}, {odd, 0, 2}, {"back", 0, 8}, {"never seen", 0, 8}, {"in two places", 0, 8},
-				{"nowhere", 0, EverythingErased}},
-			ErasedOutcomes: []string{"mistake", odd},
-			// Newer than the erasures.
-			Scores:   []*schemas.ChurnScore{plain("back", 0, 9)},
-			Outcomes: []*schemas.ChurnOutcome{outcome(odd)},
-		}
-		// So many that they do not fit into one statement.
-		for i := range 3000 {
-			b.Erased = append(b.Erased, Erasure{fmt.Sprintf("%040d", i), int32(i % 2), 8})
-			b.ErasedOutcomes = append(b.ErasedOutcomes, fmt.Sprintf("%040d", i))
-		}
-		scores := "SELECT customer_id, source_offset FROM " + s.table("churn_scores") + " ORDER BY 1"
-		for range 2 { // again, as after a crash
-			s.mustWrite(t, b)
-			expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1")
-			// Scores and outcomes are erased by tombstones of their own.
-			expectRows(t, s.ask(t, "SELECT customer_id FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "back", "keep", odd)
-		}
-		// An erasure without a place says nothing about what comes after it.
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{plain("nowhere", 0, 6)}})
-		expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1", "nowhere | 6")
-	})
+	s := open(t, c)
+	s.mustMigrate(t)
+	risky := score(t, c, "risky", 0, 30, 1, 0.75, "2026-01-03 10:00:00.000")
+	risky.Attributes = c.vector(t, "Monthly", nil, "x")
+	risky.Explanations = []schemas.Explanation{
+		{Feature: 0, LIME: 0.256, SHAP: 0.1},
+		{Feature: 2, LIME: -0.2, SHAP: 0.3},
+		{Feature: 1, LIME: scoring.Missing, SHAP: 0.1},
+	}
+	risky.HasBestChange, risky.BestChange = true, schemas.BestChange{Feature: 1, Value: 24, Probability: 0.5}
+	riskier := score(t, c, "riskier", 1, 5, 1, 0.875, "2026-01-01 00:00:00.000")
+	riskier.Attributes = c.vector(t, nil, 7.5, nil)
+	// A late event: it happened before the one scored above, but came
+	// after it, so its score is the latest.
+	late := score(t, c, "late", 0, 41, 1, 0.625, "2026-01-01 00:00:00.000")
+	late.AsOf = at(t, "2026-01-02 00:00:00.000")
+	// Scored again by a later model.
+	rescored := score(t, c, "rescored", 0, 50, 2, 0.125, "2026-01-04 00:00:00.000")
+	rescored.ScoredAt += 3_600_000
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{
+		score(t, c, "risky", 0, 10, 1, 0.25, "2026-01-01 10:00:00.000"),
+		score(t, c, "risky", 0, 20, 1, 0.5, "2026-01-02 10:00:00.000"),
+		risky, riskier,
+		score(t, c, "late", 0, 40, 1, 0.125, "2026-01-02 00:00:00.000"), late,
+		rescored, score(t, c, "rescored", 0, 50, 1, 0.875, "2026-01-04 00:00:00.000"),
+	}})
+	// A double that is not merged yet must not show.
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{risky}})
+
+	expectRows(t, s.ask(t, "SELECT customer_id, source_offset, model_version, churn_probability FROM churn_scores_latest ORDER BY customer_id"),
+		"late | 41 | 1 | 0.625", "rescored | 50 | 2 | 0.125", "riskier | 5 | 1 | 0.875", "risky | 30 | 1 | 0.75")
+	expectRows(t, s.ask(t, "SELECT source_offset FROM churn_scores_latest WHERE customer_id = 'risky'"), "30")
+	expectRows(t, s.ask(t, "SELECT * FROM customers_at_risk"),
+		"riskier | 0.875 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | 7.5 | NULL",
+		"risky | 0.75 | NULL | Contract: Monthly (+0.26); tenure: missing (+0.10) | tenure | 24 | 0.5 | 2026-01-03 10:00:00.000 | 2026-01-03 10:00:00.005 | 1 | Monthly | NULL | x",
+		"late | 0.625 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | NULL | NULL")
+
+	outcome := func(id, when string, churned bool) *schemas.ChurnOutcome {
+		return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: at(t, when), Churned: churned}
+	}
+	outcomes := &Batch{Outcomes: []*schemas.ChurnOutcome{
+		// Before any score: matches nothing.
+		outcome("risky", "2026-01-01 09:59:59.999", true),
+		// The score of offset 20 is in force, from its very millisecond.
+		outcome("risky", "2026-01-02 10:00:00.000", true),   // 0.5 counts as churn: right
+		outcome("risky", "2026-01-03 09:59:59.999", false),  // 0.5: wrong
+		outcome("riskier", "2026-01-03 00:00:00.000", true), // 0.875: right
+		// Nobody knows this customer.
+		outcome("stranger", "2026-01-03 00:00:00.000", true),
+		// Between the two scores of one event: model 1 was in force.
+		outcome("rescored", "2026-01-04 00:30:00.000", true), // 0.875: right
+		// After both: model 2.
+		outcome("rescored", "2026-01-04 02:00:00.000", true), // 0.125: wrong
+		// History, scored long after: the first score counts.
+		outcome("rescored", "2026-01-04 00:00:00.000", false), // 0.875: wrong
+	}}
+	s.mustWrite(t, outcomes)
+	s.mustWrite(t, outcomes)
+	expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"),
+		"2026-01-02 | 1 | 1 | 1",
+		"2026-01-03 | 1 | 2 | 0.5",
+		"2026-01-04 | 1 | 2 | 0.5",
+		"2026-01-04 | 2 | 1 | 0")
 }
 
-func TestViews(t *testing.T) {
+func testMigrateIsRepeatableAndAddsFeatures(t *testing.T, open opener) {
 	c := threeFeatures(t)
-	eachStore(t, c, func(t *testing.T, s *opened) {
+	s := open(t, c)
+	for range 3 {
 		s.mustMigrate(t)
-		risky := score(t, c, "risky", 0, 30, 1, 0.75, "2026-01-03 10:00:00.000")
-		risky.Attributes = c.vector(t, "Monthly", nil, "x")
-		risky.Explanations = []schemas.Explanation{
-			{Feature: 0, LIME: 0.256, SHAP: 0.1},
-			{Feature: 2, LIME: -0.2, SHAP: 0.3},
-			{Feature: 1, LIME: scoring.Missing, SHAP: 0.1},
-		}
-		risky.HasBestChange, risky.BestChange = true, schemas.BestChange{Feature: 1, Value: 24, Probability: 0.5}
-		riskier := score(t, c, "riskier", 1, 5, 1, 0.875, "2026-01-01 00:00:00.000")
-		riskier.Attributes = c.vector(t, nil, 7.5, nil)
-		// A late event: it happened before the one scored above, but came
-		// after it, so its score is the latest.
-		late := score(t, c, "late", 0, 41, 1, 0.625, "2026-01-01 00:00:00.000")
-		late.AsOf = at(t, "2026-01-02 00:00:00.000")
-		// Scored again by a later model.
-		rescored := score(t, c, "rescored", 0, 50, 2, 0.125, "2026-01-04 00:00:00.000")
-		rescored.ScoredAt += 3_600_000
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{
-			score(t, c, "risky", 0, 10, 1, 0.25, "2026-01-01 10:00:00.000"),
-			score(t, c, "risky", 0, 20, 1, 0.5, "2026-01-02 10:00:00.000"),
-			risky, riskier,
-			score(t, c, "late", 0, 40, 1, 0.125, "2026-01-02 00:00:00.000"), late,
-			rescored, score(t, c, "rescored", 0, 50, 1, 0.875, "2026-01-04 00:00:00.000"),
-		}})
-		// A double that is not merged yet must not show.
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{risky}})
+	}
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
+	expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "4 | 4")
 
-		expectRows(t, s.ask(t, "SELECT customer_id, source_offset, model_version, churn_probability FROM churn_scores_latest ORDER BY customer_id"),
-			"late | 41 | 1 | 0.625", "rescored | 50 | 2 | 0.125", "riskier | 5 | 1 | 0.875", "risky | 30 | 1 | 0.75")
-		expectRows(t, s.ask(t, "SELECT source_offset FROM churn_scores_latest WHERE customer_id = 'risky'"), "30")
-		expectRows(t, s.ask(t, "SELECT * FROM customers_at_risk"),
-			"riskier | 0.875 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | 7.5 | NULL",
-			"risky | 0.75 | NULL | Contract: Monthly (+0.26); tenure: missing (+0.10) | tenure | 24 | 0.5 | 2026-01-03 10:00:00.000 | 2026-01-03 10:00:00.005 | 1 | Monthly | NULL | x",
-			"late | 0.625 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | NULL | NULL")
+	// A later schema: a feature in between, one dropped.
+	later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))
+	l := &opened{Store: s.reopen(later), db: s.db, reopen: s.reopen}
+	l.mustMigrate(t)
+	l.mustMigrate(t)
+	young := score(t, later, "young", 0, 2, 1, 0.625, "2026-01-01 00:00:00.000")
+	young.Attributes = later.vector(t, "One year", 4.0, "y")
+	l.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{young}})
+	expectRows(t, l.ask(t, "SELECT customer_id, Contract, tenure, visits, `order` FROM churn_scores_latest ORDER BY customer_id"),
+		"old | NULL | NULL | NULL | NULL", "young | One year | NULL | 4 | y")
+	expectRows(t, l.ask(t, "SELECT customer_id, visits FROM customers_at_risk"), "old | NULL", "young | 4")
 
-		outcome := func(id, when string, churned bool) *schemas.ChurnOutcome {
-			return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: at(t, when), Churned: churned}
-		}
-		outcomes := &Batch{Outcomes: []*schemas.ChurnOutcome{
-			// Before any score: matches nothing.
-			outcome("risky", "2026-01-01 09:59:59.999", true),
-			// The score of offset 20 is in force, from its very millisecond.
-			outcome("risky", "2026-01-02 10:00:00.000", true),   // 0.5 counts as churn: right
-			outcome("risky", "2026-01-03 09:59:59.999", false),  // 0.5: wrong
-			outcome("riskier", "2026-01-03 00:00:00.000", true), // 0.875: right
-			// Nobody knows this customer.
-			outcome("stranger", "2026-01-03 00:00:00.000", true),
-			// Between the two scores of one event: model 1 was in force.
-			outcome("rescored", "2026-01-04 00:30:00.000", true), // 0.875: right
-			// After both: model 2.
-			outcome("rescored", "2026-01-04 02:00:00.000", true), // 0.125: wrong
-			// History, scored long after: the first score counts.
-			outcome("rescored", "2026-01-04 00:00:00.000", false), // 0.875: wrong
-		}}
-		s.mustWrite(t, outcomes)
-		s.mustWrite(t, outcomes)
-		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"),
-			"2026-01-02 | 1 | 1 | 1",
-			"2026-01-03 | 1 | 2 | 0.5",
-			"2026-01-04 | 1 | 2 | 0.5",
-			"2026-01-04 | 2 | 1 | 0")
-	})
+	// The program before it goes on beside it.
+	s.mustMigrate(t)
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 3, 1, 0.5, "2026-01-01 00:00:00.000")}})
+
+	changed := s.reopen(newCompany(t, numeric("Contract")))
+	if err := changed.Migrate(context.Background()); !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), "Contract") {
+		t.Errorf("a feature that changed its kind: got %v, want ErrSchema naming it", err)
+	}
+	if _, err := s.db.Exec("INSERT INTO schema_migrations (version, applied_at) VALUES (99, '2026-01-01 00:00:00.000')"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Migrate(context.Background()); !errors.Is(err, ErrSchema) {
+		t.Errorf("tables of a later program: got %v, want ErrSchema", err)
+	}
 }
 
-func TestMigrateIsRepeatableAndAddsFeatures(t *testing.T) {
-	c := threeFeatures(t)
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		for range 3 {
-			s.mustMigrate(t)
-		}
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
-		expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "4 | 4")
-
-		// A later schema: a feature in between, one dropped.
-		later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))
-		l := &opened{Store: s.reopen(later), db: s.db, reopen: s.reopen}
-		l.mustMigrate(t)
-		l.mustMigrate(t)
-		young := score(t, later, "young", 0, 2, 1, 0.625, "2026-01-01 00:00:00.000")
-		young.Attributes = later.vector(t, "One year", 4.0, "y")
-		l.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{young}})
-		expectRows(t, l.ask(t, "SELECT customer_id, Contract, tenure, visits, `order` FROM churn_scores_latest ORDER BY customer_id"),
-			"old | NULL | NULL | NULL | NULL", "young | One year | NULL | 4 | y")
-		expectRows(t, l.ask(t, "SELECT customer_id, visits FROM customers_at_risk"), "old | NULL", "young | 4")
-
-		// The program before it goes on beside it.
-		s.mustMigrate(t)
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 3, 1, 0.5, "2026-01-01 00:00:00.000")}})
-
-		changed := s.reopen(newCompany(t, numeric("Contract")))
-		if err := changed.Migrate(context.Background()); !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), "Contract") {
-			t.Errorf("a feature that changed its kind: got %v, want ErrSchema naming it", err)
-		}
-		if _, err := s.db.Exec("INSERT INTO schema_migrations (version, applied_at) VALUES (99, '2026-01-01 00:00:00.000')"); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Migrate(context.Background()); !errors.Is(err, ErrSchema) {
-			t.Errorf("tables of a later program: got %v, want ErrSchema", err)
-		}
-	})
-}
-
-func TestFeatureColumns(t *testing.T) {
+func testFeatureColumns(t *testing.T, open opener) {
 	long := strings.Repeat("x", 300)
 	features := []string{
 		"tenure", "customer_id", "Risk", "feature_customer_id", "Tenure", "order", "a b", "a-b", "a,b(c)",
@@ -549,30 +472,29 @@ func TestFeatureColumns(t *testing.T) {
 		t.Fatalf("got  %q\nwant %q", got, want)
 	}
 
-	eachStore(t, c, func(t *testing.T, s *opened) {
-		s.mustMigrate(t)
-		s.mustMigrate(t)
-		r := score(t, c, "id", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")
-		var cells []any
-		var expected []string
-		for i := range features {
-			if i%2 == 0 {
-				cells, expected = append(cells, float64(i)), append(expected, fmt.Sprint(i))
-			} else {
-				cells, expected = append(cells, fmt.Sprint("level ", i)), append(expected, fmt.Sprint("level ", i))
-			}
+	s := open(t, c)
+	s.mustMigrate(t)
+	s.mustMigrate(t)
+	r := score(t, c, "id", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")
+	var cells []any
+	var expected []string
+	for i := range features {
+		if i%2 == 0 {
+			cells, expected = append(cells, float64(i)), append(expected, fmt.Sprint(i))
+		} else {
+			cells, expected = append(cells, fmt.Sprint("level ", i)), append(expected, fmt.Sprint("level ", i))
 		}
-		r.Attributes = c.vector(t, cells...)
-		s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{r}})
-		names := make([]string, len(want))
-		for i, name := range want {
-			names[i] = "`" + name + "`"
-		}
-		for _, table := range []string{"churn_scores", "churn_scores_latest", "customers_at_risk"} {
-			expectRows(t, s.ask(t, "SELECT "+strings.Join(names, ", ")+" FROM "+table), strings.Join(expected, " | "))
-		}
-		expectRows(t, s.ask(t, "SELECT customer_id, risk FROM churn_scores"), "id | HIGH")
-	})
+	}
+	r.Attributes = c.vector(t, cells...)
+	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{r}})
+	names := make([]string, len(want))
+	for i, name := range want {
+		names[i] = "`" + name + "`"
+	}
+	for _, table := range []string{"churn_scores", "churn_scores_latest", "customers_at_risk"} {
+		expectRows(t, s.ask(t, "SELECT "+strings.Join(names, ", ")+" FROM "+table), strings.Join(expected, " | "))
+	}
+	expectRows(t, s.ask(t, "SELECT customer_id, risk FROM churn_scores"), "id | HIGH")
 }
 
 // Own columns must not clash among themselves, whatever the case.
