@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -610,8 +611,23 @@ func (c *clickhouseCells) Distributions(list []schemas.BaselineDistribution) {
 func DDL(attributes Attributes) string {
 	d := clickhouseDialect(attributes.Spec())
 	statements := []string{clickhouseSchemaMigrations}
+	var defined []string
 	for _, m := range d.migrations {
-		statements = append(statements, d.statements(m.tables, nil)...)
+		list, columns := d.render(m.tables, nil)
+		statements, defined = append(statements, list...), append(defined, columns...)
+	}
+	for _, table := range slices.Sorted(maps.Keys(d.own)) {
+		for _, c := range d.own[table] {
+			if slices.Contains(defined, table+"."+c.name) {
+				continue
+			}
+			statements = append(statements, d.add(table, c))
+			if table == "churn_scores" {
+				for _, copied := range d.copies {
+					statements = append(statements, d.add(copied, c))
+				}
+			}
+		}
 	}
 	for _, f := range d.feeds {
 		statements = append(statements, f.create)

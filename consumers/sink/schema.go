@@ -170,6 +170,13 @@ func readFile(name string) string {
 //	                       columns: features, some of which the schema may
 //	                       have dropped; after a comma
 func (d *dialect) statements(text string, stored map[string]definition) []string {
+	statements, _ := d.render(text, stored)
+	return statements
+}
+
+// render is statements; it also tells which own columns the template defines,
+// as TABLE.COLUMN.
+func (d *dialect) render(text string, stored map[string]definition) (list, defined []string) {
 	t := template.New("").Funcs(template.FuncMap{
 		"columns": func(table, from, to string) (string, error) {
 			own := d.own[table]
@@ -181,6 +188,7 @@ func (d *dialect) statements(text string, stored map[string]definition) []string
 			var list []string
 			for _, c := range own[first : last+1] {
 				list = append(list, c.name+" "+c.full)
+				defined = append(defined, table+"."+c.name)
 			}
 			return strings.Join(list, ",\n    "), nil
 		},
@@ -219,13 +227,12 @@ func (d *dialect) statements(text string, stored map[string]definition) []string
 	if err := template.Must(t.Parse(text)).Execute(&b, nil); err != nil {
 		panic(err) // the templates are our own
 	}
-	var list []string
 	for _, statement := range strings.Split(b.String(), ";\n\n") {
 		if statement = strings.TrimRight(statement, "; \n"); statement != "" {
 			list = append(list, statement)
 		}
 	}
-	return list
+	return list, defined
 }
 
 // tables runs statements for migrate.
@@ -302,7 +309,7 @@ func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]def
 		if table == "churn_scores" {
 			continue
 		}
-		if err := d.add(ctx, t, table, d.own[table]); err != nil {
+		if err := d.complete(ctx, t, table, d.own[table]); err != nil {
 			return nil, err
 		}
 	}
@@ -324,11 +331,11 @@ func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]def
 	}
 	// A feed must never meet a column that its target has not got.
 	for _, table := range d.copies {
-		if err := d.add(ctx, t, table, all); err != nil {
+		if err := d.complete(ctx, t, table, all); err != nil {
 			return nil, err
 		}
 	}
-	if err := d.add(ctx, t, "churn_scores", wanted); err != nil {
+	if err := d.complete(ctx, t, "churn_scores", wanted); err != nil {
 		return nil, err
 	}
 	for _, c := range wanted {
@@ -337,9 +344,14 @@ func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]def
 	return stored, nil
 }
 
-// add adds to a table those of the columns that it has not got. Rows that are
+// add returns the statement that adds a column to a table.
+func (d *dialect) add(table string, c definition) string {
+	return "ALTER TABLE " + table + " " + d.addColumn + " " + d.quote(c.name) + " " + c.typ
+}
+
+// complete adds to a table those of the columns that it has not got. Rows that are
 // there have nothing in them.
-func (d *dialect) add(ctx context.Context, t tables, table string, list []definition) error {
+func (d *dialect) complete(ctx context.Context, t tables, table string, list []definition) error {
 	have, err := t.columns(ctx, table)
 	if err != nil {
 		return fmt.Errorf("columns of %s: %w", table, err)
@@ -348,7 +360,7 @@ func (d *dialect) add(ctx context.Context, t tables, table string, list []defini
 		if _, ok := have[d.fold(c.name)]; ok {
 			continue
 		}
-		if err := t.exec(ctx, "ALTER TABLE "+table+" "+d.addColumn+" "+d.quote(c.name)+" "+c.typ); err != nil {
+		if err := t.exec(ctx, d.add(table, c)); err != nil {
 			return fmt.Errorf("add column %q to %s: %w", c.name, table, err)
 		}
 	}
