@@ -365,7 +365,7 @@ func readQuery(raw string, strict bool, limit int) (Query, error) {
 	if err != nil && strict {
 		return q, problem.BadField("", "The query of the address is not well formed.")
 	}
-	// In order, so that of several faults it is always the same one that is told.
+	// In order, so that of several faults it is always the same one that is reported.
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for name := range values {
 			if !yield(name) {

@@ -391,7 +391,7 @@ func byRecency(a, b *Customer) int {
 	return cmp.Or(cmp.Compare(b.ScoredAt, a.ScoredAt), bytes.Compare(a.CustomerID, b.CustomerID))
 }
 
-// containsFold tells whether s contains sub, which must be in lower case as
+// containsFold reports whether s contains sub, which must be in lower case as
 // far as ASCII goes. It allocates nothing, unlike lowering s.
 func containsFold(s []byte, sub string) bool {
 	for i := 0; i+len(sub) <= len(s); i++ {

@@ -56,7 +56,7 @@ type ClickHouseConfig struct {
 // deletes: the rows cannot be read any more when Write returns, and leave the
 // disk when their part is merged next.
 //
-// Two tables are derived from churn_scores, each with one row a customer once
+// Two tables are derived from churn_scores, each with one row per customer once
 // its parts are merged. churn_scores_current is given every score and keeps
 // the latest. churn_scores_at_risk is given those that are HIGH, and by settle
 // what has taken their place since, until tidy drops both. So it has little
@@ -104,7 +104,7 @@ func OpenClickHouse(cfg ClickHouseConfig, attributes Attributes) (*ClickHouse, e
 		// Every statement has a deadline of its own.
 		ReadTimeout: longest,
 		Compression: &clickhouse.Compression{Method: clickhouse.CompressionLZ4},
-		// One worker a partition writes at a time; none should wait for a
+		// One worker per partition writes at a time; none should wait for a
 		// connection long enough to take the server for down.
 		MaxOpenConns: 128,
 		MaxIdleConns: 8,

@@ -33,6 +33,7 @@ var conformance = []struct {
 	{"has nobody at risk for an old score", testNobodyStaysAtRiskForAnOldScore},
 	{"names columns by features", testFeatureColumns},
 	{"migrates again and adds features", testMigrateIsRepeatableAndAddsFeatures},
+	{"refuses a feature that has an own column's name", testMigrateRefusesAFeatureOfAnOwnName},
 	{"migrates from older versions", testMigrateFromOlderVersions},
 }
 

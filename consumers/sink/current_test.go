@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -289,6 +290,16 @@ func testErasedStayErased(t *testing.T, open opener) {
 func testMigrateFromOlderVersions(t *testing.T, open opener) {
 	for version := 1; version <= 3; version++ {
 		t.Run(fmt.Sprint("version ", version), func(t *testing.T) { testMigrateFrom(t, open(t, schemas.Telco()), version) })
+	}
+}
+
+// A feature may have been called what an own column is called now.
+func testMigrateRefusesAFeatureOfAnOwnName(t *testing.T, open opener) {
+	s := open(t, schemas.Telco())
+	s.older(t, 3)
+	s.exec(t, "ALTER TABLE churn_scores ADD COLUMN `trigger` REAL")
+	if err := s.Migrate(t.Context()); !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), "trigger") {
+		t.Errorf("got %v, want ErrSchema naming the column", err)
 	}
 }
 

@@ -174,7 +174,7 @@ func (d *dialect) statements(text string, stored map[string]definition) []string
 	return statements
 }
 
-// render is statements; it also tells which own columns the template defines,
+// render is statements; it also returns which own columns the template defines,
 // as TABLE.COLUMN.
 func (d *dialect) render(text string, stored map[string]definition) (list, defined []string) {
 	t := template.New("").Funcs(template.FuncMap{
@@ -258,6 +258,9 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 	if version > len(d.migrations) {
 		return fmt.Errorf("%w: the tables are at version %d, this program knows up to %d", ErrSchema, version, len(d.migrations))
 	}
+	if err := d.checkNames(ctx, t, version); err != nil {
+		return err
+	}
 	for i, m := range d.migrations[version:] {
 		stored, err := t.columns(ctx, "churn_scores")
 		if err != nil {
@@ -296,6 +299,29 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 	for _, view := range d.statements(d.views, stored) {
 		if err := t.exec(ctx, view); err != nil {
 			return fmt.Errorf("create view: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkNames refuses tables of an older version in which a feature has a name
+// that has become an own column's.
+func (d *dialect) checkNames(ctx context.Context, t tables, version int) error {
+	stored, err := t.columns(ctx, "churn_scores")
+	if err != nil {
+		return fmt.Errorf("columns of churn_scores: %w", err)
+	}
+	var defined []string
+	for _, m := range d.migrations[:version] {
+		_, columns := d.render(m.tables, nil)
+		defined = append(defined, columns...)
+	}
+	for _, c := range d.own["churn_scores"] {
+		got, ok := stored[d.fold(c.name)]
+		// Of the right type it may be there since a migration that was broken off.
+		if ok && got.typ != c.typ && !slices.Contains(defined, "churn_scores."+c.name) {
+			return fmt.Errorf("%w: column %q of churn_scores is %s and holds a feature; rename it to %q there and in its copies", ErrSchema,
+				got.name, got.typ, "feature_"+got.name)
 		}
 	}
 	return nil

@@ -54,7 +54,7 @@ type Erasure struct {
 }
 
 // EverythingErased as the offset of an Erasure stands for all scores of the
-// customer and the partition that the store has when it is told. It is not
+// customer and the partition that the store has when it is written. It is not
 // remembered.
 const EverythingErased = math.MaxInt64
 
@@ -87,7 +87,7 @@ type ModelRow struct {
 	Offset int64
 }
 
-// Attributes tells the features and how their values read as text;
+// Attributes describes the features and how their values read as text;
 // *schemas.Set does.
 type Attributes interface {
 	Spec() *scoring.Spec
@@ -101,7 +101,7 @@ type Attributes interface {
 var ErrSchema = errors.New("store schema")
 
 // What DateTime64 can hold. A time beyond it is stored as the limit: an odd
-// clock at the sender must not stop the rows behind it.
+// clock at the sender must not stop the rows that follow.
 var (
 	minMillis = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
 	// A year less than the type's end: the client library counts nanoseconds
