@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
@@ -150,8 +151,8 @@ func BenchmarkEvent(b *testing.B) {
 		return r
 	}
 	decode := func(r *kafka.Record) {
-		if poison, err := w.decode(b.Context(), r); poison != nil || err != nil {
-			b.Fatal(poison, err)
+		if kind, err := w.events.Read(b.Context(), r); kind != intake.Message || err != nil {
+			b.Fatal(kind, err)
 		}
 	}
 	stage := func(name string, fn func(r *kafka.Record)) {
@@ -169,7 +170,7 @@ func BenchmarkEvent(b *testing.B) {
 	})
 	r := event()
 	decode(r)
-	s := *w.engine.Apply(w.event, r.Offset).Score
+	s := *w.engine.Apply(w.events.Message(), r.Offset).Score
 	stage("decode", decode)
 	stage("encode", func(*kafka.Record) { w.outbox.score(&s) })
 }

@@ -137,23 +137,21 @@ func (o *owner) write(ctx context.Context, records []kafka.Record) (base int64, 
 // inspect reads what others have written into the output partition and notes
 // the customers whose valid record has to be written once more after it.
 func (o *owner) inspect(ctx context.Context, from, to int64) error {
-	f := o.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: schemas.TopicScores, Partition: o.partition, Offset: from})
 	seen := map[string]bool{}
-	for f.Offset() < to {
-		records, err := f.Fetch(ctx)
-		if err != nil {
-			return fmt.Errorf("fetching from %s: %w", schemas.TopicScores, err)
-		}
-		for _, r := range records {
-			if r.Offset >= to {
-				break
-			}
+	span := kafka.Span{Topic: schemas.TopicScores, Partition: o.partition, Start: from, End: to}
+	err := o.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, _ int64) error {
+		for i := range records {
+			r := &records[i]
 			if len(r.Key) == 0 || schemas.IsReservedKey(r.Key) {
 				continue
 			}
 			o.foreignRecord(&o.foreign, r.Offset, "it was written while this worker owned the partition")
 			seen[string(r.Key)] = true
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for id := range seen {
 		o.repairs = append(o.repairs, []byte(id))

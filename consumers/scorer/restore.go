@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -51,7 +51,7 @@ type restorer struct {
 	// what follows.
 	superseded map[string]*foreignRecords
 
-	score    *schemas.ChurnScore
+	scores   *intake.Reader[schemas.ChurnScore]
 	read     int
 	started  time.Time
 	progress time.Time
@@ -67,10 +67,14 @@ type foreignRecords struct {
 
 func newRestorer(s *site) *restorer {
 	now := s.cfg.Now()
-	return &restorer{
+	r := &restorer{
 		site: s, base: -1, erased: map[string]int64{}, superseded: map[string]*foreignRecords{},
-		score: s.cfg.Codec.NewScore(), started: now, progress: now,
+		started: now, progress: now,
 	}
+	r.scores = intake.NewReader(s.intake, intake.Topic[schemas.ChurnScore]{
+		Decode: s.cfg.Codec.DecodeScore, New: s.cfg.Codec.NewScore, Poison: r.unreadable,
+	})
+	return r
 }
 
 // restored is what a restore ends with.
@@ -213,40 +217,36 @@ func (r *restorer) loadSnapshot(ctx context.Context, first, end int64) (*state, 
 
 // run reads from where the state ends to the marker.
 func (r *restorer) run(ctx context.Context, marker int64) error {
-	out := r.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicScores, Partition: r.partition, Offset: r.state.reflected,
-	})
-	for out.Offset() < marker {
-		r.gauges.restoring.Set(float64(marker - out.Offset()))
-		if now := r.cfg.Now(); now.Sub(r.progress) >= progressInterval {
-			r.progress = now
-			r.log.Info("restoring the state", "records", r.read, "remaining", marker-out.Offset(),
-				"customers", r.state.customers.Len(), "after", now.Sub(r.started).Round(time.Second))
-		}
-		records, err := out.Fetch(ctx)
-		if err != nil {
-			return fmt.Errorf("fetching from %s: %w", schemas.TopicScores, err)
-		}
+	span := kafka.Span{Topic: schemas.TopicScores, Partition: r.partition, Start: r.state.reflected, End: marker}
+	r.gauges.restoring.Set(float64(marker - span.Start))
+	err := r.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, next int64) error {
 		for i := range records {
-			if records[i].Offset >= marker {
-				break
-			}
 			r.state.dirty = true
 			if err := r.take(ctx, &records[i]); err != nil {
 				return err
 			}
 		}
 		r.metrics.restoreReads.Add(float64(len(records)))
-		if n := len(records); n > 0 && records[n-1].Offset < marker {
+		if n := len(records); n > 0 {
 			r.state.remember(records[n-1].Offset, &records[n-1])
 			if t := records[n-1].Time; t.After(r.state.asOf) {
 				r.state.asOf = t
 			}
 		}
-		r.state.reflected = min(out.Offset(), marker)
+		r.state.reflected = next
 		// What was read until ctx ends need not be read again, unless there is
 		// something to put right.
 		r.state.dirty = len(r.superseded) > 0
+		r.gauges.restoring.Set(float64(marker - next))
+		if now := r.cfg.Now(); now.Sub(r.progress) >= progressInterval {
+			r.progress = now
+			r.log.Info("restoring the state", "records", r.read, "remaining", marker-next,
+				"customers", r.state.customers.Len(), "after", now.Sub(r.started).Round(time.Second))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	r.state.complete = r.state.watermark
 	r.state.dirty = false
@@ -257,10 +257,14 @@ func (r *restorer) run(ctx context.Context, marker int64) error {
 // take takes one record of the output partition into the state.
 func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	r.read++
-	if len(record.Key) == 0 || schemas.IsReservedKey(record.Key) {
+	if len(record.Key) == 0 {
 		return nil
 	}
-	if record.Value == nil {
+	kind, err := r.scores.Read(ctx, record)
+	if err != nil || kind == intake.Nothing {
+		return err
+	}
+	if kind == intake.Tombstone {
 		offset, ok := sourceOffset(record)
 		if !ok {
 			r.foreign(record, "a tombstone that no scorer has written", r.knows(record.Key))
@@ -269,17 +273,9 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 		r.erasure(record, offset)
 		return nil
 	}
-	problem, err := r.decode(ctx, record.Value)
-	if err != nil {
-		return err
-	}
-	if offset, ok := sourceOffset(record); problem != "" && ok && sourcePartition(record) == r.partition {
-		return fmt.Errorf("%w: the score of the event at offset %d, at offset %d of %s/%d: %s",
-			ErrUnreadableState, offset, record.Offset, schemas.TopicScores, r.partition, problem)
-	}
-	s := r.score
+	s := r.scores.Message()
+	problem := ""
 	switch {
-	case problem != "":
 	case !bytes.Equal(s.CustomerID, record.Key):
 		problem = "a score under another customer's key"
 	case int(s.SourcePartition) != r.partition || s.SourceOffset < 0:
@@ -301,26 +297,14 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	return nil
 }
 
-// decode reads a score into r.score, waiting for the registry if it must. It
-// returns what is wrong with the bytes, or an error when ctx ended.
-func (r *restorer) decode(ctx context.Context, value []byte) (problem string, err error) {
-	codec := r.cfg.Codec
-	if err = codec.DecodeScore(ctx, value, r.score); err == nil {
-		return "", nil
+// unreadable is the policy for a record that cannot be decoded. A score of this
+// partition's own ends the restore: going on without it would lose it.
+func (r *restorer) unreadable(_ context.Context, record *kafka.Record, why *schemas.PoisonError) error {
+	if offset, ok := sourceOffset(record); ok && sourcePartition(record) == r.partition {
+		return fmt.Errorf("%w: the score of the event at offset %d: %v", ErrUnreadableState, offset, why)
 	}
-	if _, poison := schemas.AsPoison(err); !poison {
-		err = retry.Do(ctx, r.log, "decoding a score", func(ctx context.Context) error {
-			err := codec.DecodeScore(ctx, value, r.score)
-			if _, poison := schemas.AsPoison(err); poison {
-				return retry.Permanent(err)
-			}
-			return err
-		})
-	}
-	if _, poison := schemas.AsPoison(err); poison {
-		return err.Error(), nil
-	}
-	return "", err
+	r.foreign(record, why.Error(), r.knows(record.Key))
+	return nil
 }
 
 // stale reports whether a score rests on an older event than what is known of

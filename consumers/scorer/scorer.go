@@ -30,6 +30,7 @@ import (
 
 	"github.com/churnstream/churnstream/consumers/scorer/engine"
 	"github.com/churnstream/churnstream/internal/deadletters"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/retry"
@@ -119,6 +120,7 @@ type Scorer struct {
 	// producer writes what is not fenced: dead letters and erasures of outcomes.
 	producer deadletters.Producer
 	letters  *deadletters.Writer
+	intake   *intake.Intake
 
 	lost      lostStates
 	misplaced misplaced
@@ -161,6 +163,7 @@ func New(cfg Config) (*Scorer, error) {
 		metrics:  newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
 		producer: producer,
 		letters:  deadletters.NewWriter(producer, cfg.Codec, "scorer"),
+		intake:   intake.New(intake.Config{Name: "scorer intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer}),
 
 		lost:           lostStates{limit: cfg.KeepLost},
 		unrestored:     map[int]bool{},

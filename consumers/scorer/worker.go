@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/consumers/scorer/engine"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -97,7 +98,7 @@ type worker struct {
 	// append appends to the output partition, as its owner does.
 	append func(context.Context, []kafka.Record) error
 	model  *models.Version
-	event  *schemas.CustomerEvent // reused from event to event
+	events *intake.Reader[schemas.CustomerEvent]
 
 	rescoring rescoring
 	snapshots snapshotting
@@ -110,15 +111,16 @@ type worker struct {
 func newWorker(s *Scorer, claim claim) *worker {
 	site := newSite(s, claim.partition)
 	owner := newOwner(site)
-	return &worker{
+	w := &worker{
 		site: site, claim: claim,
 		owner: owner, append: owner.append,
 		outbox:    outbox{site: site},
-		event:     s.cfg.Codec.NewEvent(),
 		rescoring: rescoring{site: site},
 		snapshots: snapshotting{site: site},
 		committed: claim.committed,
 	}
+	w.events = intake.NewReader(s.intake, w.eventTopic())
+	return w
 }
 
 // begin starts an engine on a state.
@@ -292,20 +294,17 @@ func (w *worker) batch(ctx, finishing context.Context, records []kafka.Record) e
 // process applies one record to the state and adds what follows from it to the
 // outbox.
 func (w *worker) process(ctx context.Context, r *kafka.Record) error {
-	if r.Value == nil && len(r.Key) > 0 && !schemas.IsReservedKey(r.Key) {
+	kind, err := w.events.Read(ctx, r)
+	switch {
+	case err != nil || kind == intake.Nothing:
+		return err
+	case kind == intake.Tombstone:
 		w.erase(r)
 		return nil
 	}
-	poison, err := w.decode(ctx, r)
-	if err != nil {
-		return err
-	}
-	if poison != nil {
-		w.outbox.letter(r, poison)
-		return nil
-	}
-	w.checkPlace(w.event.CustomerID, w.event.Source)
-	applied := w.engine.Apply(w.event, r.Offset)
+	event := w.events.Message()
+	w.checkPlace(event.CustomerID, event.Source)
+	applied := w.engine.Apply(event, r.Offset)
 	if applied.LateAttributes > 0 {
 		w.metrics.late.Add(float64(applied.LateAttributes))
 	}
@@ -320,44 +319,29 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	return nil
 }
 
-// decode reads the event into w.event. It returns a reason for a dead letter,
-// or an error when ctx ended before the registry answered.
-func (w *worker) decode(ctx context.Context, r *kafka.Record) (poison *schemas.PoisonError, err error) {
-	if err := w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event); err != nil {
-		return w.decodeLater(ctx, r, err)
+// eventTopic returns how events are read.
+func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
+	return intake.Topic[schemas.CustomerEvent]{
+		Decode: w.cfg.Codec.DecodeEvent, New: w.cfg.Codec.NewEvent, Check: checkEvent,
+		Poison: func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
+			w.outbox.letter(r, why)
+			return nil
+		},
+		Reserved: true, // whatever upstream writes is an event or a dead letter
 	}
-	return w.check(r), nil
 }
 
-// decodeLater is decode once that has failed with err: it waits for the
-// registry, unless the record is poison.
-func (w *worker) decodeLater(ctx context.Context, r *kafka.Record, err error) (*schemas.PoisonError, error) {
-	if poison, bad := schemas.AsPoison(err); bad {
-		return poison, nil
-	}
-	err = retry.Do(ctx, w.log, "decoding an event", func(ctx context.Context) error {
-		err := w.cfg.Codec.DecodeEvent(ctx, r.Value, w.event)
-		if _, bad := schemas.AsPoison(err); bad {
-			return retry.Permanent(err)
-		}
-		return err
-	})
-	if err == nil {
-		return w.check(r), nil
-	}
-	if poison, bad := schemas.AsPoison(err); bad {
-		return poison, nil
-	}
-	return nil, err
-}
-
-// check says why a record is poison though it could be decoded.
-func (w *worker) check(r *kafka.Record) *schemas.PoisonError {
-	id := w.event.CustomerID
+// checkEvent says why a record is poison though it could be decoded; e is nil
+// for a tombstone.
+func checkEvent(r *kafka.Record, e *schemas.CustomerEvent) *schemas.PoisonError {
 	switch {
-	case schemas.IsReservedKey(id):
+	case e == nil && (len(r.Key) == 0 || schemas.IsReservedKey(r.Key)):
+		return &schemas.PoisonError{Reason: schemas.ReasonBadFrame, Detail: "no value, and no customer's id as the key"}
+	case e == nil:
+		return nil
+	case schemas.IsReservedKey(e.CustomerID):
 		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}
-	case !bytes.Equal(r.Key, id):
+	case !bytes.Equal(r.Key, e.CustomerID):
 		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id; produce with key = customer_id"}
 	}
 	return nil

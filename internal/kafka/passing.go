@@ -4,15 +4,6 @@ import (
 	"errors"
 
 	kafkago "github.com/segmentio/kafka-go"
-
-	"github.com/churnstream/churnstream/internal/retry"
-)
-
-// Retry and Permanent are retry.Do and retry.Permanent, for those who have not
-// moved there yet.
-var (
-	Retry     = retry.Do
-	Permanent = retry.Permanent
 )
 
 // passing reports whether trying again may cure err. Everything that is not a
