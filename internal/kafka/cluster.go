@@ -41,6 +41,8 @@ type Config struct {
 	RequestTimeout time.Duration `name:"kafka-timeout" help:"Longest that one attempt at one request to Kafka may take; it is tried again." default:"10s" advanced:""`
 	// RebalanceTimeout is the default of GroupConfig.RebalanceTimeout.
 	RebalanceTimeout time.Duration `name:"kafka-rebalance-timeout" help:"How long the members of a consumer group wait for each other to hand over partitions." default:"1m" advanced:""`
+	// InstanceID is the default of GroupConfig.InstanceID.
+	InstanceID string `name:"instance-id" help:"Name of this process that outlives it, such as that of a pod of a StatefulSet: when it is killed or restarted and back within the session timeout, it has its partitions again at once and the others do not notice. Every process needs its own." placeholder:"NAME"`
 	// FetchBytes is the default of FetcherConfig.MaxBytes.
 	FetchBytes int `name:"kafka-fetch-bytes" help:"What is asked of a partition at a time." default:"1MiB" type:"bytes" advanced:""`
 	// BatchBytes and Compression are the defaults of ProducerConfig and

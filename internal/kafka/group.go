@@ -30,7 +30,8 @@ type GroupConfig struct {
 	// started again under the same id within the session timeout gets its
 	// partitions back at once, and the other members do not notice. A static
 	// member does not leave the group when it stops. Two processes of one id
-	// at a time put each other out. Default none: a dynamic member.
+	// at a time put each other out. Default Config.InstanceID, by default none:
+	// a dynamic member.
 	InstanceID string
 	// Topics are read together: partitions of one number go to one member.
 	Topics []string
@@ -114,6 +115,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx 
 			return ignoreEnd(ctx, err)
 		}
 	}
+	cfg.InstanceID = cmp.Or(cfg.InstanceID, c.cfg.InstanceID)
 	cfg.SessionTimeout = cmp.Or(cfg.SessionTimeout, DefaultSessionTimeout)
 	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, 3*time.Second)
 	cfg.RebalanceTimeout = cmp.Or(cfg.RebalanceTimeout, c.cfg.RebalanceTimeout)
