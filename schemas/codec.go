@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"sync/atomic"
 	"time"
@@ -20,20 +21,27 @@ var ErrIncompatible = errors.New("schema is not compatible with earlier versions
 // Registry knows schemas by id. Its implementations are safe for concurrent
 // use.
 type Registry interface {
-	// Schema returns the schema with the given id. The error matches
-	// avro.ErrSchemaNotFound if the registry says that it has none.
+	// Schema returns the schema with the given id, whole: with the types in it
+	// that are defined elsewhere. The error matches avro.ErrSchemaNotFound if
+	// the registry says that it has none, and is an *avro.PoisonError if it has
+	// one that cannot be used.
 	Schema(ctx context.Context, id int) (string, error)
 	// Register makes schema the latest of subject, unless it is already one of
 	// subject's, and returns its id.
 	Register(ctx context.Context, subject, schema string) (int, error)
 }
 
+// GUIDRegistry is a Registry that knows schemas by GUID, too. To another Registry
+// no GUID is known.
+type GUIDRegistry interface {
+	Registry
+	// SchemaByGUID is Schema for a GUID, as text.
+	SchemaByGUID(ctx context.Context, guid string) (string, error)
+}
+
 const (
 	// MaxIDBytes bounds customer_id, event_id and source, in bytes.
 	MaxIDBytes = 256
-
-	magicByte   = 0
-	frameLength = 5 // magic byte and schema id
 
 	// A producer may write with a schema that a replica of the registry has
 	// yet to learn of, so an unknown id is asked for again, for a moment.
@@ -67,19 +75,33 @@ type Codec struct {
 
 	featureIndex map[string]int
 
-	// plans[k] holds what decoders need, by schema id. The map is replaced
-	// when a schema is added. Schemas never change; when there are too many of
-	// others, all of those are forgotten, to be asked for again.
-	plans [messageKinds]atomic.Pointer[map[uint32]*plan]
+	// plans[k] holds what decoders need. It is replaced when a schema is added.
+	// Schemas never change; when there are too many of others, all of those are
+	// forgotten, to be asked for again.
+	plans [messageKinds]atomic.Pointer[plans]
 	// frames[k] is the frame of message k: magic byte and id.
 	frames [messageKinds]atomic.Pointer[[frameLength]byte]
 
 	lookup  chan struct{} // holds a token while someone adds to the below
-	unknown map[uint32]time.Time
-	flooded time.Time // until then unknown ids are asked for once
+	unknown map[schemaName]time.Time
+	flooded time.Time // until then unknown schemas are asked for once
 
 	pause time.Duration // unknownPause, but in tests
 	now   func() time.Time
+}
+
+// plans are those of one message, by schema id, or by GUID where records name
+// their schema so.
+type plans struct {
+	byID   map[uint32]*plan
+	byGUID map[guid]*plan
+}
+
+func (p *plans) get(name schemaName) *plan {
+	if name.guid != (guid{}) {
+		return p.byGUID[name.guid]
+	}
+	return p.byID[name.id]
 }
 
 // plan is a writer's schema resolved against one of ours, or why it cannot be.
@@ -98,7 +120,7 @@ func NewCodec(set *Set, reg Registry) *Codec {
 		registry:     reg,
 		featureIndex: make(map[string]int, set.spec.Len()),
 		lookup:       make(chan struct{}, 1),
-		unknown:      map[uint32]time.Time{},
+		unknown:      map[schemaName]time.Time{},
 		pause:        unknownPause,
 		now:          time.Now,
 	}
@@ -106,7 +128,7 @@ func NewCodec(set *Set, reg Registry) *Codec {
 		c.featureIndex[set.spec.Feature(i).Name] = i
 	}
 	for k := range c.plans {
-		c.plans[k].Store(&map[uint32]*plan{})
+		c.plans[k].Store(&plans{})
 	}
 	return c
 }
@@ -136,7 +158,7 @@ func (c *Codec) Register(ctx context.Context) error {
 		}
 		own := c.planFor(messageKind(k), c.set.messages[k].text)
 		own.own = true
-		c.add(messageKind(k), uint32(id), own)
+		c.add(messageKind(k), schemaName{id: uint32(id)}, own)
 		c.unlock()
 		c.frames[k].Store(&frame)
 	}
@@ -154,27 +176,60 @@ func (c *Codec) NewScore() *ChurnScore {
 	return &ChurnScore{Previous: scoring.Missing, Attributes: scoring.NewVector(c.set.spec.Len())}
 }
 
-// open takes the frame off value and returns the rest, with the plan for the
-// schema that it was written with.
-func (c *Codec) open(ctx context.Context, k messageKind, value []byte) ([]byte, *avro.Node, error) {
-	if len(value) < frameLength {
-		return nil, nil, poison(ReasonBadFrame, "%d bytes, too few for a schema id", len(value))
-	}
-	if value[0] != magicByte {
-		return nil, nil, poison(ReasonBadFrame, "it starts with byte %#02x, not 0", value[0])
-	}
-	id := binary.BigEndian.Uint32(value[1:])
-	p, ok := (*c.plans[k].Load())[id]
+// open takes the frame off value and returns the rest to be read, with the plan
+// for the record that it was written as.
+func (c *Codec) open(ctx context.Context, k messageKind, value []byte) (input, *avro.Node, error) {
+	name, datum, ok := cutFrame(value)
 	if !ok {
+		return input{}, nil, badFrame(value)
+	}
+	p := c.plans[k].Load().get(name)
+	if p == nil {
 		var err error
-		if p, err = c.learn(ctx, k, id); err != nil {
-			return nil, nil, err
+		if p, err = c.learn(ctx, k, name); err != nil {
+			return input{}, nil, err
 		}
 	}
 	if p.root == nil {
-		return nil, nil, poison(p.reason, "schema %d does not fit %s: %s", id, messageTopics[k], p.problem)
+		return input{}, nil, poison(p.reason, "schema %s does not fit %s: %s", name, messageTopics[k], p.problem)
 	}
-	return value[frameLength:], p.root, nil
+	in := newInput(datum)
+	root := p.root
+	if root.Kind == avro.Union {
+		if root = in.Branch(root); in.Err() != nil {
+			return input{}, nil, in.poison()
+		}
+		if root.Kind != avro.Record {
+			return input{}, nil, otherBranch(k, name, root)
+		}
+	}
+	return in, root, nil
+}
+
+// badFrame says why a value has no frame.
+func badFrame(value []byte) error {
+	switch {
+	case len(value) < frameLength:
+		return poison(ReasonBadFrame, "%d bytes, too few for a schema id", len(value))
+	case value[0] == magicGUID:
+		return poison(ReasonBadFrame, "it starts with byte 0x01, but has no GUID of a schema after that")
+	}
+	return poison(ReasonBadFrame, "it starts with byte %#02x, not 0", value[0])
+}
+
+// otherBranch says what was written of a union at the top of a schema, where a
+// message of another kind was.
+func otherBranch(k messageKind, name schemaName, branch *avro.Node) error {
+	written := branch.Writer.Name
+	if written == "" {
+		written = branch.Writer.Kind.String()
+	}
+	problem := ""
+	if branch.Problem() != "" {
+		problem = ": " + branch.Problem()
+	}
+	return poison(ReasonUndecodable, "%.256s was written, of the union that schema %s is, which does not fit %s%s",
+		written, name, messageTopics[k], problem)
 }
 
 func (c *Codec) lock(ctx context.Context) error {
@@ -190,25 +245,26 @@ func (c *Codec) unlock() { <-c.lookup }
 
 // learn asks the registry for a schema and resolves it. One goroutine at a
 // time does so.
-func (c *Codec) learn(ctx context.Context, k messageKind, id uint32) (*plan, error) {
+func (c *Codec) learn(ctx context.Context, k messageKind, name schemaName) (*plan, error) {
 	if err := c.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer c.unlock()
-	if p, ok := (*c.plans[k].Load())[id]; ok {
+	if p := c.plans[k].Load().get(name); p != nil {
 		return p, nil // learned while we waited
 	}
-	text, err := c.fetch(ctx, id)
-	if err != nil {
-		return nil, err
-	}
+	text, err := c.fetch(ctx, name)
 	var p *plan
-	if most := c.maxSchemaBytes(k); len(text) > most {
+	if refused, ok := AsPoison(err); ok && refused.Reason != ReasonUnknownSchema {
+		p = &plan{reason: refused.Reason, problem: refused.Detail}
+	} else if err != nil {
+		return nil, err
+	} else if most := c.maxSchemaBytes(k); len(text) > most {
 		p = &plan{reason: ReasonTooLarge, problem: fmt.Sprintf("it is %d bytes long, at most %d are allowed", len(text), most)}
 	} else {
 		p = c.planFor(k, text)
 	}
-	c.add(k, id, p)
+	c.add(k, name, p)
 	return p, nil
 }
 
@@ -230,40 +286,65 @@ func (c *Codec) planFor(k messageKind, text string) *plan {
 }
 
 func compile(text string, reader *avro.Type) (*avro.Node, error) {
-	w, err := avro.Parse([]byte(text))
+	w, err := avro.ParseWriter([]byte(text))
 	if err != nil {
 		return nil, err
-	}
-	if w.Kind != avro.Record {
-		return nil, fmt.Errorf("%s cannot be read as %s", w.Kind, reader.Kind)
 	}
 	return avro.Resolve(w, reader)
 }
 
 // add keeps a plan. The caller holds the lock.
-func (c *Codec) add(k messageKind, id uint32, p *plan) {
-	known := *c.plans[k].Load()
+func (c *Codec) add(k messageKind, name schemaName, p *plan) {
+	known := c.plans[k].Load()
 	others, bytes := 0, p.bytes
-	for _, q := range known {
+	count := func(q *plan) {
 		if !q.own {
 			others++
 			bytes += q.bytes
 		}
 	}
-	full := !p.own && (others >= maxPlans || bytes > maxPlansText*c.maxSchemaBytes(k))
-	grown := make(map[uint32]*plan, len(known)+1)
-	for id, q := range known {
-		if q.own || !full {
-			grown[id] = q
-		}
+	for _, q := range known.byID {
+		count(q)
 	}
-	grown[id] = p
-	c.plans[k].Store(&grown)
+	for _, q := range known.byGUID {
+		count(q)
+	}
+	grown := &plans{maps.Clone(known.byID), maps.Clone(known.byGUID)}
+	if !p.own && (others >= maxPlans || bytes > maxPlansText*c.maxSchemaBytes(k)) {
+		maps.DeleteFunc(grown.byID, func(_ uint32, q *plan) bool { return !q.own })
+		grown.byGUID = nil
+	}
+	if name.guid == (guid{}) {
+		if grown.byID == nil {
+			grown.byID = map[uint32]*plan{}
+		}
+		grown.byID[name.id] = p
+	} else {
+		if grown.byGUID == nil {
+			grown.byGUID = map[guid]*plan{}
+		}
+		grown.byGUID[name.guid] = p
+	}
+	c.plans[k].Store(grown)
 }
 
-func (c *Codec) fetch(ctx context.Context, id uint32) (string, error) {
-	notFound := poison(ReasonUnknownSchema, "the registry has no schema %d", id)
-	if id > math.MaxInt32 || c.now().Before(c.unknown[id]) {
+// ask asks the registry once.
+func (c *Codec) ask(ctx context.Context, name schemaName) (string, error) {
+	if name.guid == (guid{}) {
+		return c.registry.Schema(ctx, int(name.id))
+	}
+	if r, ok := c.registry.(GUIDRegistry); ok {
+		return r.SchemaByGUID(ctx, name.guid.String())
+	}
+	return "", ErrSchemaNotFound
+}
+
+// fetch asks the registry for a schema. The error is a *PoisonError with
+// ReasonUnknownSchema if that has none, one with another reason if it has one
+// that cannot be used, or passing.
+func (c *Codec) fetch(ctx context.Context, name schemaName) (string, error) {
+	notFound := poison(ReasonUnknownSchema, "the registry has no schema %s", name)
+	if name.id > math.MaxInt32 || c.now().Before(c.unknown[name]) {
 		return "", notFound
 	}
 	tries := unknownTries
@@ -271,12 +352,12 @@ func (c *Codec) fetch(ctx context.Context, id uint32) (string, error) {
 		tries = 1
 	}
 	for {
-		text, err := c.registry.Schema(ctx, int(id))
+		text, err := c.ask(ctx, name)
 		if err == nil {
 			return text, nil
 		}
 		if !errors.Is(err, avro.ErrSchemaNotFound) {
-			return "", fmt.Errorf("looking up schema %d: %w", id, err)
+			return "", fmt.Errorf("looking up schema %s: %w", name, err)
 		}
 		if tries--; tries == 0 {
 			break
@@ -291,6 +372,6 @@ func (c *Codec) fetch(ctx context.Context, id uint32) (string, error) {
 		clear(c.unknown)
 	}
 	c.flooded = c.now().Add(unknownTTL)
-	c.unknown[id] = c.flooded
+	c.unknown[name] = c.flooded
 	return "", notFound
 }

@@ -124,13 +124,16 @@ const (
 // Errors that lie in the bytes are *PoisonError; any other is passing (the
 // registry, the context). After an error the contents of e are not specified.
 //
-// Strings are taken as they come, be they valid UTF-8 or not.
+// Ids and levels have to be valid UTF-8, and times from the year 1 to 9999:
+// other consumers cannot read anything else in what is written of them. A time
+// is converted if the writer's schema says that it is not in milliseconds.
+// Levels are without white space around them, and nothing but white space is
+// null.
 func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent) error {
-	datum, root, err := c.open(ctx, eventMessage, value)
+	in, root, err := c.open(ctx, eventMessage, value)
 	if err != nil {
 		return err
 	}
-	in := newInput(datum)
 	e.EventID, e.CustomerID, e.Source, e.OccurredAt = nil, nil, nil, 0
 	e.Changes = clearVector(e.Changes, c.set.spec.Len())
 	e.Increments = clearVector(e.Increments, c.set.spec.Len())
@@ -143,7 +146,7 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 		case eventCustomerID:
 			e.CustomerID = in.id(n)
 		case eventOccurredAt:
-			e.OccurredAt = in.Integer(n)
+			e.OccurredAt = in.time(n)
 		case eventChanges:
 			c.attributes(&in, n, e.Changes)
 		case eventIncrements:
@@ -164,11 +167,11 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 // slices of s point into value. Features that the Set does not have are left
 // out. Errors are as those of DecodeEvent.
 func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) error {
-	datum, root, err := c.open(ctx, scoreMessage, value)
+	in, root, err := c.open(ctx, scoreMessage, value)
 	if err != nil {
 		return err
 	}
-	in := newInput(datum)
+	in.ours = true
 	*s = ChurnScore{
 		Previous:      scoring.Missing,
 		Explanations:  s.Explanations[:0],
@@ -186,9 +189,9 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		case scoreEventID:
 			s.EventID = in.id(n)
 		case scoreOccurredAt:
-			s.OccurredAt = in.Integer(n)
+			s.OccurredAt = in.time(n)
 		case scoreScoredAt:
-			s.ScoredAt = in.Integer(n)
+			s.ScoredAt = in.time(n)
 		case scoreModelVersion:
 			s.ModelVersion = in.Integer(n)
 		case scoreProbability:
@@ -216,7 +219,7 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		case scoreBestChange:
 			c.bestChange(&in, n, s)
 		case scoreAsOf:
-			s.AsOf = in.Integer(n)
+			s.AsOf = in.time(n)
 		case scoreTrigger:
 			s.Trigger = Trigger(in.Symbol(n))
 		default:
@@ -235,11 +238,10 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 // DecodeOutcome decodes a record's value into o, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome) error {
-	datum, root, err := c.open(ctx, outcomeMessage, value)
+	in, root, err := c.open(ctx, outcomeMessage, value)
 	if err != nil {
 		return err
 	}
-	in := newInput(datum)
 	*o = ChurnOutcome{}
 	var id []byte
 	for i := range root.Fields {
@@ -252,7 +254,7 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 		case outcomeChurned:
 			o.Churned = in.Bool(n)
 		case outcomeObservedAt:
-			o.ObservedAt = in.Integer(n)
+			o.ObservedAt = in.time(n)
 		case outcomeAttributes:
 			if n = in.Branch(n); n.Kind != avro.Null {
 				o.Attributes = scoring.NewVector(c.set.spec.Len())
@@ -273,11 +275,10 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 // DecodeModel decodes a record's value into m, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) error {
-	datum, root, err := c.open(ctx, modelMessage, value)
+	in, root, err := c.open(ctx, modelMessage, value)
 	if err != nil {
 		return err
 	}
-	in := newInput(datum)
 	*m = ModelVersion{}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -331,11 +332,10 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 // DecodeDeadLetter decodes a record's value into d, of which it shares
 // nothing. Errors are as those of DecodeEvent.
 func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLetter) error {
-	datum, root, err := c.open(ctx, deadLetterMessage, value)
+	in, root, err := c.open(ctx, deadLetterMessage, value)
 	if err != nil {
 		return err
 	}
-	in := newInput(datum)
 	*d = DeadLetter{}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -406,7 +406,7 @@ func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64) {
 	case avro.Null:
 		return
 	case avro.String, avro.Bytes:
-		level = in.Bytes()
+		level = in.levelText()
 	case avro.Enum:
 		*x = float64(in.Symbol(n)) // the vocabulary numbers symbols in their order
 		return
@@ -415,11 +415,7 @@ func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64) {
 	default:
 		in.Unreadable(n)
 	}
-	if in.Err() != nil {
-		return
-	}
-	if len(level) > scoring.MaxLevelBytes {
-		in.fail(ReasonTooLarge, "a level of %d bytes, at most %d are allowed", len(level), scoring.MaxLevelBytes)
+	if in.Err() != nil || len(level) == 0 {
 		return
 	}
 	code, err := c.set.vocabulary.Code(feature, level)
@@ -524,7 +520,7 @@ func (c *Codec) bestChange(in *input, n *avro.Node, s *ChurnScore) {
 		}
 	}
 	feature, known := c.featureIndex[string(name)]
-	if !known {
+	if text = trim(text); !known || len(text) == 0 {
 		s.BestChange = BestChange{}
 		return
 	}

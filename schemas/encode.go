@@ -3,6 +3,7 @@ package schemas
 import (
 	"math"
 	"strconv"
+	"strings"
 
 	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
@@ -94,11 +95,11 @@ func (c *Codec) AppendOutcome(dst []byte, o *ChurnOutcome) []byte {
 func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
 	dst = c.appendFrame(dst, modelMessage)
 	dst = avro.AppendLong(dst, m.Version)
-	dst = avro.AppendLong(dst, m.CreatedAt)
+	dst = appendTime(dst, m.CreatedAt)
 	dst = avro.AppendLong(dst, int64(m.Stage))
-	dst = avro.AppendString(dst, m.Reason)
-	dst = avro.AppendString(dst, m.Payload)
-	dst = avro.AppendString(dst, m.SHA256)
+	dst = appendString(dst, m.Reason)
+	dst = appendString(dst, m.Payload)
+	dst = appendString(dst, m.SHA256)
 	dst = appendMetrics(dst, &m.Metrics)
 	if m.ChampionMetrics == nil {
 		dst = append(dst, nullBranch)
@@ -106,22 +107,22 @@ func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
 		dst = append(dst, valueBranch)
 		dst = appendMetrics(dst, m.ChampionMetrics)
 	}
-	dst = avro.AppendLong(dst, m.TrainingStart)
-	dst = avro.AppendLong(dst, m.TrainingEnd)
+	dst = appendTime(dst, m.TrainingStart)
+	dst = appendTime(dst, m.TrainingEnd)
 	dst = avro.AppendLong(dst, m.TrainingRows)
 	dst = avro.AppendLong(dst, m.LabelsSeen)
-	dst = avro.AppendString(dst, m.FeatureFingerprint)
+	dst = appendString(dst, m.FeatureFingerprint)
 	dst = avro.AppendDouble(dst, m.MediumThreshold)
 	dst = avro.AppendDouble(dst, m.HighThreshold)
 	if len(m.Baseline) > 0 {
 		dst = avro.AppendLong(dst, int64(len(m.Baseline)))
 		for i := range m.Baseline {
 			b := &m.Baseline[i]
-			dst = avro.AppendString(dst, b.Name)
+			dst = appendString(dst, b.Name)
 			if len(b.Bins) > 0 {
 				dst = avro.AppendLong(dst, int64(len(b.Bins)))
 				for _, bin := range b.Bins {
-					dst = avro.AppendString(dst, bin)
+					dst = appendString(dst, bin)
 				}
 			}
 			dst = append(dst, 0)
@@ -141,12 +142,12 @@ func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
 // first: without a schema id it panics.
 func (c *Codec) AppendDeadLetter(dst []byte, d *DeadLetter) []byte {
 	dst = c.appendFrame(dst, deadLetterMessage)
-	dst = avro.AppendString(dst, string(d.Reason))
-	dst = avro.AppendString(dst, d.Detail)
-	dst = avro.AppendString(dst, d.Topic)
+	dst = appendString(dst, string(d.Reason))
+	dst = appendString(dst, d.Detail)
+	dst = appendString(dst, d.Topic)
 	dst = avro.AppendLong(dst, int64(d.Partition))
 	dst = avro.AppendLong(dst, d.Offset)
-	dst = avro.AppendLong(dst, d.Timestamp)
+	dst = appendTime(dst, d.Timestamp)
 	for _, b := range [...][]byte{d.Key, d.Value} {
 		if b == nil {
 			dst = append(dst, nullBranch)
@@ -157,13 +158,13 @@ func (c *Codec) AppendDeadLetter(dst []byte, d *DeadLetter) []byte {
 	if len(d.Headers) > 0 {
 		dst = avro.AppendLong(dst, int64(len(d.Headers)))
 		for i := range d.Headers {
-			dst = avro.AppendString(dst, d.Headers[i].Key)
+			dst = appendString(dst, d.Headers[i].Key)
 			dst = avro.AppendBytes(dst, d.Headers[i].Value)
 		}
 	}
 	dst = append(dst, 0)
-	dst = avro.AppendLong(dst, d.FailedAt)
-	return avro.AppendString(dst, d.FailedBy)
+	dst = appendTime(dst, d.FailedAt)
+	return appendString(dst, d.FailedBy)
 }
 
 // The branches of ["null", X], encoded, as all our own unions are.
@@ -171,6 +172,15 @@ const (
 	nullBranch  = 0
 	valueBranch = 2
 )
+
+// appendString appends text from anywhere, with U+FFFD for what is not UTF-8.
+func appendString(dst []byte, text string) []byte {
+	return avro.AppendString(dst, strings.ToValidUTF8(text, "\uFFFD"))
+}
+
+// appendTime appends a time from anywhere, or the nearest that other consumers
+// can read.
+func appendTime(dst []byte, ms int64) []byte { return avro.AppendLong(dst, readable(ms)) }
 
 func (c *Codec) appendFrame(dst []byte, k messageKind) []byte {
 	frame := c.frames[k].Load()

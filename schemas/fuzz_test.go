@@ -111,7 +111,7 @@ func fuzzDecode[T any](
 		if err := decode(codec, encoded, again); err != nil {
 			t.Fatalf("we cannot read what we wrote: %v", err)
 		}
-		if source := dump(got); dump(again) != source && writer == 0 {
+		if source := dump(got); dump(again) != source && writer == 0 && !o.rewritten {
 			t.Fatalf("again %s\nwas   %s", dump(again), source)
 		}
 	})

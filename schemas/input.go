@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
 )
 
 // input reads a datum of one of our messages.
-type input struct{ avro.Reader }
+type input struct {
+	avro.Reader
+	// ours says that we wrote it ourselves, perhaps before what strangers write
+	// was held to what other consumers can read. It is made so then, not refused.
+	ours bool
+}
 
-func newInput(datum []byte) input { return input{avro.NewReader(datum)} }
+func newInput(datum []byte) input { return input{Reader: avro.NewReader(datum)} }
 
 // problem is a failure for another reason than that the bytes cannot be read.
 type problem struct {
@@ -34,7 +40,7 @@ func (in *input) poison() *PoisonError {
 	switch {
 	case errors.As(err, &p):
 		reason = p.reason
-	case errors.Is(err, avro.ErrNotFinite):
+	case errors.Is(err, avro.ErrNotFinite), errors.Is(err, avro.ErrDecimal):
 		reason = ReasonInvalidValue
 	}
 	return poison(reason, "%s", err)
@@ -67,14 +73,66 @@ func (in *input) end(customerID []byte) error {
 	return nil
 }
 
+// The milliseconds that other consumers can read as a time: those from the year
+// 1 to 9999.
+const (
+	minTime = -62_135_596_800_000
+	maxTime = 253_402_300_799_999
+)
+
+// readable returns the time nearest to ms that other consumers can read.
+func readable(ms int64) int64 { return min(max(ms, minTime), maxTime) }
+
+// time reads a time.
+func (in *input) time(n *avro.Node) int64 {
+	ms := in.Integer(n)
+	if ms != readable(ms) && !in.ours {
+		in.fail(ReasonInvalidValue, "%d ms is not in the years 1 to 9999", ms)
+	}
+	return readable(ms)
+}
+
+// trim takes white space off both ends.
+func trim(text []byte) []byte {
+	if n := len(text); n > 0 && inner(text[0]) && inner(text[n-1]) {
+		return text
+	}
+	return bytes.TrimSpace(text)
+}
+
+// inner says that a byte is not part of any white space.
+func inner(b byte) bool { return b > ' ' && b < utf8.RuneSelf }
+
 // id reads a string of at most MaxIDBytes.
 func (in *input) id(n *avro.Node) []byte {
 	b, _ := in.Text(n)
-	if len(b) > MaxIDBytes {
+	switch {
+	case len(b) > MaxIDBytes:
 		in.fail(ReasonTooLarge, "%d bytes, at most %d are allowed", len(b), MaxIDBytes)
+		return nil
+	case !utf8.Valid(b) && !in.ours:
+		in.fail(ReasonInvalidValue, "not valid UTF-8")
 		return nil
 	}
 	return b
+}
+
+// levelText reads the text of a level: of at most scoring.MaxLevelBytes, and
+// empty for one that is not known.
+func (in *input) levelText() []byte {
+	level := trim(in.Bytes())
+	if !utf8.Valid(level) {
+		if !in.ours {
+			in.fail(ReasonInvalidValue, "not valid UTF-8")
+			return nil
+		}
+		level = bytes.ToValidUTF8(level, []byte("\uFFFD"))
+	}
+	if len(level) > scoring.MaxLevelBytes {
+		in.fail(ReasonTooLarge, "a level of %d bytes, at most %d are allowed", len(level), scoring.MaxLevelBytes)
+		return nil
+	}
+	return level
 }
 
 func (in *input) string(n *avro.Node) string {

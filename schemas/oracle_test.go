@@ -1,8 +1,11 @@
 package schemas
 
 import (
+	"bytes"
 	"math"
 	"strconv"
+	"time"
+	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -12,6 +15,9 @@ import (
 type oracle struct {
 	set     *Set
 	reasons map[Reason]bool
+	ours    bool // what is read was written by us, and is not refused
+	// rewritten says that something is written otherwise than it was read.
+	rewritten bool
 }
 
 func newOracle(set *Set) *oracle { return &oracle{set: set, reasons: map[Reason]bool{}} }
@@ -40,10 +46,40 @@ func (o *oracle) text(v any) []byte {
 	return nil
 }
 
+// plain is text that is written as it is if it is UTF-8.
+func (o *oracle) plain(v any) string {
+	text := string(o.text(v))
+	o.rewritten = o.rewritten || !utf8.ValidString(text)
+	return text
+}
+
+// moment is a time that is written as the nearest that others can read.
+func (o *oracle) moment(v any) int64 {
+	ms := o.integer(v)
+	o.rewritten = o.rewritten || ms != o.nearest(v)
+	return ms
+}
+
+// nearest is the time nearest to v in the years 1 to 9999.
+func (o *oracle) nearest(v any) int64 {
+	first, last := time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	return min(max(o.integer(v), first.UnixMilli()), last.UnixMilli()-1)
+}
+
+func (o *oracle) time(v any) int64 {
+	if o.integer(v) != o.nearest(v) && !o.ours {
+		o.reasons[ReasonInvalidValue] = true
+	}
+	return o.nearest(v)
+}
+
 func (o *oracle) id(v any) []byte {
 	b := o.text(v)
 	if len(b) > MaxIDBytes {
 		o.reasons[ReasonTooLarge] = true
+	}
+	if !utf8.Valid(b) && !o.ours {
+		o.reasons[ReasonInvalidValue] = true
 	}
 	return b
 }
@@ -123,7 +159,16 @@ func (o *oracle) vector(v any) scoring.Vector {
 			x[i] = o.number(v)
 			continue
 		}
-		level := o.text(v)
+		level := bytes.TrimSpace(o.text(v))
+		if len(level) == 0 {
+			continue
+		}
+		if !utf8.Valid(level) && o.ours {
+			level = bytes.ToValidUTF8(level, []byte("\uFFFD"))
+		} else if !utf8.Valid(level) {
+			o.reasons[ReasonInvalidValue] = true
+			continue
+		}
 		if len(level) > scoring.MaxLevelBytes {
 			o.reasons[ReasonTooLarge] = true
 			continue
@@ -137,7 +182,7 @@ func (o *oracle) event(m native) *CustomerEvent {
 	return &CustomerEvent{
 		EventID:    o.id(m["event_id"]),
 		CustomerID: o.customer(m["customer_id"]),
-		OccurredAt: o.integer(m["occurred_at"]),
+		OccurredAt: o.time(m["occurred_at"]),
 		Changes:    o.vector(m["changes"]),
 		Increments: o.vector(m["increments"]),
 		Source:     o.id(m["source"]),
@@ -145,11 +190,12 @@ func (o *oracle) event(m native) *CustomerEvent {
 }
 
 func (o *oracle) score(m native) *ChurnScore {
+	o.ours = true
 	s := &ChurnScore{
 		CustomerID:          o.customer(m["customer_id"]),
 		EventID:             o.id(m["event_id"]),
-		OccurredAt:          o.integer(m["occurred_at"]),
-		ScoredAt:            o.integer(m["scored_at"]),
+		OccurredAt:          o.time(m["occurred_at"]),
+		ScoredAt:            o.time(m["scored_at"]),
 		ModelVersion:        o.integer(m["model_version"]),
 		Probability:         o.number(m["churn_probability"]),
 		Previous:            o.optional(m["previous_probability"]),
@@ -160,7 +206,7 @@ func (o *oracle) score(m native) *ChurnScore {
 		RecentEvents:        o.integers(m["recent_events"]),
 		SourcePartition:     int32(o.integer(m["source_partition"])),
 		SourceOffset:        o.integer(m["source_offset"]),
-		AsOf:                o.integer(m["as_of"]),
+		AsOf:                o.time(m["as_of"]),
 		Trigger:             Trigger(o.symbol(m["trigger"], "EVENT", "MODEL", "TIME", "REPAIR")),
 	}
 	if s.AsOf == 0 {
@@ -184,8 +230,8 @@ func (o *oracle) score(m native) *ChurnScore {
 	if v, ok := branch(m["best_change"]); ok {
 		m := v.(native)
 		probability := o.number(m["churn_probability"])
-		text := o.text(m["value"])
-		if i, known := o.set.Spec().Index(string(o.text(m["feature"]))); known {
+		text := bytes.TrimSpace(o.text(m["value"]))
+		if i, known := o.set.Spec().Index(string(o.text(m["feature"]))); known && len(text) > 0 {
 			s.HasBestChange = true
 			s.BestChange = BestChange{Feature: i, Probability: probability}
 			if o.set.Spec().Feature(i).Kind == scoring.Numeric {
@@ -208,7 +254,7 @@ func (o *oracle) outcome(m native) *ChurnOutcome {
 	out := &ChurnOutcome{
 		CustomerID: string(o.customer(m["customer_id"])),
 		Churned:    churned,
-		ObservedAt: o.integer(m["observed_at"]),
+		ObservedAt: o.time(m["observed_at"]),
 		Source:     string(o.id(m["source"])),
 	}
 	if v, ok := branch(m["attributes"]); ok {
@@ -228,13 +274,13 @@ func (o *oracle) metrics(m native) HoldoutMetrics {
 
 func (o *oracle) model(m native) *ModelVersion {
 	v := &ModelVersion{
-		Version: o.integer(m["version"]), CreatedAt: o.integer(m["created_at"]),
+		Version: o.integer(m["version"]), CreatedAt: o.moment(m["created_at"]),
 		Stage:  Stage(o.symbol(m["stage"], "CHALLENGER", "CHAMPION", "RETIRED")),
-		Reason: string(o.text(m["reason"])), Payload: string(o.text(m["payload"])), SHA256: string(o.text(m["sha256"])),
+		Reason: o.plain(m["reason"]), Payload: o.plain(m["payload"]), SHA256: o.plain(m["sha256"]),
 		Metrics:       o.metrics(m["metrics"].(native)),
-		TrainingStart: o.integer(m["training_start"]), TrainingEnd: o.integer(m["training_end"]),
+		TrainingStart: o.moment(m["training_start"]), TrainingEnd: o.moment(m["training_end"]),
 		TrainingRows: o.integer(m["training_rows"]), LabelsSeen: o.integer(m["labels_seen"]),
-		FeatureFingerprint: string(o.text(m["feature_fingerprint"])),
+		FeatureFingerprint: o.plain(m["feature_fingerprint"]),
 		MediumThreshold:    o.number(m["medium_threshold"]), HighThreshold: o.number(m["high_threshold"]),
 	}
 	if champion, ok := branch(m["champion_metrics"]); ok {
@@ -244,9 +290,9 @@ func (o *oracle) model(m native) *ModelVersion {
 	baseline, _ := m["baseline"].([]any)
 	for _, item := range baseline {
 		m := item.(native)
-		b := BaselineDistribution{Name: string(o.text(m["name"]))}
+		b := BaselineDistribution{Name: o.plain(m["name"])}
 		for _, bin := range m["bins"].([]any) {
-			b.Bins = append(b.Bins, string(o.text(bin)))
+			b.Bins = append(b.Bins, o.plain(bin))
 		}
 		for _, x := range m["frequencies"].([]any) {
 			b.Frequencies = append(b.Frequencies, o.number(x))
@@ -258,9 +304,9 @@ func (o *oracle) model(m native) *ModelVersion {
 
 func (o *oracle) deadLetter(m native) *DeadLetter {
 	d := &DeadLetter{
-		Reason: Reason(o.text(m["reason"])), Detail: string(o.text(m["detail"])), Topic: string(o.text(m["topic"])),
+		Reason: Reason(o.plain(m["reason"])), Detail: o.plain(m["detail"]), Topic: o.plain(m["topic"]),
 		Partition: int32(o.integer(m["partition"])), Offset: o.integer(m["offset"]),
-		Timestamp: o.integer(m["timestamp"]), FailedAt: o.integer(m["failed_at"]), FailedBy: string(o.text(m["failed_by"])),
+		Timestamp: o.moment(m["timestamp"]), FailedAt: o.moment(m["failed_at"]), FailedBy: o.plain(m["failed_by"]),
 	}
 	if v, ok := branch(m["key"]); ok {
 		d.Key = o.text(v)
@@ -271,7 +317,7 @@ func (o *oracle) deadLetter(m native) *DeadLetter {
 	headers, _ := m["headers"].([]any)
 	for _, v := range headers {
 		m := v.(native)
-		d.Headers = append(d.Headers, Header{Key: string(o.text(m["key"])), Value: o.text(m["value"])})
+		d.Headers = append(d.Headers, Header{Key: o.plain(m["key"]), Value: o.text(m["value"])})
 	}
 	return d
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/schemas/avro"
@@ -56,13 +57,10 @@ func appendNumber(dst []byte, x float64) []byte {
 	return strconv.AppendFloat(dst, x, format, -1, 64)
 }
 
-// ParseText reads a feature's value from text, the reverse of Text: "" is a
-// missing value. A level that is new is added to the vocabulary. Errors are
-// *FieldError.
+// ParseText reads a feature's value from text, the reverse of Text. White space
+// around it does not count, and nothing else is a missing value. A level that is
+// new is added to the vocabulary. Errors are *FieldError.
 func (s *Set) ParseText(feature int, text string) (float64, error) {
-	if text == "" {
-		return scoring.Missing, nil
-	}
 	x, problem := s.parseText(feature, text, learn)
 	if problem != "" {
 		return 0, &FieldError{s.spec.Feature(feature).Name, problem}
@@ -80,6 +78,9 @@ const (
 
 // parseText returns what is wrong with text, or "".
 func (s *Set) parseText(feature int, text string, learning bool) (x float64, problem string) {
+	if text = strings.TrimSpace(text); text == "" {
+		return scoring.Missing, ""
+	}
 	if s.columns[feature].categorical {
 		return s.parseLevel(feature, text, learning)
 	}
@@ -128,6 +129,8 @@ func (c *column) bounds() (least, most float64, whole bool) {
 func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, problem string) {
 	c := &s.columns[feature]
 	switch {
+	case !utf8.ValidString(text):
+		return 0, "is not UTF-8 text"
 	case len(text) > scoring.MaxLevelBytes:
 		return 0, fmt.Sprintf("must not be longer than %d bytes", scoring.MaxLevelBytes)
 	case c.typ.Kind == avro.Enum:
@@ -162,8 +165,9 @@ func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, pr
 
 // AttributesFromJSON reads a flat JSON object of attributes. A numeric
 // attribute is a number, or a string that holds one; a categorical one is a
-// string, or a whole number where the schema's type is int or long. null and
-// attributes that are not there are missing. Anything else is refused: unknown
+// string, or a whole number where the schema's type is int or long. White space
+// around a string does not count. null, a string of nothing else, and attributes
+// that are not there are missing. Anything else is refused: unknown
 // names (case matters), names that occur twice, true and false, nested values,
 // numbers that are not finite or do not fit the schema's type.
 //
@@ -226,9 +230,6 @@ func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
 	case nil:
 		return scoring.Missing, ""
 	case string:
-		if v == "" {
-			return 0, wanted + `, not "": leave it out if it is not known`
-		}
 		return s.parseText(feature, v, lookUp)
 	case json.Number:
 		if c.categorical && c.typ.Kind != avro.Int && c.typ.Kind != avro.Long {

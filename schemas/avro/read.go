@@ -264,9 +264,11 @@ func (r *Reader) Number(n *Node) (x float64, ok bool) {
 	case Float:
 		x = float64(r.Float())
 	case Long:
-		return float64(r.Long()), true
+		return float64(r.inUnit(n, r.Long())), true
 	case Int:
-		return float64(r.Int()), true
+		return float64(r.inUnit(n, int64(r.Int()))), true
+	case Decimal:
+		x = r.decimal(n.Writer)
 	default:
 		r.Unreadable(n)
 		return 0, false
@@ -278,17 +280,31 @@ func (r *Reader) Number(n *Node) (x float64, ok bool) {
 	return x, true
 }
 
-// Integer reads a long or an int.
+// Integer reads a long or an int; a time is in milliseconds, whatever it was
+// written in.
 func (r *Reader) Integer(n *Node) int64 {
 	n = r.Branch(n)
 	switch n.Kind {
 	case Long:
-		return r.Long()
+		return r.inUnit(n, r.Long())
 	case Int:
-		return int64(r.Int())
+		return r.inUnit(n, int64(r.Int()))
 	}
 	r.Unreadable(n)
 	return 0
+}
+
+// inUnit returns a number that was read in the unit of ours.
+func (r *Reader) inUnit(n *Node, x int64) int64 {
+	if n.time.per <= 0 {
+		return x
+	}
+	x *= n.time.times // of 32 bits, unless times is 1
+	q := x / n.time.per
+	if x%n.time.per < 0 {
+		q--
+	}
+	return q
 }
 
 // Text reads a string or bytes that points into the input; ok is false for

@@ -19,7 +19,39 @@ type Node struct {
 	// Symbols[i] is the position among our symbols of the writer's symbol i,
 	// −1 for one that we do not have.
 	Symbols []int
-	problem string // unreadable: why
+	time    timeUnit // long and int
+	problem string   // unreadable: why
+}
+
+// Problem returns why an Unreadable node is that.
+func (n *Node) Problem() string { return n.problem }
+
+// timeUnit is what makes milliseconds of a writer's number: times over per,
+// rounded down. The zero value leaves numbers as they are.
+type timeUnit struct{ times, per int64 }
+
+// timeUnits are those of the logical types of times. Local times are taken for
+// those of UTC.
+var timeUnits = map[string]timeUnit{
+	"timestamp-micros":       {1, 1000},
+	"timestamp-nanos":        {1, 1000_000},
+	"local-timestamp-micros": {1, 1000},
+	"local-timestamp-nanos":  {1, 1000_000},
+	"date":                   {24 * 60 * 60 * 1000, 1},
+}
+
+// timeUnitOf returns how a writer's number is read as the time that the
+// reader's is. A time of day is none.
+func timeUnitOf(w, r *Type) (timeUnit, error) {
+	switch {
+	case r.Logical != "timestamp-millis":
+	case w.Logical == "time-millis", w.Logical == "time-micros":
+		return timeUnit{}, fmt.Errorf("%s cannot be read as %s", w.Logical, r.Logical)
+	case w.Logical == "date" && w.Kind != Int: // which is none then
+	default:
+		return timeUnits[w.Logical], nil
+	}
+	return timeUnit{}, nil
 }
 
 // NodeField is a field of a writer's record, in the writer's order. Fields that
@@ -112,6 +144,23 @@ func (rs *resolver) match(w, r *Type) (*Node, error) {
 		return nil, first
 	}
 	n := &Node{Kind: w.Kind, Writer: w}
+	if w.Logical == "decimal" && r.Kind != w.Kind {
+		// Not by the specification, but what everybody means who writes one.
+		if whole := r.Kind == Int || r.Kind == Long; rs.strict || r.Kind != Float && r.Kind != Double && !(whole && w.Scale == 0) {
+			return nil, fmt.Errorf("a decimal of scale %d cannot be read as %s", w.Scale, r.Kind)
+		}
+		n.Kind = Decimal
+		return n, nil
+	}
+	var err error
+	if w.Kind == Int || w.Kind == Long {
+		if n.time, err = timeUnitOf(w, r); err != nil {
+			return nil, err
+		}
+		if rs.strict && n.time != (timeUnit{}) {
+			return nil, fmt.Errorf("%s is not read as %s by everyone", w.Logical, r.Logical)
+		}
+	}
 	switch {
 	case w.Kind == r.Kind:
 	case w.Kind == Int && (r.Kind == Long || r.Kind == Float || r.Kind == Double),
@@ -123,7 +172,6 @@ func (rs *resolver) match(w, r *Type) (*Node, error) {
 	default:
 		return nil, fmt.Errorf("%s cannot be read as %s", w.Kind, r.Kind)
 	}
-	var err error
 	switch w.Kind {
 	case Enum:
 		err = rs.matchSymbols(n, w, r)

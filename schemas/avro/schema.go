@@ -15,8 +15,9 @@ var ErrSchemaNotFound = errors.New("schema not found")
 // Kind is a kind of Avro type.
 type Kind uint8
 
-// The kinds. Unreadable marks the part of a writer's type that the reader's
-// cannot take; it occurs in nodes only.
+// The kinds. Decimal is a writer's decimal, in bytes or a fixed, that is read as
+// a number, and Unreadable the part of a writer's type that the reader's cannot
+// take; these two occur in nodes only.
 const (
 	Null Kind = iota
 	Boolean
@@ -32,12 +33,13 @@ const (
 	Map
 	Union
 	Record
+	Decimal
 	Unreadable
 )
 
 var kindNames = [...]string{
 	"null", "boolean", "int", "long", "float", "double", "bytes", "string",
-	"fixed", "enum", "array", "map", "union", "record", "unreadable",
+	"fixed", "enum", "array", "map", "union", "record", "decimal", "unreadable",
 }
 
 // String returns the kind as schemas name it.
@@ -62,7 +64,8 @@ const (
 type Type struct {
 	Kind     Kind
 	Name     string   // full name of a record, enum or fixed
-	Logical  string   // logical type of a primitive one; "" without
+	Logical  string   // logical type of a primitive one or of a fixed; "" without
+	Scale    int      // decimal: the digits after the point
 	Size     int      // fixed
 	Symbols  []string // enum
 	Fallback string   // enum: the symbol for unknown ones, if declared
@@ -104,13 +107,25 @@ func (t *Type) Index(symbol string) int {
 // do not show more than the start of a name. Of the properties of fields that
 // are none of Avro's, those with the given names are kept.
 func Parse(text []byte, properties ...string) (*Type, error) {
+	return (&parser{properties: properties}).schema(text)
+}
+
+// ParseWriter is Parse for a schema that data were written with, in which names
+// may be any text. Resolution does not compare the names of types, and registries
+// and other implementations let pass what the specification does not: hyphens,
+// "$", letters of all alphabets.
+func ParseWriter(text []byte) (*Type, error) {
+	return (&parser{anyName: true}).schema(text)
+}
+
+func (p *parser) schema(text []byte) (*Type, error) {
 	// Into maps, for keys are compared as they are: a property "Name" is not
 	// "name", but someone's own.
 	var schema any
 	if err := json.Unmarshal(text, &schema); err != nil {
 		return nil, fmt.Errorf("not JSON: %.256s", err)
 	}
-	p := parser{named: map[string]*Type{}, properties: properties}
+	p.named = map[string]*Type{}
 	t, err := p.parse(schema, "", 0)
 	if err != nil {
 		return nil, err
@@ -123,6 +138,7 @@ func Parse(text []byte, properties ...string) (*Type, error) {
 
 type parser struct {
 	properties []string
+	anyName    bool
 	named      map[string]*Type
 	records    []*Type
 }
@@ -267,15 +283,53 @@ func (p *parser) object(o object, namespace string, depth int) (*Type, error) {
 			return nil, fmt.Errorf("fixed %.128s without a size", t.Name)
 		}
 		t.Size, t.empty = int(size), size == 0
+		t.annotate(o)
 		return t, nil
 	}
 	t, err := p.reference(typeName, namespace)
-	if logical, _ := o["logicalType"].(string); err == nil && logical != "" && primitives[typeName] == t {
+	if err == nil && primitives[typeName] == t {
 		annotated := *t
-		annotated.Logical = logical
-		t = &annotated
+		if annotated.annotate(o); annotated.Logical != "" {
+			t = &annotated
+		}
 	}
 	return t, err
+}
+
+// connectTimes are the logical types of what Debezium writes as a plain long or
+// int, and says in a property of Kafka Connect what it is.
+var connectTimes = map[string]string{
+	"io.debezium.time.Timestamp":      "timestamp-millis",
+	"io.debezium.time.MicroTimestamp": "timestamp-micros",
+	"io.debezium.time.NanoTimestamp":  "timestamp-nanos",
+	"io.debezium.time.Date":           "date",
+}
+
+// maxScale bounds the digits of a decimal after its point: no double has more
+// than that before its first other than zero.
+const maxScale = 400
+
+// annotate sets the logical type that a type's properties name. A decimal
+// without a scale that it can have is none, as the specification has it.
+func (t *Type) annotate(o object) {
+	logical, _ := o["logicalType"].(string)
+	if logical == "" {
+		connect, _ := o["connect.name"].(string)
+		logical = connectTimes[connect]
+	}
+	if logical == "decimal" {
+		scale := 0.0
+		if given, ok := o["scale"]; ok {
+			if scale, ok = given.(float64); !ok {
+				return
+			}
+		}
+		if t.Kind != Bytes && t.Kind != Fixed || scale < 0 || scale > maxScale || scale != math.Trunc(scale) {
+			return
+		}
+		t.Scale = int(scale)
+	}
+	t.Logical = logical
 }
 
 func (p *parser) enum(o object, namespace string) (*Type, error) {
@@ -292,7 +346,7 @@ func (p *parser) enum(o object, namespace string) (*Type, error) {
 	}
 	seen := make(map[string]bool, len(t.Symbols))
 	for _, s := range t.Symbols {
-		if err := checkName(s); err != nil {
+		if err := p.checkName(s); err != nil {
 			return nil, fmt.Errorf("enum %.128s: symbol %w", t.Name, err)
 		}
 		if seen[s] {
@@ -340,7 +394,7 @@ func (p *parser) record(o object, namespace string, depth int) (*Type, error) {
 
 func (p *parser) field(o object, namespace string, depth int) (f Field, err error) {
 	if f.Name, err = o.text("name"); err == nil {
-		err = checkName(f.Name)
+		err = p.checkName(f.Name)
 	}
 	if err != nil {
 		return f, fmt.Errorf("field %w", err)
@@ -383,7 +437,7 @@ func (p *parser) define(t *Type, o object, namespace string) (string, error) {
 	} else if o["namespace"] != nil {
 		namespace = given
 	}
-	if err := checkName(name); err != nil {
+	if err := p.checkName(name); err != nil {
 		return "", fmt.Errorf("%s: name %w", t.Kind, err)
 	}
 	if len(namespace)+1+len(name) > maxTypeName {
@@ -392,7 +446,7 @@ func (p *parser) define(t *Type, o object, namespace string) (string, error) {
 	t.Name = name
 	if namespace != "" {
 		for part := range strings.SplitSeq(namespace, ".") {
-			if err := checkName(part); err != nil {
+			if err := p.checkName(part); err != nil {
 				return "", fmt.Errorf("%s %.128s: namespace %w", t.Kind, name, err)
 			}
 		}
@@ -408,8 +462,8 @@ func (p *parser) define(t *Type, o object, namespace string) (string, error) {
 	return namespace, nil
 }
 
-func checkName(s string) error {
-	for i := 0; i < len(s); i++ {
+func (p *parser) checkName(s string) error {
+	for i := 0; i < len(s) && !p.anyName; i++ {
 		c := s[i]
 		if c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || i > 0 && '0' <= c && c <= '9' {
 			continue
