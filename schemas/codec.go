@@ -23,7 +23,7 @@ var ErrIncompatible = errors.New("schema is not compatible with earlier versions
 type Registry interface {
 	// Schema returns the schema with the given id, whole: with the types in it
 	// that are defined elsewhere. The error matches avro.ErrSchemaNotFound if
-	// the registry says that it has none, and is an *avro.PoisonError if it has
+	// the registry says that it has none, and is an *PoisonError if it has
 	// one that cannot be used.
 	Schema(ctx context.Context, id int) (string, error)
 	// Register makes schema the latest of subject, unless it is already one of
@@ -336,7 +336,7 @@ func (c *Codec) ask(ctx context.Context, name schemaName) (string, error) {
 	if r, ok := c.registry.(GUIDRegistry); ok {
 		return r.SchemaByGUID(ctx, name.guid.String())
 	}
-	return "", ErrSchemaNotFound
+	return "", avro.ErrSchemaNotFound
 }
 
 // fetch asks the registry for a schema. The error is a *PoisonError with

@@ -11,14 +11,15 @@ import (
 	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/schemas/avro"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
 // read decodes an event written under a schema that is only text to goavro.
-func read(t *testing.T, c *Codec, r *memoryRegistry, schema string, datum []byte) (*CustomerEvent, error) {
+func read(t *testing.T, c *Codec, r *registrytest.Registry, schema string, datum []byte) (*CustomerEvent, error) {
 	t.Helper()
 	e := c.NewEvent()
-	return e, c.DecodeEvent(t.Context(), underSchema(r.add(schema), datum), e)
+	return e, c.DecodeEvent(t.Context(), underSchema(r.Add(schema), datum), e)
 }
 
 // replaced returns text with old replaced, which has to be in it.
@@ -164,7 +165,7 @@ func FuzzDecimal(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	registry := newMemoryRegistry()
+	registry := registrytest.New()
 	c := NewCodec(set, registry)
 	for _, seed := range []string{"1d65", "00", "80", "ff", "7fffffffffffffff", "8000000000000000", "20000000000001",
 		"0020000000000001", "ffffffffffffffffff", "7f" + strings.Repeat("ff", 127), strings.Repeat("80", 40)} {
@@ -176,7 +177,7 @@ func FuzzDecimal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, unscaled []byte, scale uint16) {
 		scale %= 401
 		id := 1000 + int(scale)
-		registry.schemas[id] = eventSchema("", fmt.Sprintf(`{"type":"record","name":"X","fields":[{"name":"x","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":%d}}]}`, scale))
+		registry.Put(id, eventSchema("", fmt.Sprintf(`{"type":"record","name":"X","fields":[{"name":"x","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":%d}}]}`, scale)))
 		e := c.NewEvent()
 		err := c.DecodeEvent(context.Background(), underSchema(id, avro.AppendBytes(eventDatum[:len(eventDatum):len(eventDatum)], unscaled)), e)
 		if len(unscaled) == 0 || len(unscaled) > 128 {
@@ -252,7 +253,7 @@ func TestTimesOfWriters(t *testing.T) {
 		}
 		outcome := `{"type":"record","name":"O","fields":[{"name":"customer_id","type":"string"},{"name":"churned","type":"boolean"},{"name":"observed_at","type":` + r.typ + `}]}`
 		var o ChurnOutcome
-		err = c.DecodeOutcome(t.Context(), underSchema(registry.add(outcome), append([]byte{2, 'c', 1}, number...)), &o)
+		err = c.DecodeOutcome(t.Context(), underSchema(registry.Add(outcome), append([]byte{2, 'c', 1}, number...)), &o)
 		if reasonOf(err) != r.reason || err == nil && o.ObservedAt != r.want {
 			t.Errorf("outcome, %s %d: %d, %v, want %d, %q", r.typ, r.number, o.ObservedAt, err, r.want, r.reason)
 		}
@@ -333,8 +334,9 @@ func TestTextIsUTF8(t *testing.T) {
 
 // guidRegistry knows schemas by GUID, too.
 type guidRegistry struct {
-	*memoryRegistry
+	*registrytest.Registry
 	guids map[string]string
+	calls int // for a GUID
 }
 
 func (r *guidRegistry) SchemaByGUID(_ context.Context, guid string) (string, error) {
@@ -342,13 +344,13 @@ func (r *guidRegistry) SchemaByGUID(_ context.Context, guid string) (string, err
 	if text, ok := r.guids[guid]; ok {
 		return text, nil
 	}
-	return "", ErrSchemaNotFound
+	return "", avro.ErrSchemaNotFound
 }
 
 // Confluent's serializers can name the schema in a header, by id or by GUID.
 func TestSchemaInAHeader(t *testing.T) {
 	s := ownSet(t)
-	registry := &guidRegistry{newMemoryRegistry(), map[string]string{"00112233-4455-6677-8899-aabbccddeeff": s.Schema(TopicEvents)}}
+	registry := &guidRegistry{Registry: registrytest.New(), guids: map[string]string{"00112233-4455-6677-8899-aabbccddeeff": s.Schema(TopicEvents)}}
 	c := NewCodec(s, registry)
 	c.pause = 0
 	if err := c.Register(t.Context()); err != nil {

@@ -45,11 +45,12 @@ const (
 // for concurrent use, and implements schemas.Registry. Its errors show at most 512
 // bytes of what the registry answered.
 type Client struct {
-	client    *sr.Client
-	transport *http.Transport
+	client     *sr.Client
+	transport  *http.Transport
+	references references
 }
 
-var _ schemas.Registry = (*Client)(nil)
+var _ schemas.GUIDRegistry = (*Client)(nil)
 
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*Client, error) {
@@ -86,28 +87,39 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("schema registry: %w", err)
 	}
-	return &Client{client, transport}, nil
+	return &Client{client: client, transport: transport}, nil
 }
 
 // Close closes idle connections.
 func (r *Client) Close() { r.transport.CloseIdleConnections() }
 
-// Schema returns the schema with the given id. The error matches
-// avro.ErrSchemaNotFound only if the registry itself says that it has no such
-// schema; a mere status 404, as from a proxy before it, is a passing error, so
-// that a wrong address does not turn every record into a dead letter.
+// Schema returns the schema with the given id, with the types in it that the
+// schemas define that it refers to. The error matches avro.ErrSchemaNotFound
+// only if the registry itself says that it has no such schema; a mere status 404,
+// as from a proxy before it, is a passing error, so that a wrong address does not
+// turn every record into a dead letter.
 func (r *Client) Schema(ctx context.Context, id int) (string, error) {
 	s, err := r.client.SchemaByID(ctx, id)
-	if err != nil {
-		if errorCode(err) == sr.ErrSchemaNotFound.Code {
-			return "", fmt.Errorf("schema registry: %w: id %d", avro.ErrSchemaNotFound, id)
-		}
+	return r.answer(ctx, s, err, fmt.Sprintf("id %d", id))
+}
+
+// SchemaByGUID is Schema for a GUID, which registries have since Confluent
+// Platform 8.
+func (r *Client) SchemaByGUID(ctx context.Context, guid string) (string, error) {
+	s, err := r.client.SchemaByGUID(ctx, guid)
+	return r.answer(ctx, s.Schema, err, "GUID "+guid)
+}
+
+func (r *Client) answer(ctx context.Context, s sr.Schema, err error, name string) (string, error) {
+	switch {
+	case err != nil && errorCode(err) == sr.ErrSchemaNotFound.Code:
+		return "", fmt.Errorf("schema registry: %w: %s", avro.ErrSchemaNotFound, name)
+	case err != nil:
 		return "", fmt.Errorf("schema registry: %w", shortened(err))
+	case s.Schema == "":
+		return "", fmt.Errorf("schema registry: no schema in the answer for %s", name)
 	}
-	if s.Schema == "" {
-		return "", fmt.Errorf("schema registry: no schema in the answer for id %d", id)
-	}
-	return s.Schema, nil
+	return r.whole(ctx, s)
 }
 
 // Register makes schema the latest of subject with compatibility BACKWARD (or

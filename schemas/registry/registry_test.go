@@ -315,3 +315,163 @@ func TestConfig(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// register makes a schema with references known to a registry, and returns its
+// id.
+func register(t *testing.T, fake *srfake.Registry, subject, schema string, references ...sr.SchemaReference) int {
+	t.Helper()
+	id, _, err := fake.RegisterSchema(subject, sr.Schema{Schema: schema, References: references})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// An event whose attributes are registered under a subject of their own.
+func TestReferences(t *testing.T) {
+	fake := srfake.New(srfake.WithGlobalCompat(sr.CompatNone))
+	defer fake.Close()
+	r := newClient(t, Config{URL: fake.URL()})
+	c := schemas.NewCodec(schemas.Telco(), r)
+	if err := c.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	money := `{"type":"record","name":"Money","namespace":"crm","fields":[{"name":"tenure","type":["null","double"]}]}`
+	register(t, fake, "Money", money)
+	register(t, fake, "Attributes", `{"type":"record","name":"Attributes","namespace":"crm","fields":[{"name":"tenure","type":["null","double"]},{"name":"x","type":["null","Money"]}]}`,
+		sr.SchemaReference{Name: "crm.Money", Subject: "Money", Version: 1})
+	id := register(t, fake, "events-value", `{"type":"record","name":"E","namespace":"crm","fields":[{"name":"event_id","type":"string"},
+		{"name":"customer_id","type":"string"},{"name":"occurred_at","type":"long"},{"name":"changes","type":"Attributes"},
+		{"name":"increments","type":"crm.Money"}]}`,
+		sr.SchemaReference{Name: "crm.Attributes", Subject: "Attributes", Version: 1}, sr.SchemaReference{Name: "crm.Money", Subject: "Money", Version: 1})
+	datum := []byte{2, 'e', 2, 'c', 2}
+	datum = append(datum, 2, 0, 0, 0, 0, 0, 0, 0, 0x40, 0) // changes: tenure 2, no x
+	datum = append(datum, 0)                               // no increment
+	value := append([]byte{0, 0, 0, byte(id >> 8), byte(id)}, datum...)
+	e := c.NewEvent()
+	if err := c.DecodeEvent(t.Context(), value, e); err != nil {
+		t.Fatal(err)
+	}
+	if tenure, _ := c.Set().Spec().Index("tenure"); e.Changes[tenure] != 2 {
+		t.Errorf("tenure is %v", e.Changes[tenure])
+	}
+
+	// By its GUID, in a header.
+	s, err := r.client.SchemaByVersion(t.Context(), "events-value", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := r.SchemaByGUID(t.Context(), s.GUID)
+	if byID, _ := r.Schema(t.Context(), id); err != nil || text != byID || strings.Contains(text, `"type":"Attributes"`) {
+		t.Errorf("by GUID: %v, %s", err, text)
+	}
+	if _, err := r.SchemaByGUID(t.Context(), "00000000-0000-0000-0000-000000000001"); !errors.Is(err, avro.ErrSchemaNotFound) {
+		t.Errorf("unknown GUID: %v", err)
+	}
+}
+
+// subjectsAnswering is a registry that gives every subject the schema that fn makes.
+func subjectsAnswering(t *testing.T, fn func(subject string) (status int, body string)) (*Client, *int) {
+	t.Helper()
+	asked := new(int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		*asked++
+		status, body := fn(strings.Split(strings.Trim(r.URL.Path, "/"), "/")[1])
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return newClient(t, Config{URL: server.URL}), asked
+}
+
+func referring(schema string, subjects ...string) string {
+	var refs []string
+	for _, s := range subjects {
+		refs = append(refs, fmt.Sprintf(`{"name":"x","subject":%q,"version":1}`, s))
+	}
+	return fmt.Sprintf(`{"id":1,"version":1,"subject":"s","schema":%q,"references":[%s]}`, schema, strings.Join(refs, ","))
+}
+
+func TestReferencesAreBounded(t *testing.T) {
+	many := make([]string, 1000)
+	for i := range many {
+		many[i] = fmt.Sprint("s", i)
+	}
+	for _, test := range []struct {
+		name, want string
+		most       int // requests
+		answer     func(subject string) string
+	}{
+		{"in a circle", "refers to itself", 3, func(s string) string {
+			return referring(`"int"`, map[string]string{"ids": "a", "a": "b", "b": "a"}[s])
+		}},
+		{"to itself", "refers to itself", 2, func(string) string { return referring(`"int"`, "a") }},
+		{"ever deeper", "16 deep", 20, func(s string) string { return referring(`"int"`, s+"x") }},
+		{"many", "more than 64 references", 66, func(s string) string {
+			if s == "ids" {
+				return referring(`"int"`, many...)
+			}
+			return referring(`"int"`)
+		}},
+		{"large", "1048576 bytes", 12, func(s string) string {
+			if s == "ids" {
+				return referring(`"int"`, many...)
+			}
+			return referring(`"` + strings.Repeat("x", 200_000) + `"`)
+		}},
+		{"no JSON", "not JSON", 2, func(s string) string {
+			if s == "ids" {
+				return referring(`"int"`, "a")
+			}
+			return referring(`syntax = "proto3";`)
+		}},
+		{"the latest", "which is none", 1, func(string) string {
+			return `{"schema":"\"int\"","references":[{"name":"x","subject":"a","version":-1}]}`
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r, asked := subjectsAnswering(t, func(s string) (int, string) { return http.StatusOK, test.answer(s) })
+			_, err := r.Schema(t.Context(), 1)
+			if poison, ok := schemas.AsPoison(err); !ok || !strings.Contains(poison.Detail, test.want) {
+				t.Errorf("error %v, want poison with %q", err, test.want)
+			}
+			if *asked > test.most {
+				t.Errorf("the registry was asked %d times", *asked)
+			}
+			// Such a schema is asked for once.
+			c := schemas.NewCodec(schemas.Telco(), r)
+			for range 2 {
+				if err := c.DecodeEvent(t.Context(), []byte{0, 0, 0, 0, 1, 0}, c.NewEvent()); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v", err)
+				}
+			}
+		})
+	}
+}
+
+// A reference that is not there yet is waited for, and what was asked for once
+// is remembered.
+func TestReferencesThatAreNotThere(t *testing.T) {
+	status := http.StatusNotFound
+	r, asked := subjectsAnswering(t, func(s string) (int, string) {
+		switch {
+		case s == "ids":
+			return http.StatusOK, referring(`"T"`, "a")
+		case status != http.StatusOK:
+			return status, `{"error_code":40402,"message":"Version not found."}`
+		}
+		return http.StatusOK, referring(`{"type":"fixed","name":"T","size":1}`)
+	})
+	if _, err := r.Schema(t.Context(), 1); err == nil || !errors.Is(err, avro.ErrSchemaNotFound) {
+		t.Errorf("error %v", err)
+	}
+	status = http.StatusOK
+	for range 3 {
+		if text, err := r.Schema(t.Context(), 1); err != nil || !strings.Contains(text, "fixed") {
+			t.Errorf("%v: %s", err, text)
+		}
+	}
+	if *asked != 2+1+3 {
+		t.Errorf("the registry was asked %d times", *asked)
+	}
+}
