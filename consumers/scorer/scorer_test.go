@@ -359,7 +359,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"empty value", "anna", []byte{}, schemas.ReasonBadFrame},
 		{"truncated frame", "anna", good("x")[:3], schemas.ReasonBadFrame},
-		{"wrong magic byte", "anna", append([]byte{1}, good("x")[1:]...), schemas.ReasonBadFrame},
+		{"wrong magic byte", "anna", append([]byte{2}, good("x")[1:]...), schemas.ReasonBadFrame},
 		{"unknown schema id", "anna", frame(999_999, good("x")[5:]), schemas.ReasonUnknownSchema},
 		{"truncated body", "anna", good("x")[:len(good("x"))-3], schemas.ReasonUndecodable},
 		{"trailing bytes", "anna", append(good("x"), 0), schemas.ReasonUndecodable},
@@ -409,7 +409,7 @@ func TestPoisonAsLargeAsARecordCanBe(t *testing.T) {
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	s.start()
-	s.send("anna", bytes.Repeat([]byte{1}, 1<<20-100))
+	s.send("anna", bytes.Repeat([]byte{2}, 1<<20-100))
 	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
 	if got := s.scores(1)[0]; string(got.EventID) != "e1" {
 		t.Errorf("scored event %s", got.EventID)
