@@ -97,7 +97,7 @@ func Measure(c *Case, rounds, samples int) (*Cost, error) {
 }
 
 // time returns the nanoseconds that f takes for one customer, over at least as
-// many calls as told, with one customer after the other.
+// many calls as asked for, with one customer after the other.
 func (c *Case) time(f func(x scoring.Vector), repeats int) float64 {
 	start := time.Now()
 	for i := range repeats {

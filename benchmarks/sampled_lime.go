@@ -13,7 +13,7 @@ import (
 )
 
 // DefaultSamples is how many neighbours the original explainer draws unless
-// told otherwise.
+// set otherwise.
 const DefaultSamples = 5000
 
 // SampledLIME is tabular LIME by sampling, as its authors' package computes it

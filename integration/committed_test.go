@@ -23,7 +23,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// transaction writes records in one transaction and ends it as told.
+// transaction writes records in one transaction and ends it as asked.
 func transaction(t testing.TB, cl *kgo.Client, end kgo.TransactionEndTry, topic string, records ...kafka.Record) {
 	t.Helper()
 	begin(t, cl, topic, records...)

@@ -151,7 +151,7 @@ func sampleDeadLetter() *DeadLetter {
 }
 
 // evolved returns what another version of a schema could look like: the fields
-// of every record in reverse order behind a new one of every kind of type,
+// of every record in reverse order after a new one of every kind of type,
 // unions the other way round, strings as bytes, doubles as floats, longs as
 // ints.
 func evolved(t testing.TB, schema string) string {

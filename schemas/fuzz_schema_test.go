@@ -122,7 +122,7 @@ func plainSchema(schema string) string {
 	return string(text)
 }
 
-// knownRefusal tells whether a schema, or a value under it, is refused although
+// knownRefusal reports whether a schema, or a value under it, is refused although
 // goavro takes it, for a reason that is meant.
 func knownRefusal(detail string) bool {
 	for _, reason := range []string{

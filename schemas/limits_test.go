@@ -24,7 +24,7 @@ func eventSchema(more, changes string) string {
 		`{"name":"increments","type":{"type":"record","name":"I","fields":[]}}]}`
 }
 
-// eventDatum is what such a schema writes of an event, behind the other fields
+// eventDatum is what such a schema writes of an event, after the other fields
 // and before the changes.
 var eventDatum = []byte{2, 'e', 2, 'c', 10}
 

@@ -115,7 +115,7 @@ type ChurnScore struct {
 	RecentEvents    []int64
 	SourcePartition int32
 	SourceOffset    int64
-	// HasBestChange tells whether BestChange is set.
+	// HasBestChange reports whether BestChange is set.
 	HasBestChange bool
 	BestChange    BestChange
 	// AsOf is the moment the score speaks of: the latest OccurredAt of the

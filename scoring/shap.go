@@ -141,7 +141,7 @@ func (t *shapTables) bound(own []float64) float64 {
 //
 // Only when those reach further than any table are they cut too, such that the
 // difference of two that all but cancel stays. More than two such are then not
-// told apart.
+// distinguished.
 func (t *shapTables) saturate(own []float64, order []int) {
 	const certain = 24 // e^−24 < tolerance
 	for i := range order {

@@ -121,7 +121,7 @@ func TestRetrain(t *testing.T) {
 	}
 }
 
-// No change without the token, and none told about.
+// No change without the token, and nobody is notified.
 func TestChangesNeedTheToken(t *testing.T) {
 	st := newStage(t)
 	st.models.add(st.version(1, schemas.StageChallenger))

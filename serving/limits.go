@@ -16,7 +16,7 @@ type Limits struct {
 	// Bodies is how many requests may have their bodies in memory at a time,
 	// and BodyWait how long more than these wait.
 	Bodies   int           `name:"serve-bodies" help:"Requests whose bodies are in memory at a time; more wait." default:"64" unit:"requests" advanced:""`
-	BodyWait time.Duration `name:"serve-body-wait" help:"How long they wait before they are told to come again." default:"5s" advanced:""`
+	BodyWait time.Duration `name:"serve-body-wait" help:"How long they wait before they are asked to come again." default:"5s" advanced:""`
 	// PublishTimeout is how long a request that changes something waits for
 	// Kafka and the registry.
 	PublishTimeout time.Duration `name:"serve-publish-timeout" help:"How long a request that changes something waits for Kafka and the registry." default:"10s" advanced:""`

@@ -128,7 +128,7 @@ func TestReadModelKeepsTheLatest(t *testing.T) {
 	}{
 		{5, 1, 0.1, true},
 		{5, 1, 0.2, false}, // the same again
-		{4, 1, 0.3, false}, // behind
+		{4, 1, 0.3, false}, // older
 		{5, 2, 0.4, true},  // the same event by another model
 		{9, 1, 0.5, true},
 	} {
@@ -161,7 +161,7 @@ func TestReadModelCopies(t *testing.T) {
 	}
 }
 
-// A list is selected at most once a second, but an erased customer leaves it at
+// A list is selected at most once per second, but an erased customer leaves it at
 // once.
 func TestListsAreKeptForASecond(t *testing.T) {
 	m := NewReadModel()

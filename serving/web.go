@@ -622,7 +622,7 @@ func (s *Server) importance(m *scoring.Model) []importanceView {
 }
 
 // events is a stream that says "changed" when customers or models did, at most
-// once a tick. What changed, the page asks for.
+// once per tick. What changed, the page asks for.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	defer s.streams.Add(-1)
 	if s.streams.Add(1) > int64(s.limits.Streams) {

@@ -17,7 +17,7 @@ import (
 
 type flags struct {
 	Model   string `help:"Measure this model, in the form that churnstream explain takes, instead of one trained on the shipped table." type:"existingfile" placeholder:"FILE"`
-	Picture string `help:"Draw the scatter into this file; the ending tells the format (png, svg). Empty: no picture." default:"docs/images/lime-scatter.png"`
+	Picture string `help:"Draw the scatter into this file; the ending says which format (png, svg). Empty: no picture." default:"docs/images/lime-scatter.png"`
 	Sizes   []int  `help:"Numbers of features of the made-up models to measure." default:"5,19,50,200"`
 	Runs    int    `help:"Runs of sampling." default:"100"`
 	Samples int    `help:"Samples a run." default:"5000"`

@@ -12,7 +12,7 @@
 // to the same figures as long as nothing was compacted away or deleted in
 // between. That order needs scores and outcomes of a customer in partitions of
 // the same number, and record times that are about those of writing, which is
-// what producers set unless told otherwise.
+// what producers set by default.
 //
 // What is kept of a customer is a few probabilities with their times. Nothing
 // is written to Kafka and no consumer group is joined.

@@ -90,7 +90,7 @@ func upperBounds(bins []string) ([]float64, bool) {
 }
 
 // countNumbers counts the values at first, first+stride, … in each bin, and
-// behind them those in none: a bin goes up to and includes its bound.
+// after them those in none: a bin goes up to and includes its bound.
 func countNumbers(bounds, values []float64, first, stride int) []float64 {
 	counts := make([]float64, len(bounds)+1)
 	for i := first; i < len(values); i += stride {
@@ -103,7 +103,7 @@ func countNumbers(bounds, values []float64, first, stride int) []float64 {
 	return counts
 }
 
-// countLevels counts the values of a feature at each level, and behind them
+// countLevels counts the values of a feature at each level, and after them
 // those at none: missing, or a level that the training did not know.
 func (r *recentScores) countLevels(feature int, levels []string, v *scoring.Vocabulary) []float64 {
 	byCode := make([]float64, v.Size(feature)+1) // the last one counts the missing

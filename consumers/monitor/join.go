@@ -37,9 +37,9 @@ type outcome struct {
 	observedAt int64
 	writtenAt  int64 // time of the record, or before if it was redriven
 	churned    bool
-	// own tells that the outcome carries attributes.
+	// own is set if the outcome carries attributes.
 	own bool
-	// misplaced tells that another partition holds the customer's scores.
+	// misplaced is set if another partition holds the customer's scores.
 	misplaced bool
 	deadline  int64 // until when a score is waited for
 	done      bool
@@ -49,11 +49,11 @@ type outcome struct {
 type results interface {
 	joined(o *outcome, s score)
 	unmatched(o *outcome, reason string)
-	// historical is told of outcomes with own attributes that no score
+	// historical takes outcomes with own attributes that no score
 	// preceded: history loaded from elsewhere.
 	historical(o *outcome)
 	duplicate(o *outcome)
-	// waiting is told of changes in the number of outcomes that wait.
+	// waiting takes changes in the number of outcomes that wait.
 	waiting(delta int)
 }
 

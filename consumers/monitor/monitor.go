@@ -81,7 +81,7 @@ const computeEvery = time.Second
 
 // Stats is what the monitor knows at a moment.
 type Stats struct {
-	// CaughtUp tells that the history has been read.
+	// CaughtUp reports whether the history has been read.
 	CaughtUp bool
 	// Outcomes counts those joined with a score, whatever its model version.
 	Outcomes int64

@@ -427,7 +427,7 @@ type topicFetcher struct {
 	topic  string
 	offset int // in records
 	high   int
-	stuck  bool // behind an open transaction, for ever
+	stuck  bool // after an open transaction, for ever
 }
 
 func (f *topicFetcher) Offset() int64        { return int64(f.offset) }

@@ -132,7 +132,7 @@ func (p *partition) run(ctx context.Context, caughtUp func()) error {
 }
 
 // next takes the record that was written first off what was fetched, scores
-// before outcomes. It returns nil when another fetch is needed to tell.
+// before outcomes. It returns nil when another fetch is needed to decide.
 func (p *partition) next() *kafka.Record {
 	s, o := &p.scores, &p.outcome
 	from := s
@@ -197,7 +197,7 @@ func (p *partition) takeOutcome(r *kafka.Record, o *schemas.ChurnOutcome) {
 	}, written+p.monitor.cfg.Grace.Milliseconds())
 }
 
-// expireIdle gives outcomes up by the clock, while no record tells the time.
+// expireIdle gives outcomes up by the clock, while no record shows the time.
 func (p *partition) expireIdle() {
 	p.join.expire(p.monitor.now().Add(-inFlight).UnixMilli())
 }

@@ -193,7 +193,7 @@ func TestKnownCustomersCostNoMemory(t *testing.T) {
 	round()
 	round()
 	if n := testing.AllocsPerRun(1, round) / events; n > 0.01 {
-		t.Errorf("%.2f allocations an event", n)
+		t.Errorf("%.2f allocations per event", n)
 	}
 }
 

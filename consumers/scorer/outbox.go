@@ -76,7 +76,7 @@ func (b *outbox) letter(r *kafka.Record, why *schemas.PoisonError) {
 	b.letters = append(b.letters, b.Scorer.letters.Letter(r, why, b.cfg.Now()))
 	b.letterBytes += len(b.letters[len(b.letters)-1].Value)
 	b.metrics.letters.WithLabelValues(string(why.Reason)).Inc()
-	b.log.Warn("dead letter", "topic", schemas.TopicEvents, "offset", r.Offset, "reason", why.Reason, "detail", why.Detail)
+	b.logAt(schemas.TopicEvents).Warn("dead letter", "offset", r.Offset, "reason", why.Reason, "detail", why.Detail)
 }
 
 // keep copies bytes into the arena.

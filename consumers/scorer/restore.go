@@ -139,8 +139,8 @@ func (r *restorer) start(ctx context.Context, marker int64) (from string, err er
 			r.log.Info("no snapshot of the state; reading all of the topic", "topic", schemas.TopicScores)
 		case errors.Is(err, customers.ErrRefused):
 			r.metrics.refusedSnapshots.Inc()
-			r.log.Warn("not using the snapshot of the state; reading all of the topic instead",
-				"topic", schemas.TopicScores, "snapshot", r.snapshotPath(), "reason", err)
+			r.logAt(schemas.TopicScores).Warn("not using the snapshot of the state; reading all of the topic instead",
+				"snapshot", r.snapshotPath(), "reason", err)
 		default:
 			return "", err
 		}

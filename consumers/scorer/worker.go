@@ -395,7 +395,7 @@ func (w *worker) flush(ctx context.Context) error {
 	return nil
 }
 
-// commit tells the group how far the partition is read. Progress is in the
+// commit lets the group know how far the partition is read. Progress is in the
 // output topic: a commit that fails only makes the lag look larger than it is.
 func (w *worker) commit() {
 	if w.next <= w.committed {

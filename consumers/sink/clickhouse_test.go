@@ -206,6 +206,6 @@ func TestClickHouseLogsIn(t *testing.T) {
 		t.Errorf("got %v, want an error that does not tell the password", err)
 	}
 	if first := <-hello; !strings.Contains(first, "\x09retention\x04anna\x06s3cret") {
-		t.Errorf("the server was told %q", first)
+		t.Errorf("the server was sent %q", first)
 	}
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // stores are the kinds of store that there are. A new one is one more line, and
-// an opener that says how its SQL differs; TestStores then tells whether it is
+// an opener that says how its SQL differs; TestStores then shows whether it is
 // one.
 var stores = []struct {
 	name string
@@ -78,7 +78,7 @@ type peculiarities struct {
 	emptyList string
 	// scores are the tables that have scores.
 	scores []string
-	// atomic tells whether a migration and a Write are one transaction each:
+	// atomic reports whether a migration and a Write are one transaction each:
 	// nobody sees the middle of it.
 	atomic bool
 	// dueTidy has the next Write begin to tidy, tidied waits until it is done.

@@ -279,7 +279,7 @@ func testErasedStayErased(t *testing.T, open opener) {
 		}
 	}
 
-	// In the end nothing tells of the customer any more.
+	// In the end nothing is left of the customer.
 	s.oldErasure(t)
 	expectRows(t, s.ask(t, "SELECT customer_id, source_partition, source_offset FROM "+s.table("erasures")+" ORDER BY 1"), "back | 1 | 5", "erased | 1 | 4")
 }
@@ -474,7 +474,7 @@ func TestClickHouseTidies(t *testing.T) {
 }
 
 // A query's times do not depend on how many scores there are, only on how
-// many customers are at risk. Ten scores a customer, a twentieth HIGH.
+// many customers are at risk. Ten scores per customer, a twentieth HIGH.
 func TestCustomersAtRiskIsQuick(t *testing.T) {
 	set := schemas.Telco()
 	rows := scoreRows(t)

@@ -362,7 +362,7 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	}
 	if err := w.claim.Commit(next); err != nil {
 		// The next batch's commit makes up for it.
-		w.log.Warn("offset not committed", "error", err)
+		w.log.Warn("offset not committed", "offset", next, "error", err)
 	}
 	return nil
 }

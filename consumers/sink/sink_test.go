@@ -250,7 +250,7 @@ func TestSinkStoresEverything(t *testing.T) {
 			stack.outcome("anna", 1767225700000),
 			stack.outcome("emil", 1767225700000),
 			kafka.Record{Key: []byte("emil")}, // withdrawn
-			// Written after an erasure that the other topic still tells of.
+			// Written after an erasure that the other topic still has.
 			stack.outcome("carl", 1767225700000),
 			// Withdrawn, while the scores stay.
 			stack.outcome("anna", 1767225600000),

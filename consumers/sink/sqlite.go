@@ -44,7 +44,7 @@ func OpenSQLite(path string, attributes Attributes) (*SQLite, error) {
 			// must survive a power failure too.
 			"synchronous(FULL)",
 			// 64 MiB hold a batch's pages and the index's upper levels; with
-			// the default of 2 MiB, pages go to the file several times a batch.
+			// the default of 2 MiB, pages go to the file several times per batch.
 			"cache_size(-65536)",
 			"temp_store(MEMORY)",
 			// What is deleted is overwritten: else an erased customer stays

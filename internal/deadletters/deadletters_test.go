@@ -274,8 +274,8 @@ func TestRedriveIsFaithfulAndOnce(t *testing.T) {
 		t.Errorf("outcomes %v", outcomes)
 	}
 
-	// Each letter has its two notes behind it. The first is early enough: the
-	// record lies at or behind the end that it gives.
+	// Each letter is followed by its two notes. The first is early enough: the
+	// record lies at or after the end that it gives.
 	var notes []string
 	for _, r := range d.records(schemas.TopicDeadLetters, 0) {
 		if r.Value == nil {
@@ -405,7 +405,7 @@ func TestRedriveByNameAfterARunThatWasCutShort(t *testing.T) {
 	}
 }
 
-// Behind an open transaction nothing can be read, but it may be there.
+// After an open transaction nothing can be read, but it may be there.
 func TestRedriveAfterARunBehindAnOpenTransaction(t *testing.T) {
 	d := newDesk(t)
 	upstream, err := kgo.NewClient(kgo.SeedBrokers(d.broker), kgo.TransactionalID("upstream"),
@@ -694,7 +694,7 @@ func (p *pickyTopics) ProduceTo(ctx context.Context, topic string, partition int
 	return p.producer.ProduceTo(ctx, topic, partition, records)
 }
 
-// One letter that its topic does not take holds up none of those behind it, and
+// One letter that its topic does not take holds up none of those after it, and
 // nothing is left to look for.
 func TestRedriveGoesOnBehindWhatATopicRefuses(t *testing.T) {
 	for _, c := range []struct {
@@ -772,7 +772,7 @@ func TestGet(t *testing.T) {
 	d := newDesk(t)
 	d.file(0, letter(1, nil), letter(2, nil))
 	d.produce(schemas.TopicDeadLetters, 0, kafka.Record{Value: []byte("junk")})
-	d.redrive(d.plan(Filter{}, 0)) // its notes are at 0:3 and behind
+	d.redrive(d.plan(Filter{}, 0)) // its notes are at 0:3 and after
 
 	l, err := d.queue.Get(d.ctx, Position{0, 1})
 	if err != nil {

@@ -23,21 +23,21 @@ type erasures struct {
 	// letters.
 	erased map[string]int64
 	// last holds where, in the partitions that letters came from.
-	last   map[grave]int64
+	last   map[customerAt]int64
 	oldest int64            // time of the oldest letter's record
-	behind map[target]int64 // offset behind the first of the letters' records
+	start  map[target]int64 // offset after the first of the letters' records
 	memory *memory
 }
 
-type grave struct {
+type customerAt struct {
 	target target
 	key    string
 }
 
 func newErasures(m *memory) *erasures {
 	return &erasures{
-		erased: map[string]int64{}, last: map[grave]int64{},
-		oldest: math.MaxInt64, behind: map[target]int64{}, memory: m,
+		erased: map[string]int64{}, last: map[customerAt]int64{},
+		oldest: math.MaxInt64, start: map[target]int64{}, memory: m,
 	}
 }
 
@@ -48,8 +48,8 @@ func (e *erasures) watch(l *Letter) error {
 	}
 	e.oldest = min(e.oldest, l.writtenBy())
 	to, next := l.target(), l.DeadLetter.Offset+1
-	if behind, ok := e.behind[to]; !ok || next < behind {
-		e.behind[to] = next
+	if start, ok := e.start[to]; !ok || next < start {
+		e.start[to] = next
 	}
 	if _, known := e.erased[string(l.Key)]; known {
 		return nil
@@ -73,13 +73,13 @@ func (e *erasures) note(r *kafka.Record) error {
 	}
 	e.erased[string(r.Key)] = max(before, r.Time.UnixMilli())
 	to := target{r.Topic, r.Partition}
-	if _, came := e.behind[to]; came {
-		e.last[grave{to, string(r.Key)}] = r.Offset
+	if _, came := e.start[to]; came {
+		e.last[customerAt{to, string(r.Key)}] = r.Offset
 	}
 	return nil
 }
 
-// after tells whether the letter's customer was erased after its record was
+// after reports whether the letter's customer was erased after its record was
 // written: by the offset of the tombstone if it lies in the same partition,
 // or by its time.
 func (e *erasures) after(l *Letter) bool {
@@ -87,7 +87,7 @@ func (e *erasures) after(l *Letter) bool {
 	if !watched {
 		return false
 	}
-	offset, near := e.last[grave{l.target(), string(l.Key)}]
+	offset, near := e.last[customerAt{l.target(), string(l.Key)}]
 	return at >= l.writtenBy() || near && offset > l.DeadLetter.Offset
 }
 
@@ -114,12 +114,12 @@ func (q *Queue) findErasures(ctx context.Context, e *erasures) error {
 		}
 		spans = append(spans, all...)
 	}
-	for from, behind := range e.behind {
+	for from, next := range e.start {
 		first, end, err := q.cfg.Cluster.Offsets(ctx, from.topic, from.partition)
 		if err != nil {
 			return err
 		}
-		start := max(first, behind)
+		start := max(first, next)
 		if start > end { // the topic was made anew: all of it is younger
 			start = first
 		}

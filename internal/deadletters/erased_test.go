@@ -22,7 +22,7 @@ func TestErasedCustomersAreNotRedriven(t *testing.T) {
 	hour := time.Hour
 	for name, c := range map[string]struct {
 		before []tombstone // below the offsets of the letters' records
-		behind []tombstone
+		after  []tombstone // above them
 		change func(*schemas.DeadLetter)
 		want   string // what is redriven
 	}{
@@ -51,19 +51,19 @@ func TestErasedCustomersAreNotRedriven(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
-			bury := func(all []tombstone) {
+			erase := func(all []tombstone) {
 				for _, s := range all {
 					d.produce(s.topic, s.partition, kafka.Record{Key: []byte(s.key), Time: origin.Add(s.at)})
 				}
 			}
 			live := kafka.Record{Key: []byte("anna"), Value: []byte("x"), Time: origin}
-			bury(c.before)
+			erase(c.before)
 			for topic, partition := range map[string]int{schemas.TopicEvents: 1, schemas.TopicOutcomes: 0} {
 				for n := len(d.records(topic, partition)); n < 4; n++ {
 					d.produce(topic, partition, live)
 				}
 			}
-			bury(c.behind)
+			erase(c.after)
 			d.file(0, letter(3, c.change), letter(3, func(l *schemas.DeadLetter) {
 				l.Topic, l.Partition, l.Key = schemas.TopicOutcomes, 0, []byte("bert")
 			}))

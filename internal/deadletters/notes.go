@@ -103,7 +103,7 @@ func (q *Queue) readNotes(ctx context.Context, spans []kafka.Span, m *memory) (*
 	return n, err
 }
 
-// note writes a note for each of the letters, behind it.
+// note writes a note for each of the letters, after it.
 func (q *Queue) note(ctx context.Context, state string, letters []Letter, end int64) error {
 	byPartition := map[int][]kafka.Record{}
 	for i := range letters {

@@ -58,11 +58,11 @@ const (
 	RefusedModels = "the order of churn.models decides which model is used; churnstream models activate publishes one again"
 	// RefusedEmpty protects customers: a record without a value erases one.
 	RefusedEmpty = "it has no value: it was a deletion, or too large to be kept"
-	// RefusedPartition tells that the topic was deleted or made anew.
+	// RefusedPartition means that the topic was deleted or made anew.
 	RefusedPartition = "its topic or partition is no longer there"
 	// RefusedErased protects customers who asked to be forgotten.
 	RefusedErased = "the customer was erased since; name its position to redrive it nevertheless"
-	// RefusedUnsure tells of a run that was cut short so long ago that its
+	// RefusedUnsure is for a run that was cut short so long ago that its
 	// records, if it wrote any, are gone from the topic.
 	RefusedUnsure = "a run was cut short, and the topic no longer shows whether it was redriven; name its position to redrive it nevertheless"
 )
@@ -114,7 +114,7 @@ func (q *Queue) Plan(ctx context.Context, f Filter, limit int) (*Plan, error) {
 	}
 	memory := q.memory()
 	// Nothing that is not redriven must count to limit, else no run would come
-	// past it. So what decides is read first: the notes, which lie behind their
+	// past it. So what decides is read first: the notes, which lie after their
 	// letters; then, for the letters that may be redriven, the other topics.
 	notes, err := q.readNotes(ctx, spans, memory)
 	if err != nil {
@@ -143,7 +143,7 @@ func (q *Queue) Plan(ctx context.Context, f Filter, limit int) (*Plan, error) {
 		return nil, err
 	}
 	plan := &Plan{Refused: Refusals{}}
-	kept := shelf{limit: limit, memory: memory}
+	kept := bounded{limit: limit, memory: memory}
 	err = q.scan(ctx, spans, &f, nil, func(l *Letter) error {
 		s := l.source()
 		at, written := traces.written[s]
@@ -213,7 +213,7 @@ func (q *Queue) PlanFor(ctx context.Context, at []Position) (*Plan, error) {
 }
 
 // written takes a letter whose record a run that was cut short has written,
-// from the letter at a position: the note to come belongs behind that one's.
+// from the letter at a position: the note to come belongs after that one's.
 func (p *Plan) written(l *Letter, at Position) {
 	p.Done++
 	settled := *l
@@ -221,7 +221,7 @@ func (p *Plan) written(l *Letter, at Position) {
 	p.settle = append(p.settle, settled)
 }
 
-// choose puts the letters in order and takes one a record.
+// choose puts the letters in order and takes one per record.
 func (p *Plan) choose(letters []Letter) {
 	slices.SortFunc(letters, func(a, b Letter) int {
 		x, y := a.source(), b.source()
@@ -295,7 +295,7 @@ func (q *Queue) lookFor(ctx context.Context, notes *notes, sought map[source]boo
 // readRedriven calls use with the letters that the records of a partition from
 // an offset on were redriven from. It reads to the end of this moment, and if
 // need be waits for the transactions open before it: until they end, nothing
-// behind them can be read.
+// after them can be read.
 func (q *Queue) readRedriven(ctx context.Context, to target, start int64, use func(Position)) error {
 	f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: to.topic, Partition: to.partition, Offset: start, MaxWait: briefly})
 	for end := int64(-1); end < 0 || f.Offset() < end; {

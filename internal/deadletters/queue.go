@@ -5,7 +5,7 @@
 // notes in churn.dead-letters itself, as records without a value, in the
 // letter's own partition: one before the record is written ("begun", with the
 // end of the partition it goes to) and one after ("done", or "undone" when its
-// topic did not take it). A note lies behind its letter, hence retention cannot
+// topic did not take it). A note lies after its letter, hence retention cannot
 // take the note and leave the letter. When a run was cut short between the two
 // notes, the next run looks for the record in its topic, from the noted end on,
 // by the header redriven-from. Looking into the topic alone would be simpler and
@@ -62,7 +62,7 @@ func ParsePosition(text string) (Position, error) {
 type Letter struct {
 	Position
 	schemas.DeadLetter
-	// Redriven tells that the record was redriven, by this letter or by
+	// Redriven is set if the record was redriven, by this letter or by
 	// another of the same record.
 	Redriven bool
 }
@@ -89,7 +89,7 @@ func compareAge(a, b Letter) int {
 }
 
 // source is where a record that became a letter came from. Its time, in
-// milliseconds, tells it from the one that had its place before the topic was
+// milliseconds, distinguishes it from the one that had its place before the topic was
 // made anew.
 type source struct {
 	topic     string
@@ -142,8 +142,8 @@ type Config struct {
 	Codec   *schemas.Codec
 	// Logger receives letters that cannot be read. Default none.
 	Logger *slog.Logger
-	// Progress is told now and then how many of how many offsets a scan has
-	// passed. Default: nobody is.
+	// Progress is called now and then with how many of how many offsets a scan has
+	// passed. Default: it is not reported.
 	Progress func(what string, done, total int64)
 	// MaxBytes bounds in bytes what one call holds in memory: letters, the keys
 	// of their customers, and what is noted of letters. Default 256 MiB.
@@ -187,7 +187,7 @@ func (q *Queue) Newest(ctx context.Context, f Filter, limit int) ([]Letter, erro
 		return nil, err
 	}
 	memory := q.memory()
-	kept := shelf{limit: limit, newest: true, memory: memory}
+	kept := bounded{limit: limit, newest: true, memory: memory}
 	notes := newNotes(memory)
 	err = q.scan(ctx, spans, &f, notes.add, func(l *Letter) error { return kept.add(*l) })
 	if err != nil {
@@ -383,8 +383,8 @@ func (m *memory) take(n int) error {
 	return nil
 }
 
-// shelf keeps the oldest or the newest of the letters put on it.
-type shelf struct {
+// bounded keeps the oldest or the newest of the letters added.
+type bounded struct {
 	limit  int // 0 is no limit
 	newest bool
 	memory *memory
@@ -392,7 +392,7 @@ type shelf struct {
 	letters []Letter
 }
 
-func (s *shelf) add(l Letter) error {
+func (s *bounded) add(l Letter) error {
 	s.letters = append(s.letters, l)
 	err := s.memory.take(l.size())
 	if s.limit > 0 && (len(s.letters) >= 2*s.limit || err != nil) {
@@ -402,7 +402,7 @@ func (s *shelf) add(l Letter) error {
 	return err
 }
 
-func (s *shelf) trim() {
+func (s *bounded) trim() {
 	slices.SortFunc(s.letters, compareAge)
 	excess := len(s.letters) - s.limit
 	if s.limit <= 0 || excess <= 0 {
@@ -418,7 +418,7 @@ func (s *shelf) trim() {
 	s.letters = slices.Delete(s.letters, from, to)
 }
 
-func (s *shelf) sorted() []Letter {
+func (s *bounded) sorted() []Letter {
 	s.trim()
 	return s.letters
 }

@@ -87,7 +87,7 @@ const smallLetter = 16 << 10
 
 // Write returns when all letters are acknowledged. A letter that the topic
 // would not take for its size loses first the value and the headers, then the
-// key, and says so: no record may hold up those behind it. The error is ctx's,
+// key, and says so: no record may hold up those after it. The error is ctx's,
 // or one of the topic's that trying again does not mend.
 func (w *Writer) Write(ctx context.Context, letters ...schemas.DeadLetter) error {
 	var together []kafka.Record

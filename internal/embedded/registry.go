@@ -64,7 +64,7 @@ type Registry struct {
 
 	mu      sync.Mutex // serialises requests
 	schemas []registered
-	behind  bool // schemas has what could not be written to the file yet
+	unsaved bool // schemas has what could not be written to the file yet
 }
 
 // registered is one line of registry.json.
@@ -211,7 +211,7 @@ func (r *Registry) write() error {
 	if r.file == "" {
 		return nil
 	}
-	r.behind = true
+	r.unsaved = true
 	data, err := json.MarshalIndent(r.schemas, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding schemas: %w", err)
@@ -219,7 +219,7 @@ func (r *Registry) write() error {
 	if err := writeFile(r.file, data); err != nil {
 		return err
 	}
-	r.behind = false
+	r.unsaved = false
 	return nil
 }
 
@@ -236,7 +236,7 @@ func (r *Registry) caughtUp(next http.Handler) http.Handler {
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.behind {
+		if r.unsaved {
 			if err := r.write(); err != nil {
 				r.log.Error("keeping schemas", "error", err)
 				refuse(w, http.StatusInternalServerError, 50001, "the schemas could not be stored")
@@ -318,7 +318,7 @@ func writeFile(path string, data []byte) error {
 	return nil
 }
 
-// refuseRest refuses what would change schemas behind the file.
+// refuseRest refuses what would change schemas without the file.
 func refuseRest(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch {

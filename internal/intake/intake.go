@@ -1,5 +1,5 @@
 // Package intake turns records into messages, the same way for every reader:
-// records under reserved keys are passed over, tombstones are told from
+// records under reserved keys are passed over, tombstones are distinguished from
 // messages, messages are decoded into memory that is used again, and poison
 // goes where the reader's policy says. While the schema registry is down
 // reading waits, and says so: in the log, in a metric and in the readiness of

@@ -13,7 +13,7 @@ import (
 	"github.com/churnstream/churnstream/internal/retry"
 )
 
-// TopicID is what tells a topic from another of the same name: one that was
+// TopicID is what distinguishes a topic from another of the same name: one that was
 // deleted and created anew has another id (KIP-516). The zero value is that of
 // a broker that knows no ids.
 type TopicID [16]byte

@@ -15,7 +15,7 @@ import (
 // may be worked on across a rebalance.
 //
 // It is that of KIP-429, incremental cooperative rebalancing: members keep
-// working while they join, each tells what it works on, and a partition that is
+// working while they join, each says what it works on, and a partition that is
 // to change hands is given to nobody until the member that has it has stopped
 // and joined once more. Partitions stay where they are as far as balance allows.
 // Partitions of one number go to the same member in all topics.

@@ -269,7 +269,7 @@ func (c *Cluster) metadata(ctx context.Context, topics ...string) (*metadata.Res
 	return nil, fmt.Errorf("asking for metadata: %w", err)
 }
 
-// knowsAll tells whether all topics asked for exist.
+// knowsAll reports whether all topics asked for exist.
 func knowsAll(res *metadata.Response) bool {
 	for _, t := range res.Topics {
 		if t.ErrorCode == int16(kafkago.UnknownTopicOrPartition) {

@@ -1,5 +1,5 @@
 // Package kafka is what the roles need of Apache Kafka, and no more: topics,
-// committed records in order, consumer groups with one worker a partition,
+// committed records in order, consumer groups with one worker per partition,
 // acknowledged writes, and writes that fence a partition's former owner.
 //
 // It stands on segmentio/kafka-go for connections, authentication, routing,

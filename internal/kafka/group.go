@@ -110,7 +110,7 @@ func (cl *Claim) Commit(offset int64) error {
 func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx context.Context, claim *Claim) error) error {
 	for _, topic := range cfg.Topics {
 		// A member that joins for a topic that is not there gets nothing
-		// and is never told when it comes.
+		// and is not notified when it comes.
 		if _, err := c.Partitions(ctx, topic); err != nil {
 			return ignoreEnd(ctx, err)
 		}
@@ -449,7 +449,7 @@ func names(claims []*Claim) []string {
 // pulse is the heartbeat of one generation.
 type pulse struct {
 	// ended receives why the member has to join again: RebalanceInProgress
-	// while it is still a member, else what it was told, or that nobody
+	// while it is still a member, else what the answer was, or that nobody
 	// answered for as long as its session lasts.
 	ended chan error
 	stop  context.CancelFunc

@@ -38,7 +38,7 @@ func newCrew(t *testing.T) *crew {
 	return &crew{t: t, working: map[string]string{}, starts: map[string]int{}, ended: map[string]chan error{}}
 }
 
-// join starts a member of the group; its workers idle until they are told to
+// join starts a member of the group; its workers idle until they are asked to
 // stop.
 func (w *crew) join(ctx context.Context, name string, c *kafka.Cluster, cfg kafka.GroupConfig) {
 	ended := make(chan error, 1)
@@ -345,7 +345,7 @@ func TestConsumeGoesOnWithoutAWorker(t *testing.T) {
 			if claim.Partition == 0 {
 				return nil
 			}
-			// Several heartbeats long nobody tells this one to stop.
+			// Several heartbeats long nobody asks this one to stop.
 			select {
 			case <-ctx.Done():
 				t.Error("stopped")

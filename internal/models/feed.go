@@ -286,13 +286,13 @@ func (f *Feed) refuse(r *kafka.Record, err error) {
 	}
 	f.metrics.refused.WithLabelValues(reason).Inc()
 	f.log.Error("refused a model version; the champion stays",
-		"key", fmt.Sprintf("%.32q", r.Key), "offset", r.Offset, "champion", number(f.Champion()), "error", err)
+		"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "key", fmt.Sprintf("%.32q", r.Key), "champion", number(f.Champion()), "error", err)
 }
 
 // maxVersions bounds the versions known at a time: the newest, and the champion.
 const maxVersions = 200
 
-// publish makes a state the current one and tells those who wait.
+// publish makes a state the current one and wakes those who wait.
 func (f *Feed) publish(next *state) {
 	slices.SortFunc(next.versions, func(a, b *Version) int {
 		if a.Version > b.Version {

@@ -22,7 +22,7 @@ import (
 // browser on this machine from being talked into it: by a page that posts to
 // us, or by a name that was made to resolve to 127.0.0.1 (DNS rebinding).
 // Requests that a proxy has passed on are refused too, as far as they can be
-// told: by the headers that proxies add, and by HTTP/1.0, which only proxies
+// recognised: by the headers that proxies add, and by HTTP/1.0, which only proxies
 // still speak. Where there is a proxy, set a token.
 type Guard struct {
 	hash  [sha256.Size]byte
@@ -125,7 +125,7 @@ func loopback(addr net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// LoopbackHost tells whether host:port or host is localhost or a loopback
+// LoopbackHost reports whether host:port or host is localhost or a loopback
 // address.
 func LoopbackHost(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)

@@ -136,13 +136,13 @@ func TestGuardWithToken(t *testing.T) {
 				t.Errorf("%q from %s: %+v", given, r.RemoteAddr, refusal)
 			}
 			if refusal != nil && strings.Contains(fmt.Sprint(refusal), token) {
-				t.Errorf("%q: the answer tells the token: %v", given, refusal)
+				t.Errorf("%q: the answer shows the token: %v", given, refusal)
 			}
 		}
 	}
 }
 
-// A Server tells the guard where it listens, and Protect answers with problem
+// A Server lets the guard know where it listens, and Protect answers with problem
 // details.
 func TestProtectOnAServer(t *testing.T) {
 	change := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })

@@ -2,7 +2,7 @@
 // stopped, alone in a process or together with others, and that meets the
 // others in Kafka's topics only.
 //
-// A role is a package with a Config whose struct tags say what it can be told
+// A role is a package with a Config whose struct tags say what can be set
 // (see package settings), a New that takes it, and a Definition. Adding one is
 // that package and one line in the list of the command line.
 package role

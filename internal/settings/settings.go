@@ -1,4 +1,4 @@
-// Package settings reads from struct tags what a component can be told: each
+// Package settings reads from struct tags what can be set of a component: each
 // setting's name, default, range and meaning stand once, beside the field that
 // holds it. The command line, the components' own defaults and the reference in
 // docs/limits.md are made of the same tags.
@@ -39,7 +39,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Setting is one thing that a component can be told.
+// Setting is one thing that can be set of a component.
 type Setting struct {
 	// Name is the flag's name, without dashes; "" if it has none.
 	Name string

@@ -65,7 +65,7 @@ type Config struct {
 	// BeforeLive, if set, is called between history and live events, which
 	// begin when it returns nil.
 	BeforeLive func(ctx context.Context) error
-	// Progress, if set, is told how many of all records are on the topics: once
+	// Progress, if set, is called with how many of all records are on the topics: once
 	// the topics are read, then after each batch. It must not block.
 	Progress func(done, total int)
 	// Logger receives starts and ends. Default none.

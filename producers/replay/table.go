@@ -154,7 +154,7 @@ func LoadCSV(set *schemas.Set, r io.Reader, columns Columns) ([]schemas.ChurnOut
 	}
 }
 
-// tableError tells bytes that are no table apart from a reader that failed.
+// tableError distinguishes bytes that are no table from a reader that failed.
 func tableError(err error) error {
 	if parse := (*csv.ParseError)(nil); errors.As(err, &parse) {
 		return fmt.Errorf("%w: %w", ErrTable, err)

@@ -57,7 +57,7 @@ func Example() {
 	}
 	fmt.Println(fitting.Judge(champion, nil).Reason)
 
-	// One that is penalised so much that it hardly tells customers apart.
+	// One that is penalised so much that it hardly distinguishes customers.
 	timid, err := fitting.Fit(ctx, examples, fitting.Config{Strengths: []float64{1e-5}})
 	if err != nil {
 		log.Fatal(err)

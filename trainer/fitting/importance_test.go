@@ -54,7 +54,7 @@ func TestImportanceOfAFeatureWithoutEffectIsZero(t *testing.T) {
 
 // With one feature alone the levels' weights are in the order of their
 // log-odds, negative for the least and positive for the greatest.
-func TestImportancePointsTellTheDirection(t *testing.T) {
+func TestImportancePointsShowTheDirection(t *testing.T) {
 	rates := map[string]float64{"a": 0.3, "b": 0.9, "c": 0.1, "d": 0.6}
 	for _, kind := range []scoring.Kind{scoring.Categorical, scoring.Numeric} {
 		for _, knots := range []int{0, 5} {

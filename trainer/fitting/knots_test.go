@@ -145,9 +145,9 @@ func TestModelOfConstantNumbersHasNoKnots(t *testing.T) {
 	}
 }
 
-// curved makes customers with two numbers whose log-odds are truth of the
+// curved makes customers with two numbers whose log-odds are the curve of the
 // first; the second is noise.
-func curved(t *testing.T, rows int, seed uint64, truth func(x float64) float64) *Dataset {
+func curved(t *testing.T, rows int, seed uint64, curve func(x float64) float64) *Dataset {
 	t.Helper()
 	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "tenure", Kind: scoring.Numeric}, {Name: "noise", Kind: scoring.Numeric}})
 	if err != nil {
@@ -159,7 +159,7 @@ func curved(t *testing.T, rows int, seed uint64, truth func(x float64) float64) 
 		x := scoring.Vector{72 * r.Float64(), r.NormFloat64()}
 		d.Add(Example{
 			Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i), Attributes: x,
-			Churned: r.Float64() < 1/(1+math.Exp(-truth(x[0]))),
+			Churned: r.Float64() < 1/(1+math.Exp(-curve(x[0]))),
 		})
 	}
 	return d
@@ -188,9 +188,9 @@ func meanLogLoss(p *scoring.Predictor, d *Dataset) float64 {
 	return sum / float64(d.Len())
 }
 
-func TestKnotsRecoverAPiecewiseLinearTruth(t *testing.T) {
+func TestKnotsRecoverAPiecewiseLinearCurve(t *testing.T) {
 	// High in the first half year, low for years, higher again at the end.
-	truth := func(x float64) float64 {
+	curve := func(x float64) float64 {
 		switch {
 		case x < 6:
 			return 1.5 - 0.5*x
@@ -199,24 +199,24 @@ func TestKnotsRecoverAPiecewiseLinearTruth(t *testing.T) {
 		}
 		return -1.5 + (x-48)/12
 	}
-	d := curved(t, 40_000, 1, truth)
-	fresh := curved(t, 20_000, 2, truth)
-	best := 0.0 // of the truth itself
+	d := curved(t, 40_000, 1, curve)
+	fresh := curved(t, 20_000, 2, curve)
+	best := 0.0 // of the curve itself
 	x := scoring.NewVector(2)
 	for i := range fresh.Len() {
 		fresh.Attributes(i, x)
-		best += logLoss(1/(1+math.Exp(-truth(x[0]))), fresh.Churned(i)) / float64(fresh.Len())
+		best += logLoss(1/(1+math.Exp(-curve(x[0]))), fresh.Churned(i)) / float64(fresh.Len())
 	}
 	linear := meanLogLoss(fitted(t, d, 0), fresh) - best
 	pieces := fitted(t, d, 13) // knots near every six months
 	excess := meanLogLoss(pieces, fresh) - best
-	t.Logf("log loss beyond the truth's %.5f: linear %.5f, with knots %.5f", best, linear, excess)
+	t.Logf("log loss beyond the curve's %.5f: linear %.5f, with knots %.5f", best, linear, excess)
 	if linear < 0.03 || excess > 0.001 {
-		t.Errorf("log loss beyond the truth's: linear %.5f, with knots %.5f", linear, excess)
+		t.Errorf("log loss beyond the curve's: linear %.5f, with knots %.5f", linear, excess)
 	}
 	for at := 0.0; at <= 72; at += 3 {
-		if got := pieces.LogOdds(scoring.Vector{at, scoring.Missing}); math.Abs(got-truth(at)) > 0.25 {
-			t.Errorf("log-odds %.3f at %v, truth %.3f", got, at, truth(at))
+		if got := pieces.LogOdds(scoring.Vector{at, scoring.Missing}); math.Abs(got-curve(at)) > 0.25 {
+			t.Errorf("log-odds %.3f at %v, curve %.3f", got, at, curve(at))
 		}
 	}
 	// Beyond what was seen the contribution stays.
@@ -225,9 +225,9 @@ func TestKnotsRecoverAPiecewiseLinearTruth(t *testing.T) {
 	}
 }
 
-func TestKnotsOfALinearTruthAreOnTheLine(t *testing.T) {
-	truth := func(x float64) float64 { return 1 - x/18 }
-	d := curved(t, 100_000, 3, truth)
+func TestKnotsOfAStraightLineAreOnTheLine(t *testing.T) {
+	curve := func(x float64) float64 { return 1 - x/18 }
+	d := curved(t, 100_000, 3, curve)
 	linear, pieces := fitted(t, d, 0), fitted(t, d, 5)
 	worst, mean := 0.0, 0.0
 	for at := 0.0; at <= 72; at++ {
@@ -239,7 +239,7 @@ func TestKnotsOfALinearTruthAreOnTheLine(t *testing.T) {
 	if mean > 0.05 || worst > 0.12 { // few leave at the far end
 		t.Errorf("log-odds are off the line by %.3f on average, %.3f at most", mean, worst)
 	}
-	fresh := curved(t, 100_000, 4, truth)
+	fresh := curved(t, 100_000, 4, curve)
 	if a, b := meanLogLoss(linear, fresh), meanLogLoss(pieces, fresh); math.Abs(a-b) > 2e-4 {
 		t.Errorf("log loss %.6f with knots, %.6f linear", b, a)
 	}

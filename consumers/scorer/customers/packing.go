@@ -21,7 +21,7 @@ import (
 //	event id        length and bytes; or a zero and 16 bytes for a UUID
 //	recent events   count and 8 bytes each
 //	presence        a bit for each feature
-//	values          of those present: 8 bytes a number, uvarint a level
+//	values          of those present: a number in 8 bytes, a level as an uvarint
 //	ages            a zero if all are 0; else a one and, for each feature
 //	                present, the difference to the one before as a varint
 //
