@@ -34,6 +34,7 @@ func messageCases(t testing.TB, s *Set) []messageCase {
 	ctx := context.Background()
 	event, score, outcome, model, letter :=
 		sampleEvent(t, s), sampleScore(t, s), sampleOutcome(t, s), sampleModel(), sampleDeadLetter()
+	progress := sampleProgress()
 	return []messageCase{
 		{eventMessage,
 			func(c *Codec, dst []byte) []byte { return c.AppendEvent(dst, event) },
@@ -70,6 +71,13 @@ func messageCases(t testing.TB, s *Set) []messageCase {
 				err := c.DecodeDeadLetter(ctx, b, d)
 				return dump(d), err
 			}, dump(letter)},
+		{progressMessage,
+			func(c *Codec, dst []byte) []byte { return c.AppendProgress(dst, progress) },
+			func(c *Codec, b []byte) (string, error) {
+				p := &Progress{}
+				err := c.DecodeProgress(ctx, b, p)
+				return dump(p), err
+			}, dump(progress)},
 	}
 }
 

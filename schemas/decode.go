@@ -118,6 +118,27 @@ const (
 	headerValue
 )
 
+const (
+	progressGroup = iota
+	progressEventsTopicID
+	progressScoresTopicID
+	progressPartition
+	progressSince
+	progressNext
+	progressLeaderEpoch
+	progressScored
+	progressDuplicates
+	progressDeadLetters
+	progressErasures
+	progressNoRecord
+	progressWriters
+)
+
+const (
+	writerProducerID = iota
+	writerSince
+)
+
 // DecodeEvent decodes a record's value into e, reusing its vectors. The byte
 // slices of e point into value.
 //
@@ -363,6 +384,54 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 			d.FailedAt = in.Integer(n)
 		case deadLetterFailedBy:
 			d.FailedBy = in.string(n)
+		default:
+			in.Skip(n.Writer)
+		}
+		if in.Err() != nil {
+			return in.failed(root, i)
+		}
+	}
+	return in.finish()
+}
+
+// DecodeProgress decodes a marker's value into p, of which it shares nothing.
+// Errors are as those of DecodeEvent.
+func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) error {
+	in, root, err := c.open(ctx, progressMessage, value)
+	if err != nil {
+		return err
+	}
+	*p = Progress{}
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
+		case progressGroup:
+			p.Group = in.string(n)
+		case progressEventsTopicID:
+			p.EventsTopicID = in.string(n)
+		case progressScoresTopicID:
+			p.ScoresTopicID = in.string(n)
+		case progressPartition:
+			p.Partition = int32(in.Integer(n))
+		case progressSince:
+			p.Since = in.Integer(n)
+		case progressNext:
+			p.Next = in.Integer(n)
+		case progressLeaderEpoch:
+			p.LeaderEpoch = int32(in.Integer(n))
+		case progressScored:
+			p.Scored = in.Integer(n)
+		case progressDuplicates:
+			p.Duplicates = in.Integer(n)
+		case progressDeadLetters:
+			p.DeadLetters = in.Integer(n)
+		case progressErasures:
+			p.Erasures = in.Integer(n)
+		case progressNoRecord:
+			p.NoRecord = in.Integer(n)
+		case progressWriters:
+			in.writers(n, p)
 		default:
 			in.Skip(n.Writer)
 		}
@@ -662,6 +731,35 @@ func (in *input) headers(n *avro.Node, d *DeadLetter) {
 				}
 			}
 			d.Headers = append(d.Headers, h)
+		}
+	}
+}
+
+func (in *input) writers(n *avro.Node, p *Progress) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			item := in.Record(items)
+			if item == nil {
+				return
+			}
+			var w Writer
+			for i := range item.Fields {
+				f := &item.Fields[i]
+				switch f.Position {
+				case writerProducerID:
+					w.ProducerID = in.Integer(f.Node)
+				case writerSince:
+					w.Since = in.Integer(f.Node)
+				default:
+					in.Skip(f.Node.Writer)
+				}
+				if in.Err() != nil {
+					in.at(item, i)
+					return
+				}
+			}
+			p.Writers = append(p.Writers, w)
 		}
 	}
 }

@@ -167,6 +167,28 @@ func (c *Codec) AppendDeadLetter(dst []byte, d *DeadLetter) []byte {
 	return appendString(dst, d.FailedBy)
 }
 
+// AppendProgress appends a marker's value, framed, to dst. Register comes first:
+// without a schema id it panics.
+func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
+	dst = c.appendFrame(dst, progressMessage)
+	dst = avro.AppendString(dst, p.Group)
+	dst = avro.AppendString(dst, p.EventsTopicID)
+	dst = avro.AppendString(dst, p.ScoresTopicID)
+	for _, n := range [...]int64{
+		int64(p.Partition), p.Since, p.Next, int64(p.LeaderEpoch), p.Scored, p.Duplicates, p.DeadLetters, p.Erasures, p.NoRecord,
+	} {
+		dst = avro.AppendLong(dst, n)
+	}
+	if len(p.Writers) > 0 {
+		dst = avro.AppendLong(dst, int64(len(p.Writers)))
+		for _, w := range p.Writers {
+			dst = avro.AppendLong(dst, w.ProducerID)
+			dst = avro.AppendLong(dst, w.Since)
+		}
+	}
+	return append(dst, 0)
+}
+
 // The branches of ["null", X], encoded, as all our own unions are.
 const (
 	nullBranch  = 0

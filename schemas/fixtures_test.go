@@ -23,7 +23,7 @@ func ownSet(t testing.TB) *Set {
 	return s
 }
 
-// newCodec returns a registered codec for set; the ids are 1 to 5.
+// newCodec returns a registered codec for set; the ids are 1 to 6.
 func newCodec(t testing.TB, set *Set) (*Codec, *registrytest.Registry) {
 	t.Helper()
 	r := registrytest.New()
@@ -147,6 +147,15 @@ func sampleDeadLetter() *DeadLetter {
 		Reason: ReasonBadFrame, Detail: "it starts with byte 0x7b, not 0", Topic: TopicEvents, Partition: 2,
 		Offset: 99, Timestamp: 1_700_000_000_000, Key: []byte{}, Value: []byte(`{"not":"avro"}`),
 		Headers: []Header{{Key: "trace", Value: []byte{1, 2, 3}}}, FailedAt: 1_700_000_000_001, FailedBy: "score",
+	}
+}
+
+func sampleProgress() *Progress {
+	return &Progress{
+		Group: "churn-scorer", EventsTopicID: "000102030405060708090a0b0c0d0e0f", ScoresTopicID: "f0e0d0c0b0a090807060504030201000",
+		Partition: 3, Since: 1_000, Next: 123_456_789, LeaderEpoch: 7,
+		Sums:    Sums{Scored: 123_455_700, Duplicates: 55, DeadLetters: 3, Erasures: 1, NoRecord: 30},
+		Writers: []Writer{{ProducerID: 4_000, Since: 17}, {ProducerID: 9_223_372_036_854_775_807, Since: 40_000}},
 	}
 }
 

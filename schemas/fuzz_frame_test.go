@@ -22,7 +22,7 @@ func FuzzFrame(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for message := range uint8(5) {
+		for message := range uint8(messageKinds) {
 			f.Add(message, data)
 			f.Add(message, data[:len(data)/2])
 		}
@@ -37,7 +37,7 @@ func FuzzFrame(f *testing.F) {
 			t.Skip("too long")
 		}
 		var err error
-		switch message % 5 {
+		switch message % uint8(messageKinds) {
 		case 0:
 			err = codec.DecodeEvent(ctx, value, codec.NewEvent())
 		case 1:
@@ -48,6 +48,8 @@ func FuzzFrame(f *testing.F) {
 			err = codec.DecodeModel(ctx, value, new(ModelVersion))
 		case 4:
 			err = codec.DecodeDeadLetter(ctx, value, new(DeadLetter))
+		case 5:
+			err = codec.DecodeProgress(ctx, value, new(Progress))
 		}
 		noFrame := len(value) < frameLength || value[0] != magicByte
 		if err == nil {

@@ -177,3 +177,10 @@ func FuzzDecodeDeadLetter(f *testing.F) {
 		func(c *Codec, b []byte, d *DeadLetter) error { return c.DecodeDeadLetter(context.Background(), b, d) },
 		(*Codec).AppendDeadLetter, (*oracle).deadLetter)
 }
+
+func FuzzDecodeProgress(f *testing.F) {
+	fuzzDecode(f, progressMessage, func(*Set) *Progress { return sampleProgress() },
+		func(*Codec) *Progress { return &Progress{} },
+		func(c *Codec, b []byte, p *Progress) error { return c.DecodeProgress(context.Background(), b, p) },
+		(*Codec).AppendProgress, (*oracle).progress)
+}

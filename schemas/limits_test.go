@@ -345,7 +345,7 @@ func TestForgottenSchemas(t *testing.T) {
 				t.Errorf("our own was forgotten: %v", err)
 			}
 			// What was forgotten is asked for again.
-			first := underSchema(6, own[frameLength:])
+			first := underSchema(int(messageKinds)+1, own[frameLength:])
 			if err := c.DecodeEvent(t.Context(), first, c.NewEvent()); reasonOf(err) != r.want || registry.Lookups() != r.schemas+1 {
 				t.Errorf("the first again: %v", err)
 			}

@@ -214,6 +214,46 @@ type DeadLetter struct {
 	FailedBy  string
 }
 
+// Progress is how far a partition of events is processed, and what became of
+// its offsets from Since up to before Next. It is the value of a marker under
+// ProgressKey among the scores.
+type Progress struct {
+	// Group is the consumer group of the scorer.
+	Group string
+	// EventsTopicID and ScoresTopicID are the topics' ids, as the String method
+	// of kafka's TopicID has them.
+	EventsTopicID, ScoresTopicID string
+	Partition                    int32
+	Since, Next                  int64
+	// LeaderEpoch is that of the last event before Next, −1 if there is none.
+	LeaderEpoch int32
+	Sums
+	// Writers are the owners of the partition of scores so far, in the order of
+	// their first records.
+	Writers []Writer
+}
+
+// Sums count the offsets of a partition of events by what became of them.
+type Sums struct {
+	// Scored, Duplicates, DeadLetters and Erasures are records.
+	Scored, Duplicates, DeadLetters, Erasures int64
+	// NoRecord are offsets that hold no record of their own.
+	NoRecord int64
+}
+
+// Total is the number of offsets.
+func (s Sums) Total() int64 {
+	return s.Scored + s.Duplicates + s.DeadLetters + s.Erasures + s.NoRecord
+}
+
+// Unaccounted is how many offsets the sums leave out; it is zero unless
+// something is wrong.
+func (p *Progress) Unaccounted() int64 { return p.Next - p.Since - p.Total() }
+
+// Writer is an owner of a partition of scores: the producer id it wrote under,
+// and the offset from which on.
+type Writer struct{ ProducerID, Since int64 }
+
 // Reason is the kind of failure that made a record a dead letter.
 type Reason string
 

@@ -302,6 +302,24 @@ func (o *oracle) model(m native) *ModelVersion {
 	return v
 }
 
+func (o *oracle) progress(m native) *Progress {
+	p := &Progress{
+		Group: string(o.text(m["group"])), EventsTopicID: string(o.text(m["events_topic_id"])), ScoresTopicID: string(o.text(m["scores_topic_id"])),
+		Partition: int32(o.integer(m["source_partition"])), Since: o.integer(m["since_offset"]), Next: o.integer(m["next_offset"]),
+		LeaderEpoch: int32(o.integer(m["leader_epoch"])),
+		Sums: Sums{
+			Scored: o.integer(m["scored"]), Duplicates: o.integer(m["duplicates"]), DeadLetters: o.integer(m["dead_letters"]),
+			Erasures: o.integer(m["erasures"]), NoRecord: o.integer(m["no_record"]),
+		},
+	}
+	writers, _ := m["writers"].([]any)
+	for _, v := range writers {
+		m := v.(native)
+		p.Writers = append(p.Writers, Writer{ProducerID: o.integer(m["producer_id"]), Since: o.integer(m["since_offset"])})
+	}
+	return p
+}
+
 func (o *oracle) deadLetter(m native) *DeadLetter {
 	d := &DeadLetter{
 		Reason: Reason(o.plain(m["reason"])), Detail: o.plain(m["detail"]), Topic: o.plain(m["topic"]),

@@ -29,6 +29,9 @@ var modelVersionSchema []byte
 //go:embed dead_letter.avsc
 var deadLetterSchema []byte
 
+//go:embed scorer_progress.avsc
+var progressSchema []byte
+
 // ErrSchema is matched by every error about a schema given to Parse or
 // FromFile.
 var ErrSchema = errors.New("customer schema")
@@ -36,7 +39,7 @@ var ErrSchema = errors.New("customer schema")
 // maxSchemaFile bounds the size of a schema file in bytes.
 const maxSchemaFile = 4 << 20
 
-// Set is the five schemas for one company's customer attributes, with the
+// Set is the schemas for one company's customer attributes, with the
 // feature specification that they carry. It is safe for concurrent use.
 type Set struct {
 	spec       *scoring.Spec
@@ -61,11 +64,15 @@ const (
 	outcomeMessage
 	modelMessage
 	deadLetterMessage
+	progressMessage
 	messageKinds
 )
 
+// progressName stands for a topic of the messages that are not alone in theirs.
+const progressName = TopicScores + "-progress"
+
 var messageTopics = [messageKinds]string{
-	TopicEvents, TopicScores, TopicOutcomes, TopicModels, TopicDeadLetters,
+	TopicEvents, TopicScores, TopicOutcomes, TopicModels, TopicDeadLetters, progressName,
 }
 
 // column is how a feature stands in the CustomerAttributes record: a union of

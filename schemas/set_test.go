@@ -40,6 +40,7 @@ func TestShippedSchemasAreTheDerivedOnes(t *testing.T) {
 
 var schemaFiles = [messageKinds]string{
 	"customer_event.avsc", "churn_score.avsc", "churn_outcome.avsc", "model_version.avsc", "dead_letter.avsc",
+	"scorer_progress.avsc",
 }
 
 // Decoders name fields by their positions in our schemas.
@@ -65,6 +66,10 @@ func TestFieldPositions(t *testing.T) {
 			deadLetterPartition: "partition", deadLetterOffset: "offset", deadLetterTimestamp: "timestamp",
 			deadLetterKey: "key", deadLetterValue: "value", deadLetterHeaders: "headers",
 			deadLetterFailedAt: "failed_at", deadLetterFailedBy: "failed_by"},
+		{progressGroup: "group", progressEventsTopicID: "events_topic_id", progressScoresTopicID: "scores_topic_id",
+			progressPartition: "source_partition", progressSince: "since_offset", progressNext: "next_offset", progressLeaderEpoch: "leader_epoch",
+			progressScored: "scored", progressDuplicates: "duplicates", progressDeadLetters: "dead_letters",
+			progressErasures: "erasures", progressNoRecord: "no_record", progressWriters: "writers"},
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}
@@ -91,6 +96,7 @@ func TestFieldPositions(t *testing.T) {
 	checkFields(t, at(modelMessage, modelBaseline), []string{baselineName: "name", baselineBins: "bins",
 		baselineFrequencies: "frequencies"})
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})
+	checkFields(t, at(progressMessage, progressWriters), []string{writerProducerID: "producer_id", writerSince: "since_offset"})
 	for i, s := range at(scoreMessage, scoreRisk).Symbols {
 		if Risk(i).String() != s {
 			t.Errorf("risk %d is %s, in the schema %s", i, Risk(i), s)

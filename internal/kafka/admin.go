@@ -108,6 +108,42 @@ func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[stri
 	return settings, err
 }
 
+// GroupMembers returns how many members a consumer group has at the moment, 0
+// also for one that does not exist. It waits while the cluster is down, but fails
+// with ErrNotAllowed when this user may not look at the group.
+func (c *Cluster) GroupMembers(ctx context.Context, group string) (int, error) {
+	n := 0
+	g := &coordinator{c: c, group: group}
+	err := c.retry(ctx, "describe_groups", fmt.Sprintf("asking for the members of group %q", group), func(ctx context.Context) error {
+		req := kmsg.NewPtrDescribeGroupsRequest()
+		req.Groups = []string{group}
+		res, err := ask[*kmsg.DescribeGroupsResponse](ctx, g, c.cfg.RequestTimeout, req)
+		if err != nil {
+			return notAllowed(err)
+		}
+		if len(res.Groups) != 1 {
+			return fmt.Errorf("an answer about %d groups", len(res.Groups))
+		}
+		n = len(res.Groups[0].Members)
+		err = g.check(res.Groups[0].ErrorCode)
+		if errors.Is(err, kafkago.GroupIdNotFound) {
+			n, err = 0, nil
+		}
+		return notAllowed(err)
+	})
+	return n, err
+}
+
+// ErrNotAllowed means that this user has not the right to what was asked for.
+var ErrNotAllowed = errors.New("not allowed")
+
+func notAllowed(err error) error {
+	if errors.Is(err, kafkago.GroupAuthorizationFailed) {
+		return retry.Permanent(fmt.Errorf("%w: %w", ErrNotAllowed, err))
+	}
+	return err
+}
+
 // exchangeAny makes one exchange with any broker that answers.
 func exchangeAny[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request) (res R, err error) {
 	err = errors.New("no brokers")

@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -69,5 +70,26 @@ func TestTopicSettings(t *testing.T) {
 	}
 	if _, ok := settings["typo"]; ok {
 		t.Error("a topic that does not exist has settings")
+	}
+}
+
+func TestGroupMembers(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 1)
+	if n, err := e.cluster.GroupMembers(ctx, "nobody"); err != nil || n != 0 {
+		t.Errorf("of a group that does not exist: %d, %v", n, err)
+	}
+	done := errors.New("done")
+	err := e.cluster.Consume(ctx, quick(topic), func(ctx context.Context, claim *kafka.Claim) error {
+		if n, err := e.cluster.GroupMembers(ctx, quick(topic).Group); err != nil || n != 1 {
+			t.Errorf("of a group of one: %d, %v", n, err)
+		}
+		return done
+	})
+	if !errors.Is(err, done) {
+		t.Fatal(err)
+	}
+	if n, err := e.cluster.GroupMembers(ctx, quick(topic).Group); err != nil || n != 0 {
+		t.Errorf("after the last has left: %d, %v", n, err)
 	}
 }

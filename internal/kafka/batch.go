@@ -117,6 +117,8 @@ func (b batch) attributes() uint16  { return binary.BigEndian.Uint16(b.data[atAt
 func (b batch) lastOffset() int64   { return b.baseOffset() + int64(b.lastDelta()) }
 func (b batch) lastDelta() int32    { return int32(binary.BigEndian.Uint32(b.data[atLastOffsetDelta:])) }
 func (b batch) producerID() int64   { return int64(binary.BigEndian.Uint64(b.data[atProducerID:])) }
+func (b batch) epoch() int16        { return int16(binary.BigEndian.Uint16(b.data[atProducerEpoch:])) }
+func (b batch) leaderEpoch() int32  { return int32(binary.BigEndian.Uint32(b.data[atLeaderEpoch:])) }
 func (b batch) count() int          { return int(int32(binary.BigEndian.Uint32(b.data[atCount:]))) }
 func (b batch) firstTime() int64    { return int64(binary.BigEndian.Uint64(b.data[atFirstTimestamp:])) }
 func (b batch) maxTime() int64      { return int64(binary.BigEndian.Uint64(b.data[atMaxTimestamp:])) }

@@ -74,6 +74,13 @@ func (c *Cluster) Fence(ctx context.Context, cfg FenceConfig) (*FencedProducer, 
 	return p, nil
 }
 
+// ProducerID returns the id under which Append writes; see Record.
+func (p *FencedProducer) ProducerID() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.producer.id
+}
+
 // initProducerID asks the coordinator of a transactional id for a new epoch: the
 // one after the one given, or after the latest for id and epoch −1.
 func (c *Cluster) initProducerID(ctx context.Context, what, transactionalID string, id int64, epoch int16) (session producerState, err error) {

@@ -331,3 +331,35 @@ func TestAppendEndsWithTheContext(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Who wrote a record can be told from it, also after compaction.
+func TestRecordsNameTheirProducer(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 1)
+	if err := e.cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: "compacted", Partitions: 1, Configs: map[string]string{"cleanup.policy": "compact"}}); err != nil {
+		t.Fatal(err)
+	}
+	var ids []int64
+	for _, id := range []string{"g-0", "g-1"} {
+		p, err := e.cluster.Fence(ctx, kafka.FenceConfig{TransactionalID: id, Topic: "compacted"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, value := range []string{"old", "new"} {
+			if _, err := p.Append(ctx, []kafka.Record{{Key: []byte(id), Value: []byte(value)}, {Key: []byte(id + value), Value: []byte(value)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids = append(ids, p.ProducerID())
+	}
+	if err := e.cluster.NewProducer(kafka.ProducerConfig{}).Produce(ctx, "compacted", kafka.Record{Key: []byte("x"), Value: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	e.broker.Cluster().Compact()
+	records := fetchAll(t, e.cluster.NewFetcher(kafka.FetcherConfig{Topic: "compacted"}), 7)
+	for i, want := range []int64{ids[0], ids[0], ids[0], ids[1], ids[1], ids[1], -1} {
+		if r := records[i]; r.ProducerID != want || (r.ProducerEpoch < 0) != (want < 0) {
+			t.Errorf("%s at offset %d is of producer %d, epoch %d; want %d", r.Key, r.Offset, r.ProducerID, r.ProducerEpoch, want)
+		}
+	}
+}

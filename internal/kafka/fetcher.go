@@ -254,7 +254,7 @@ func (f *Fetcher) take(b batch) (int, error) {
 	case b.lastOffset() < f.offset:
 	default:
 		arena := len(f.decoder.arena)
-		records, err := f.decoder.decode(f.records, b, f.offset, Record{Topic: f.cfg.Topic, Partition: f.cfg.Partition})
+		records, err := f.decoder.decode(f.records, b, f.offset, f.prototype(b))
 		if err != nil {
 			// The checksum was right: asking again brings the same.
 			f.count.unreadable.Inc()
@@ -271,10 +271,15 @@ func (f *Fetcher) take(b batch) (int, error) {
 
 // unreadable returns a record that stands for a batch as a whole.
 func (f *Fetcher) unreadable(b batch, err error) Record {
-	return Record{
-		Topic: f.cfg.Topic, Partition: f.cfg.Partition, Offset: b.lastOffset(), Time: time.UnixMilli(b.maxTime()),
-		Value: []byte{}, Unreadable: &Unreadable{First: b.baseOffset(), Batch: b.data, Err: err},
-	}
+	r := f.prototype(b)
+	r.Offset, r.Time, r.Value = b.lastOffset(), time.UnixMilli(b.maxTime()), []byte{}
+	r.Unreadable = &Unreadable{First: b.baseOffset(), Batch: b.data, Err: err}
+	return r
+}
+
+// prototype returns what the records of a batch have in common.
+func (f *Fetcher) prototype(b batch) Record {
+	return Record{Topic: f.cfg.Topic, Partition: f.cfg.Partition, ProducerID: b.producerID(), ProducerEpoch: b.epoch(), LeaderEpoch: b.leaderEpoch()}
 }
 
 // request asks the leader for what follows f.offset, into f.pending.

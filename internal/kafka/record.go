@@ -19,6 +19,14 @@ type Record struct {
 	Value []byte
 	// Headers are at most maxHeaders of those that a record was read with.
 	Headers []Header
+	// ProducerID and ProducerEpoch are those of the batch that a record was read
+	// in, −1 if its producer had none; ignored on writing. They stay when the
+	// log is compacted.
+	ProducerID    int64
+	ProducerEpoch int16
+	// LeaderEpoch is how many leaders the partition had when the record was
+	// appended, −1 if that is not known; ignored on writing.
+	LeaderEpoch int32
 	// Unreadable is set on a record that stands for a batch that cannot be
 	// read. It has the offset of the batch's last record, no key and an empty
 	// value.
