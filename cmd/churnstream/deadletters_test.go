@@ -172,7 +172,7 @@ func TestRedriveToTheScorer(t *testing.T) {
 	b := newBench(t)
 	b.publishModel()
 	// The registry will give the next schema this id.
-	const newID = 6
+	const newID = 7
 	old := time.Now().Add(-2 * time.Hour).UTC().Truncate(time.Millisecond)
 	early := b.event("anna", "early", old)
 	binary.BigEndian.PutUint32(early[1:], newID)
@@ -217,7 +217,7 @@ func TestRedriveToTheScorer(t *testing.T) {
 		}
 	}
 	shown = b.command("dead-letters", "show", positions["anna"])
-	for _, want := range []string{"6: ", "schema not found", "header     trace: t-1", "redriven   no"} {
+	for _, want := range []string{"7: ", "schema not found", "header     trace: t-1", "redriven   no"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("no %q in:\n%s", want, shown)
 		}
