@@ -44,7 +44,8 @@ type Loop struct {
 	Recovered func()
 }
 
-// Run calls fn as Do does.
+// Run calls fn as Do does. While it fails it is one of the Waits that are watched
+// below ctx.
 func (l Loop) Run(ctx context.Context, fn func(context.Context) error) error {
 	log := l.Log
 	if log == nil {
@@ -56,9 +57,15 @@ func (l Loop) Run(ctx context.Context, fn func(context.Context) error) error {
 		failures int
 		since    time.Time
 		limit    Limit
+		waiting  *wait
+		waited   func()
 	)
 	defer func() {
-		if failures > 0 && l.Recovered != nil {
+		if failures == 0 {
+			return
+		}
+		waited()
+		if l.Recovered != nil {
 			l.Recovered()
 		}
 	}()
@@ -87,11 +94,14 @@ func (l Loop) Run(ctx context.Context, fn func(context.Context) error) error {
 		last = err
 		if failures == 0 {
 			since = time.Now()
+			waiting, waited = begin(ctx, l.Doing)
 			if l.Failing != nil {
 				l.Failing(err)
 			}
 		}
 		failures++
+		failed := err // last is read here only
+		waiting.last.Store(&failed)
 		if l.Failed != nil {
 			l.Failed(err)
 		}
