@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +54,13 @@ type Config struct {
 	// LargestBatch bounds in bytes what one batch may be in memory: when it is
 	// read, decompressed; when a record is written that has one for itself.
 	LargestBatch int `name:"kafka-largest-batch" help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" type:"bytes" advanced:""`
+	// StuckAfter is how long a reader may stand still in a partition that has
+	// records for it; see Standstill.
+	StuckAfter time.Duration `name:"stuck-after" help:"How long a partition may have records to read and its reader stand still, until that is reported as a fault." default:"1m" advanced:""`
 
+	// ExpiryInterval is the time between two looks at which of the records
+	// that wait retention will delete.
+	ExpiryInterval time.Duration `kong:"-" default:"30s"`
 	// ClientID names this process to the brokers.
 	ClientID string `kong:"-" default:"churnstream"`
 	// TLS switches to TLS. Default nil: plain text.
@@ -94,6 +101,10 @@ type Cluster struct {
 	transport *kafkago.Transport
 	client    *kafkago.Client
 	conns     *connPool
+
+	positionsMu    sync.Mutex
+	positions      map[*Position]struct{}
+	lookedAtExpiry time.Time
 }
 
 // Connect prepares to talk to a cluster. It does no I/O, so it succeeds while
@@ -113,7 +124,7 @@ func Connect(cfg Config) (*Cluster, error) {
 	if err := settings.Complete(&cfg); err != nil {
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer)}
+	c := &Cluster{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), positions: map[*Position]struct{}{}}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

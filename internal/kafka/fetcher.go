@@ -40,6 +40,9 @@ type FetcherConfig struct {
 	MaxBytes int
 	// MaxWait is how long a Fetch waits for records. Default 500 ms.
 	MaxWait time.Duration
+	// Position, if set, learns of what is fetched, and of what cannot be any
+	// more. To say what has been dealt with is the reader's part.
+	Position *Position
 }
 
 // Fetcher reads the committed records of one partition in order. It is not
@@ -125,6 +128,7 @@ func (f *Fetcher) Fetch(ctx context.Context) ([]Record, error) {
 		if err := f.c.retry(ctx, "fetch", f.what, f.attempt); err != nil {
 			return nil, err
 		}
+		f.cfg.Position.fetch(f.offset)
 		if len(f.records) > 0 {
 			f.count.fetched.Add(float64(len(f.records)))
 			return f.records, nil
@@ -142,6 +146,7 @@ func (f *Fetcher) attempt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		f.cfg.Position.starts(first)
 		f.offset = first
 	}
 	if len(f.pending) > 0 {
@@ -193,6 +198,7 @@ func (f *Fetcher) reset(ctx context.Context) error {
 	f.c.log.Warn("offset is outside the log, moving", "topic", f.cfg.Topic, "partition", f.cfg.Partition,
 		"offset", f.offset, "to", to, "first", first, "end", end)
 	f.count.resets.Inc()
+	f.cfg.Position.starts(first)
 	f.offset = to
 	return nil
 }

@@ -33,6 +33,9 @@ type GroupConfig struct {
 	// at a time put each other out. Default Config.InstanceID, by default none:
 	// a dynamic member.
 	InstanceID string
+	// Reader is the name under which lag and standstill are reported; see
+	// Cluster.Follow. Default Group.
+	Reader string
 	// Topics are read together: partitions of one number go to one member.
 	Topics []string
 	// SessionTimeout is how long a member that fell silent keeps its
@@ -62,6 +65,9 @@ type Claim struct {
 	// time of assignment; −1 when there is none. As an offset of a
 	// FetcherConfig −1 means the first record.
 	Committed int64
+	// Position is where the worker says how far it has come. Until then it
+	// counts as being at Committed.
+	Position *Position
 
 	member *member
 	cancel context.CancelFunc
@@ -116,6 +122,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx 
 		}
 	}
 	cfg.InstanceID = cmp.Or(cfg.InstanceID, c.cfg.InstanceID)
+	cfg.Reader = cmp.Or(cfg.Reader, cfg.Group)
 	cfg.SessionTimeout = cmp.Or(cfg.SessionTimeout, DefaultSessionTimeout)
 	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, 3*time.Second)
 	cfg.RebalanceTimeout = cmp.Or(cfg.RebalanceTimeout, c.cfg.RebalanceTimeout)
@@ -392,6 +399,7 @@ func (m *member) claim(ctx context.Context, partitions map[string][]int) ([]*Cla
 				committed = -1
 			}
 			claim := &Claim{Topic: topic, Partition: n, Committed: committed, member: m, done: make(chan struct{})}
+			claim.Position = m.c.Follow(m.cfg.Reader, topic, n, committed)
 			m.claims[partitionOf{topic, n}] = claim
 			claims = append(claims, claim)
 		}
@@ -400,7 +408,7 @@ func (m *member) claim(ctx context.Context, partitions map[string][]int) ([]*Cla
 }
 
 func (m *member) start(ctx context.Context, claim *Claim) {
-	ctx, claim.cancel = context.WithCancel(ctx)
+	ctx, claim.cancel = context.WithCancel(claim.Position.Watch(ctx))
 	go func() {
 		defer close(claim.done)
 		defer claim.cancel()
@@ -432,6 +440,7 @@ func (m *member) revoke(claims []*Claim) {
 		if claim.cancel != nil {
 			<-claim.done
 		}
+		claim.Position.Close()
 		delete(m.claims, partitionOf{claim.Topic, claim.Partition})
 	}
 	m.c.metrics.assigned.WithLabelValues(m.cfg.Group).Set(float64(len(m.claims)))

@@ -16,13 +16,29 @@ type counters struct {
 	resets      *prometheus.CounterVec // topic
 	assigned    *prometheus.GaugeVec   // group
 	generations *prometheus.CounterVec // group
+
+	// By reader, topic and partition.
+	lag, stuck, expiring *prometheus.GaugeVec
+	lost                 *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *counters {
 	counter := func(name, help, label string) *prometheus.CounterVec {
 		return metrics.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
 	}
+	position := []string{"reader", "topic", "partition"}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return metrics.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, position))
+	}
 	return &counters{
+		lag: gauge("churn_lag_records",
+			"Records of a partition from a reader's position to the end that the broker gives, whatever the reader waits for."),
+		stuck: gauge("churn_stuck_seconds",
+			"Time for which a reader has had records to read in a partition and has not moved on; 0 when there is none."),
+		expiring: gauge("churn_expiring_records",
+			"Records that a reader has still to read and that are older than three quarters of their topic's retention.ms."),
+		lost: metrics.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "churn_lost_records_total",
+			Help: "Records that left the log before a reader had fetched them."}, position)),
 		retries: counter("churn_kafka_retries_total",
 			"Failed attempts that were retried, by operation.", "operation"),
 		retrying: metrics.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "churn_kafka_retrying",

@@ -21,6 +21,9 @@ type TailConfig struct {
 	// the records that were there at the start have been handled in all
 	// partitions. Default: not called.
 	OnCaughtUp func()
+	// Reader is the name under which lag and standstill are reported; see
+	// Cluster.Follow. Default none: they are not.
+	Reader string
 	// MaxBytes and MaxWait are those of FetcherConfig.
 	MaxBytes int
 	MaxWait  time.Duration
@@ -37,8 +40,9 @@ type TailConfig struct {
 // noticed.
 func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx context.Context, records []Record) error) error {
 	type source struct {
-		fetcher *Fetcher
-		end     int64
+		fetcher  *Fetcher
+		position *Position
+		end      int64
 	}
 	var sources []source
 	for _, topic := range cfg.Topics {
@@ -50,8 +54,14 @@ func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx cont
 			if cfg.FromEnd {
 				s.Start = s.End
 			}
-			sources = append(sources, source{end: s.End, fetcher: c.NewFetcher(FetcherConfig{
-				Topic: topic, Partition: s.Partition, Offset: s.Start, MaxBytes: cfg.MaxBytes, MaxWait: cfg.MaxWait,
+			var position *Position
+			if cfg.Reader != "" {
+				position = c.Follow(cfg.Reader, topic, s.Partition, s.Start)
+				position.Advance(s.Start)
+				defer position.Close()
+			}
+			sources = append(sources, source{end: s.End, position: position, fetcher: c.NewFetcher(FetcherConfig{
+				Topic: topic, Partition: s.Partition, Offset: s.Start, MaxBytes: cfg.MaxBytes, MaxWait: cfg.MaxWait, Position: position,
 			})})
 		}
 	}
@@ -66,6 +76,7 @@ func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx cont
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range sources {
 		group.Go(func() error {
+			ctx := s.position.Watch(ctx)
 			lagging := true
 			for {
 				if lagging && s.fetcher.Offset() >= s.end {
@@ -79,12 +90,12 @@ func (c *Cluster) Tail(ctx context.Context, cfg TailConfig, handle func(ctx cont
 				if err != nil {
 					return ignoreEnd(ctx, err)
 				}
-				if len(records) == 0 {
-					continue
+				if len(records) > 0 {
+					if err := handle(ctx, records); err != nil {
+						return ignoreEnd(ctx, err)
+					}
 				}
-				if err := handle(ctx, records); err != nil {
-					return ignoreEnd(ctx, err)
-				}
+				s.position.Advance(s.fetcher.Offset())
 			}
 		})
 	}
