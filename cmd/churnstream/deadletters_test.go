@@ -262,7 +262,7 @@ func TestRedriveToTheScorer(t *testing.T) {
 		t.Fatalf("events %v", events)
 	}
 	headers := fmt.Sprint(events[1]["headers"])
-	if events[1]["timestamp"] != old.Format(time.RFC3339Nano) || events[1]["partition"] != events[0]["partition"] || events[1]["schema_id"] != 6.0 ||
+	if events[1]["timestamp"] != old.Format(time.RFC3339Nano) || events[1]["partition"] != events[0]["partition"] || events[1]["schema_id"] != float64(newID) ||
 		headers != fmt.Sprintf("[map[key:trace value:t-1] map[key:%s value:%s] map[key:%s value:%d]]",
 			deadletters.HeaderRedrivenFrom, positions["anna"], deadletters.HeaderWrittenAt, old.UnixMilli()) {
 		t.Errorf("the redriven event %v", events[1])
