@@ -7,8 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -35,32 +33,11 @@ func password(of string) string { return of + "-" + secretMark }
 // on what they say to a server that speaks none.
 func terminateTLS(t testing.TB, demanding *tls.Config, target string) string {
 	t.Helper()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", demanding)
+	ln, err := certificates.Terminate(demanding, target)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer client.Close()
-				server, err := net.Dial("tcp", target)
-				if err != nil {
-					return
-				}
-				defer server.Close()
-				go func() {
-					_, _ = io.Copy(server, client)
-					server.Close()
-				}()
-				_, _ = io.Copy(client, server)
-			}()
-		}
-	}()
 	return ln.Addr().String()
 }
 

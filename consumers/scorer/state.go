@@ -1,7 +1,6 @@
 package scorer
 
 import (
-	"hash/fnv"
 	"sync"
 	"time"
 
@@ -45,15 +44,11 @@ func (s *state) remember(offset int64, r *kafka.Record) {
 // recordHash distinguishes records. It leaves the timestamp out, which a broker
 // may set.
 func recordHash(r *kafka.Record) uint64 {
-	h := fnv.New64a()
-	h.Write(r.Key)
-	h.Write([]byte{0})
-	h.Write(r.Value)
+	texts := [][]byte{r.Key, {0}, r.Value}
 	for _, header := range r.Headers {
-		h.Write([]byte(header.Key))
-		h.Write(header.Value)
+		texts = append(texts, []byte(header.Key), header.Value)
 	}
-	return h.Sum64()
+	return scoring.Hash(texts...)
 }
 
 // lostStates keeps the states of partitions that went to other scorers, since

@@ -5,15 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"flag"
-	"io"
 	"net"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/certificates"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -116,43 +115,29 @@ func TestClickHouseTLS(t *testing.T) {
 	c := threeFeatures(t)
 	s := openTestClickHouse(t, c)
 	backend := testServer(t).native
-	certificates := httptest.NewTLSServer(nil)
-	defer certificates.Close()
-	front, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates.TLS.Certificates})
+	authority, err := certificates.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := authority.Server("clickhouse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front, err := certificates.Terminate(&tls.Config{Certificates: []tls.Certificate{certificate}}, backend)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer front.Close()
-	go func() {
-		for {
-			client, err := front.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer client.Close()
-				server, err := net.Dial("tcp", backend)
-				if err != nil {
-					return
-				}
-				defer server.Close()
-				go func() {
-					io.Copy(server, client)
-					server.Close()
-				}()
-				io.Copy(client, server)
-			}()
-		}
-	}()
-
-	pool := x509.NewCertPool()
-	pool.AddCert(certificates.Certificate())
 	for _, test := range []struct {
 		name string
 		cfg  ClickHouseConfig
 		ok   bool
 	}{
-		{"known certificate", ClickHouseConfig{TLS: &tls.Config{RootCAs: pool}, Username: "default"}, true},
+		{"known certificate", ClickHouseConfig{TLS: &tls.Config{RootCAs: authority.Pool()}, Username: "default"}, true},
 		{"unknown certificate", ClickHouseConfig{TLS: &tls.Config{RootCAs: x509.NewCertPool()}}, false},
 		{"no TLS", ClickHouseConfig{}, false},
 	} {

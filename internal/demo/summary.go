@@ -16,6 +16,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
@@ -41,12 +42,15 @@ const maxLatencies = 1 << 18
 
 // Run reads until ctx ends.
 func (p *probe) Run(ctx context.Context) error {
-	score := p.codec.NewScore()
-	var decoding sync.Mutex
+	in := intake.New(intake.Config{Logger: p.log})
+	reader := intake.NewReader(in, intake.Topic[schemas.ChurnScore]{
+		Decode: p.codec.DecodeScore, New: p.codec.NewScore, Poison: in.PassOver(nil),
+	})
+	var reading sync.Mutex
 	return p.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores, schemas.TopicDeadLetters}},
 		func(ctx context.Context, records []kafka.Record) error {
-			decoding.Lock()
-			defer decoding.Unlock()
+			reading.Lock()
+			defer reading.Unlock()
 			now := time.Now()
 			for i := range records {
 				r := &records[i]
@@ -59,14 +63,13 @@ func (p *probe) Run(ctx context.Context) error {
 					p.mu.Unlock()
 					continue
 				}
-				if err := p.codec.DecodeScore(ctx, r.Value, score); err != nil {
-					if _, poison := schemas.AsPoison(err); poison {
-						p.log.Warn("the probe could not read a score", "error", err)
-						continue
-					}
+				kind, err := reader.Read(ctx, r)
+				if err != nil {
 					return err
 				}
-				p.add(float64(now.UnixMilli() - score.OccurredAt))
+				if kind == intake.Message {
+					p.add(float64(now.UnixMilli() - reader.Message().OccurredAt))
+				}
 			}
 			return nil
 		})
