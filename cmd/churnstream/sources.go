@@ -21,6 +21,7 @@ type sourceFlags struct {
 	IDColumn     string        `help:"Column of --table that identifies the customer." placeholder:"NAME"`
 	LabelColumn  string        `help:"Column of --table that says whether the customer left." placeholder:"NAME"`
 	LabelValue   string        `help:"What stands in that column for a customer who left." placeholder:"TEXT"`
+	Missing      []string      `help:"What marks a missing attribute in --table, besides an empty cell." default:"NA,N/A,#N/A,NaN,null" placeholder:"TEXT"`
 	Rate         float64       `help:"Customer events per second; 0 means as many as can be." default:"200"`
 	OutcomeDelay time.Duration `help:"How long after its event a customer's outcome follows." default:"2s"`
 	DriftAfter   time.Duration `help:"After this long, outcomes begin to flip at a rising rate; 0 never." default:"0s"`
@@ -43,7 +44,7 @@ func (f *sourceFlags) examples(set *schemas.Set) ([]schemas.ChurnOutcome, error)
 		return nil, fmt.Errorf("--table: %w", err)
 	}
 	defer file.Close()
-	examples, err := replay.LoadCSV(set, file, replay.Columns{ID: f.IDColumn, Label: f.LabelColumn, Positive: f.LabelValue})
+	examples, err := replay.LoadCSV(set, file, replay.Columns{ID: f.IDColumn, Label: f.LabelColumn, Positive: f.LabelValue, Missing: f.Missing})
 	if err != nil {
 		return nil, fmt.Errorf("--table %s: %w", f.Table, err)
 	}

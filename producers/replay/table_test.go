@@ -158,6 +158,44 @@ func TestLoadCSV(t *testing.T) {
 	}
 }
 
+// Tables as they are published.
+func TestLoadCSVOfOthers(t *testing.T) {
+	for name, test := range map[string]struct{ table, want string }{
+		"plain":                    {"plan,visits,id,left\ngold,20.5,a,1\nsilver,,b,0\n", `a true "gold" "20.5", b false "silver" ""`},
+		"a blank for a number":     {"plan,visits,id,left\ngold,20.5,a,1\nsilver, ,b,0\n", `a true "gold" "20.5", b false "silver" ""`},
+		"white space around cells": {" plan ,visits,id\t,left\ngold ,20.5 ,a , 1\n silver,\u00a0,\tb,0 \n", `a true "gold" "20.5", b false "silver" ""`},
+		"before quotes":            {"plan, \"visits\", id, left\n\"gold\", \"20.5\", a, \"1\"\n", `a true "gold" "20.5"`},
+		"mark, CRLF and quotes":    {"\ufeff\"plan\",\"visits\",\"id\",\"left\"\r\n\"gold \",\"20.5\",\"a\",\"1\"\r\n\" \",\"\",\"b\",\"0\"\r\n", `a true "gold" "20.5", b false "" ""`},
+		"no end of the last line":  {"plan,visits,id,left\r\ngold,20.5,a,1", `a true "gold" "20.5"`},
+		"marks of missing values": {"plan,visits,id,left\nNA,N/A,a,1\nnan,NaN,b,0\nnull,NULL,c,0\n#N/A, na ,d,0\nNaNa,1,e,0\n",
+			`a true "" "", b false "" "", c false "" "", d false "" "", e false "NaNa" "1"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := smallSet(t)
+			examples, err := LoadCSV(set, strings.NewReader(test.table), smallColumns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, e := range examples {
+				got = append(got, fmt.Sprintf("%s %v %q %q", e.CustomerID, e.Churned, set.Text(0, e.Attributes[0]), set.Text(1, e.Attributes[1])))
+			}
+			if got := strings.Join(got, ", "); got != test.want {
+				t.Errorf("got  %s\nwant %s", got, test.want)
+			}
+		})
+	}
+	// Who has a level of that name says what is missing.
+	set := smallSet(t)
+	columns := smallColumns
+	columns.Missing = []string{"?"}
+	examples, err := LoadCSV(set, strings.NewReader("plan,visits,id,left\nNA,?,a,1\n?, ,b,0\n"), columns)
+	if err != nil || set.Text(0, examples[0].Attributes[0]) != "NA" || !scoring.IsMissing(examples[0].Attributes[1]) ||
+		!scoring.IsMissing(examples[1].Attributes[0]) || !scoring.IsMissing(examples[1].Attributes[1]) {
+		t.Errorf("%v: %+v", err, examples)
+	}
+}
+
 func TestLoadCSVRefuses(t *testing.T) {
 	tests := []struct{ name, table, message string }{
 		{"nothing", "", "empty"},
@@ -165,14 +203,19 @@ func TestLoadCSVRefuses(t *testing.T) {
 		{"no label column", "plan,visits,id\n", `"left"`},
 		{"no column of a feature", "plan,id,left\n", `"visits"`},
 		{"a column twice", "plan,plan,visits,id,left\n", `"plan" occurs twice`},
-		{"no id", "plan,visits,id,left\ngold,1,,0\n", "line 2: no customer id"},
-		{"a long id", "plan,visits,id,left\ngold,1," + strings.Repeat("a", 300) + ",0\n", "line 2: a customer id of 300 bytes"},
-		{"an id twice", "plan,visits,id,left\ngold,1,a,0\ngold,1,b,0\ngold,1,a,0\n", "line 4: the same customer id as line 2"},
-		{"no label", "plan,visits,id,left\ngold,1,a,\n", "line 2: no label"},
-		{"a third label", "plan,visits,id,left\ngold,1,a,0\ngold,1,b,1\ngold,1,c,yes\n", `line 4: label "yes"`},
-		{"no number", "plan,visits,id,left\ngold,1,a,0\ngold,often,b,0\n", `line 3: column "visits"`},
+		{"no id", "plan,visits,id,left\ngold,1,,0\n", `line 2: column "id": value "": no customer id`},
+		{"a long id", "plan,visits,id,left\ngold,1," + strings.Repeat("a", 300) + ",0\n", `…: a customer id of 300 bytes`},
+		{"an id twice", "plan,visits,id,left\ngold,1,a,0\ngold,1,b,0\ngold,1,a,0\n", `line 4: column "id": value "a": the same customer id as line 2`},
+		{"no label", "plan,visits,id,left\ngold,1,a,\n", `line 2: column "left": value "": no label`},
+		{"a third label", "plan,visits,id,left\ngold,1,a,0\ngold,1,b,1\ngold,1,c,yes\n", `line 4: column "left": value "yes": neither "1" nor "0"`},
+		{"no number", "plan,visits,id,left\ngold,1,a,0\ngold,often,b,0\n", `line 3: column "visits": value "often": must be a number`},
 		{"infinite", "plan,visits,id,left\ngold,Inf,a,0\n", `line 2: column "visits"`},
-		{"not a number", "plan,visits,id,left\ngold,NaN,a,0\n", `line 2: column "visits"`},
+		{"on the second line of its row", "plan,visits,id,left\n\"go\nld\",often,a,0\n", `line 3: column "visits"`},
+		{"a missing label", "plan,visits,id,left\ngold,1,a,N/A\n", `line 2: column "left": value "N/A": no label`},
+		{"a label of white space", "plan,visits,id,left\ngold,1,a, \n", "no label"},
+		{"an id of white space", "plan,visits,id,left\ngold,1,\u00a0,0\n", "no customer id"},
+		{"an id in Latin-1", "plan,visits,id,left\ngold,1,J\xfcrgen,0\n", `value "J\xfcrgen": is not UTF-8 text`},
+		{"a level in Latin-1", "plan,visits,id,left\nm\xfcd,1,a,0\n", `column "plan": value "m\xfcd": is not UTF-8 text`},
 		{"short row", "plan,visits,id,left\ngold,1\n", "line 2"},
 		{"open quote", "plan,visits,id,left\n\"gold,1,a,0\n", "line 2"},
 	}
