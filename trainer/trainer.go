@@ -317,11 +317,11 @@ func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.Churn
 		t.erase(r, false)
 		return nil
 	}
-	at := s.OccurredAt
+	at := s.AsOf
 	for _, age := range s.AttributeAges {
-		// A late event leaves attributes in place that were set after it.
-		// Such a snapshot knows more than there was to know at its own
-		// time.
+		// Scores written before they had an as_of speak of their event's time.
+		// A late event leaves attributes in place that were set after it: such
+		// a snapshot knows more than there was to know at that time.
 		at = max(at, s.OccurredAt-age)
 	}
 	t.mu.Lock()

@@ -165,6 +165,14 @@ func (w *world) score(id string, at int64, x scoring.Vector, ages []int64) kafka
 	})}
 }
 
+func (w *world) scoreAsOf(id string, at, asOf int64, x scoring.Vector) kafka.Record {
+	return kafka.Record{Key: []byte(id), Value: w.codec.AppendScore(nil, &schemas.ChurnScore{
+		CustomerID: []byte(id), EventID: []byte("00000000-0000-0000-0000-000000000002"),
+		OccurredAt: at, AsOf: asOf, ScoredAt: at, ModelVersion: 1, Probability: 0.5, Previous: scoring.Missing,
+		ExpectedProbability: 0.5, Attributes: x,
+	})}
+}
+
 func (w *world) produce(topic string, records ...kafka.Record) {
 	w.t.Helper()
 	if err := w.out.Produce(w.ctx, topic, records...); err != nil {
@@ -350,7 +358,9 @@ func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
 	// A late event's score: its attributes were set after it.
 	w.produce(schemas.TopicScores,
 		w.score("bert", 100, x(1), nil),
-		w.score("bert", 90, x(2), []int64{0, 0, -30}))
+		w.score("bert", 90, x(2), []int64{0, 0, -30}),
+		// One of a late event that set nothing, and says what it speaks of.
+		w.scoreAsOf("bert", 105, 130, x(3)))
 	w.produce(schemas.TopicOutcomes, w.outcome("bert", 110, true, nil))
 
 	tr, _ := w.trainer(Config{Grace: time.Hour})

@@ -4,8 +4,8 @@
 //
 // The score that counts for an outcome is the one that was in force: of the
 // customer's scores that had been written when the outcome was written, the
-// one with the latest occurred_at not after the outcome's observed_at minus
-// the lead time. If there is none, the first such score written within a grace
+// one with the latest as_of not after the outcome's observed_at minus the lead
+// time. If there is none, the first such score written within a grace
 // period counts. An outcome that was redriven was written when it was at first.
 // Both topics are read side by side in the order of their
 // record times, so a restart, which reads them again from their start, comes

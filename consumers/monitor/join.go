@@ -25,7 +25,7 @@ const (
 
 // score is what is kept of a score. Times are in milliseconds since 1970.
 type score struct {
-	occurredAt  int64
+	asOf        int64
 	writtenAt   int64 // time of the record
 	version     int64
 	probability float64
@@ -72,7 +72,7 @@ type join struct {
 }
 
 type customer struct {
-	scores  []score // ascending by occurredAt, then as written
+	scores  []score // ascending by asOf, then as written
 	dropped bool    // there were more
 	waiting []*outcome
 }
@@ -99,7 +99,7 @@ func (j *join) score(id []byte, s score) bool {
 	if len(c.waiting) > 0 {
 		still := c.waiting[:0]
 		for _, o := range c.waiting {
-			if s.occurredAt <= o.observedAt-j.lead && s.writtenAt <= o.deadline {
+			if s.asOf <= o.observedAt-j.lead && s.writtenAt <= o.deadline {
 				o.done = true
 				j.results.waiting(-1)
 				j.results.joined(o, s)
@@ -203,8 +203,8 @@ func (j *join) giveUp(reason string) {
 // add inserts s, dropping the oldest score beyond limit. It returns false if
 // the score is there already.
 func (c *customer) add(s score, limit int) bool {
-	i := sort.Search(len(c.scores), func(i int) bool { return c.scores[i].occurredAt > s.occurredAt })
-	for k := i - 1; k >= 0 && c.scores[k].occurredAt == s.occurredAt; k-- {
+	i := sort.Search(len(c.scores), func(i int) bool { return c.scores[i].asOf > s.asOf })
+	for k := i - 1; k >= 0 && c.scores[k].asOf == s.asOf; k-- {
 		if c.scores[k].version == s.version && c.scores[k].probability == s.probability {
 			return false
 		}
@@ -224,11 +224,11 @@ func (c *customer) add(s score, limit int) bool {
 	return true
 }
 
-// inForce returns the score with the latest occurredAt not after at, among
+// inForce returns the score with the latest asOf not after at, among
 // those written by the given time; of equally late ones the last written.
 func (c *customer) inForce(at, writtenBy int64) (score, bool) {
 	for i := len(c.scores) - 1; i >= 0; i-- {
-		if s := &c.scores[i]; s.occurredAt <= at && s.writtenAt <= writtenBy {
+		if s := &c.scores[i]; s.asOf <= at && s.writtenAt <= writtenBy {
 			return *s, true
 		}
 	}
@@ -236,10 +236,10 @@ func (c *customer) inForce(at, writtenBy int64) (score, bool) {
 }
 
 // firstWritten returns the score that was written first among those whose
-// occurredAt is not after at, if it was written by the given time.
+// asOf is not after at, if it was written by the given time.
 func (c *customer) firstWritten(at, writtenBy int64) (first score, found bool) {
 	for _, s := range c.scores {
-		if s.occurredAt <= at && s.writtenAt <= writtenBy && (!found || s.writtenAt < first.writtenAt) {
+		if s.asOf <= at && s.writtenAt <= writtenBy && (!found || s.writtenAt < first.writtenAt) {
 			first, found = s, true
 		}
 	}

@@ -34,7 +34,7 @@ func TestJoin(t *testing.T) {
 	scored := func(occurred, written, version int64, p float64) step {
 		return func(j *join) {
 			j.expire(written)
-			j.score([]byte("a"), score{occurredAt: occurred, writtenAt: written, version: version, probability: p})
+			j.score([]byte("a"), score{asOf: occurred, writtenAt: written, version: version, probability: p})
 		}
 	}
 	observe := func(o outcome) step {
@@ -138,7 +138,7 @@ func TestJoin(t *testing.T) {
 
 func TestScoreWrittenAgain(t *testing.T) {
 	j := newJoin(8, 0, &ledger{})
-	s := score{occurredAt: 10, writtenAt: 11, version: 1, probability: .5}
+	s := score{asOf: 10, writtenAt: 11, version: 1, probability: .5}
 	if !j.score([]byte("a"), s) {
 		t.Error("a new score was taken for an old one")
 	}
@@ -175,7 +175,7 @@ func TestJoinAgainstDefinition(t *testing.T) {
 		for i := range 60 {
 			at := int64(10 * i) // times of records differ, so their order is defined
 			if r.IntN(3) > 0 {
-				s := score{occurredAt: at - r.Int64N(40), writtenAt: at, version: int64(i), probability: .5}
+				s := score{asOf: at - r.Int64N(40), writtenAt: at, version: int64(i), probability: .5}
 				scores = append(scores, s)
 				log = append(log, written{at, &s, nil})
 			} else {
@@ -191,12 +191,12 @@ func TestJoinAgainstDefinition(t *testing.T) {
 			var best *score
 			for k := range scores {
 				s := &scores[k]
-				if s.occurredAt <= w.o.observedAt-lead && s.writtenAt <= w.at && (best == nil || s.occurredAt >= best.occurredAt) {
+				if s.asOf <= w.o.observedAt-lead && s.writtenAt <= w.at && (best == nil || s.asOf >= best.asOf) {
 					best = s
 				}
 			}
 			for k := 0; best == nil && k < len(scores); k++ {
-				if s := &scores[k]; s.occurredAt <= w.o.observedAt-lead && s.writtenAt > w.at && s.writtenAt <= w.at+grace {
+				if s := &scores[k]; s.asOf <= w.o.observedAt-lead && s.writtenAt > w.at && s.writtenAt <= w.at+grace {
 					best = s
 				}
 			}
@@ -278,6 +278,6 @@ func BenchmarkJoinScore(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
-		j.score(ids[i%len(ids)], score{occurredAt: int64(i), writtenAt: int64(i), version: 1, probability: .3})
+		j.score(ids[i%len(ids)], score{asOf: int64(i), writtenAt: int64(i), version: 1, probability: .3})
 	}
 }

@@ -79,7 +79,7 @@ func newMetrics(m *Monitor) *metrics {
 		}),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "churn_label_delay_seconds",
-			Help: "Time from the event that a score rests on until its outcome was observed.",
+			Help: "Time from the moment that a score speaks of until its outcome was observed.",
 			Buckets: []float64{1, 10, 60, 600, hour, 6 * hour, day, 3 * day, 7 * day, 14 * day,
 				30 * day, 60 * day, 90 * day, 180 * day},
 			NativeHistogramBucketFactor:    1.1,

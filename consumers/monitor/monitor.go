@@ -206,7 +206,7 @@ func (m *Monitor) scored(s *schemas.ChurnScore) {
 }
 
 func (m *Monitor) joined(o *outcome, s score) {
-	m.metrics.delay.Observe(float64(o.observedAt-s.occurredAt) / 1000)
+	m.metrics.delay.Observe(float64(o.observedAt-s.asOf) / 1000)
 	predicted := s.probability >= 0.5
 	m.mu.Lock()
 	defer m.mu.Unlock()

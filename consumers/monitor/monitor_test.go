@@ -349,6 +349,23 @@ func TestRedrivenOutcome(t *testing.T) {
 	}
 }
 
+// The score of a late event speaks of what came before it too.
+func TestScoreOfALateEvent(t *testing.T) {
+	w := newWorld(t)
+	w.score("ann", 1, 1, .9, "year", 1)
+	late := w.codec.NewScore()
+	if err := w.codec.DecodeScore(t.Context(), appendScore(w.codec, "ann", seconds(2), 1, .1, "year", 1), late); err != nil {
+		t.Fatal(err)
+	}
+	late.AsOf = seconds(8)
+	w.produce(schemas.TopicScores, []byte("ann"), w.codec.AppendScore(nil, late))
+	w.outcome("ann", 5, true, nil)
+	r := w.start(Config{})
+	if s := r.Stats(); s.Outcomes != 1 || s.Accuracy != 1 {
+		t.Errorf("got %+v", s)
+	}
+}
+
 func TestLeadTime(t *testing.T) {
 	w := newWorld(t)
 	w.score("ann", 1, 1, .9, "year", 1)

@@ -181,7 +181,7 @@ func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
 
 func (p *partition) takeScore(r *kafka.Record, s *schemas.ChurnScore) {
 	if p.join.score(s.CustomerID, score{
-		occurredAt: s.OccurredAt, writtenAt: r.Time.UnixMilli(),
+		asOf: s.AsOf, writtenAt: r.Time.UnixMilli(),
 		version: s.ModelVersion, probability: s.Probability,
 	}) {
 		p.monitor.scored(s)
