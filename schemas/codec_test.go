@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -172,6 +173,9 @@ func TestPoisonReasons(t *testing.T) {
 		{"impossible schema", []byte{0, 0xff, 0, 1, 0, 1}, ReasonUnknownSchema, ""},
 		{"infinite change", event(func(e *CustomerEvent) { e.Changes[tenure] = math.Inf(1) }), ReasonInvalidValue, "changes: tenure"},
 		{"infinite increment", event(func(e *CustomerEvent) { e.Increments[tenure] = math.Inf(-1) }), ReasonInvalidValue, "increments: tenure"},
+		{"greatest double", event(func(e *CustomerEvent) { e.Changes[tenure] = math.MaxFloat64 }), ReasonInvalidValue, "changes: tenure: a number beyond ±1e+100"},
+		{"least increment", event(func(e *CustomerEvent) { e.Increments[tenure] = -math.MaxFloat64 }), ReasonInvalidValue, "increments: tenure: a number beyond ±1e+100"},
+		{"greatest allowed", event(func(e *CustomerEvent) { e.Changes[tenure], e.Increments[tenure] = 1e100, -1e100 }), "", ""},
 		{"no customer", event(func(e *CustomerEvent) { e.CustomerID = nil }), ReasonNoCustomerID, ""},
 		{"long customer", event(func(e *CustomerEvent) { e.CustomerID = long }), ReasonTooLarge, "customer_id"},
 		{"long event id", event(func(e *CustomerEvent) { e.EventID = long }), ReasonTooLarge, "event_id"},
@@ -379,6 +383,47 @@ func TestDecodeReusesAndResets(t *testing.T) {
 	event, e := c.AppendEvent(nil, sampleEvent(t, s)), &CustomerEvent{}
 	if err := c.DecodeEvent(t.Context(), event, e); err != nil || dump(e) != dump(sampleEvent(t, s)) {
 		t.Errorf("into an empty event: %v, %s", err, dump(e))
+	}
+}
+
+// Every number that comes in is held to one bound, and no score that was written
+// before there was one is lost.
+func TestNumbersBeyondTheBound(t *testing.T) {
+	s := ownSet(t)
+	c, _ := newCodec(t, s)
+	tenure, _ := s.Spec().Index("tenure")
+	for _, x := range []float64{math.MaxFloat64, -math.MaxFloat64, math.Nextafter(scoring.MaxNumber, math.Inf(1))} {
+		o := sampleOutcome(t, s)
+		o.Attributes = scoring.NewVector(s.Spec().Len())
+		o.Attributes[tenure] = x
+		if err := c.DecodeOutcome(t.Context(), c.AppendOutcome(nil, o), &ChurnOutcome{}); reasonOf(err) != ReasonInvalidValue || !strings.Contains(err.Error(), "attributes: tenure") {
+			t.Errorf("outcome with %g: %v", x, err)
+		}
+		text := strconv.FormatFloat(x, 'g', -1, 64)
+		if _, err := s.ParseText(tenure, text); err == nil || !strings.Contains(err.Error(), "tenure: must be from -1e+100 to 1e+100") {
+			t.Errorf("table with %g: %v", x, err)
+		}
+		if _, err := s.AttributesFromJSON([]byte(`{"tenure":` + text + `}`)); err == nil || !strings.Contains(err.Error(), "tenure: must be from -1e+100 to 1e+100") {
+			t.Errorf("JSON with %g: %v", x, err)
+		}
+		score, got := sampleScore(t, s), c.NewScore()
+		score.Attributes[tenure] = x
+		if err := c.DecodeScore(t.Context(), c.AppendScore(nil, score), got); err != nil || !scoring.IsMissing(got.Attributes[tenure]) {
+			t.Errorf("score with %g: %v, %v", x, got.Attributes[tenure], err)
+		}
+	}
+}
+
+// The best change of a whole number can be to a quartile that is none.
+func TestBestChangeToNoWholeNumber(t *testing.T) {
+	s := shop(t)
+	c, _ := newCodec(t, s)
+	orders, _ := s.Spec().Index("orders")
+	score, got := c.NewScore(), c.NewScore()
+	score.CustomerID = []byte("c")
+	score.HasBestChange, score.BestChange = true, BestChange{Feature: orders, Value: 2.5, Probability: 0.1}
+	if err := c.DecodeScore(t.Context(), c.AppendScore(nil, score), got); err != nil || got.BestChange != score.BestChange {
+		t.Errorf("%+v, %v", got.BestChange, err)
 	}
 }
 

@@ -186,7 +186,8 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 
 // DecodeScore decodes a record's value into s, reusing its slices. The byte
 // slices of s point into value. Features that the Set does not have are left
-// out. Errors are as those of DecodeEvent.
+// out, and numbers beyond scoring.MaxNumber, which earlier versions took, are
+// missing. Errors are as those of DecodeEvent.
 func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) error {
 	in, root, err := c.open(ctx, scoreMessage, value)
 	if err != nil {
@@ -455,7 +456,7 @@ func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector) {
 		case c.set.columns[f.Position].categorical:
 			c.level(in, f.Node, f.Position, &x[f.Position])
 		default:
-			if v, ok := in.Number(f.Node); ok {
+			if v, ok := in.number(f.Node); ok {
 				x[f.Position] = v
 			}
 		}
@@ -504,7 +505,7 @@ func (c *Codec) increments(in *input, n *avro.Node, x scoring.Vector) {
 		f := &n.Fields[i]
 		if f.Position < 0 {
 			in.Skip(f.Node.Writer)
-		} else if v, ok := in.Number(f.Node); ok {
+		} else if v, ok := in.number(f.Node); ok {
 			x[c.set.numeric[f.Position]] = v
 		}
 		if in.Err() != nil {
@@ -607,7 +608,8 @@ func (c *Codec) bestChange(in *input, n *avro.Node, s *ChurnScore) {
 func (s *Set) parseBytes(feature int, text []byte) (x float64, reason Reason, problem string) {
 	switch c := &s.columns[feature]; {
 	case !c.categorical:
-		x, problem = c.parseNumber(string(text))
+		// A quartile of whole numbers need not be one: any number will do.
+		x, problem = anyNumber.parseNumber(string(text))
 		return x, ReasonInvalidValue, problem
 	case c.typ.Kind != avro.String:
 		x, problem = s.parseLevel(feature, string(text), learn)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/schemas/avro"
@@ -133,6 +134,20 @@ func (in *input) levelText() []byte {
 		return nil
 	}
 	return level
+}
+
+// number reads the number of an attribute; ok is false for null. One beyond
+// scoring.MaxNumber is refused, but in what we wrote ourselves, before there was
+// a bound, it is not known: every state can be restored.
+func (in *input) number(n *avro.Node) (x float64, ok bool) {
+	x, ok = in.Number(n)
+	if math.Abs(x) <= scoring.MaxNumber {
+		return x, ok
+	}
+	if !in.ours {
+		in.fail(ReasonInvalidValue, "a number beyond ±%g; leave out what is not known", scoring.MaxNumber)
+	}
+	return 0, false
 }
 
 func (in *input) string(n *avro.Node) string {

@@ -156,7 +156,12 @@ func (o *oracle) vector(v any) scoring.Vector {
 			continue
 		}
 		if o.set.Spec().Feature(i).Kind == scoring.Numeric {
-			x[i] = o.number(v)
+			if x[i] = o.number(v); x[i] > 1e100 || x[i] < -1e100 {
+				x[i] = scoring.Missing
+				if !o.ours {
+					o.reasons[ReasonInvalidValue] = true
+				}
+			}
 			continue
 		}
 		level := bytes.TrimSpace(o.text(v))

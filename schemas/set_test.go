@@ -288,6 +288,7 @@ func TestText(t *testing.T) {
 		{"rating", "1e-7", "1e-07"},
 		{"rating", "0.000001", "0.000001"},
 		{"points", "9007199254740992", "9007199254740992"},
+		{"points", "1e17", "100000000000000000"}, // what an event may hold, text may
 	} {
 		i, _ := s.Spec().Index(c.feature)
 		x, err := s.ParseText(i, c.text)
@@ -304,7 +305,7 @@ func TestText(t *testing.T) {
 		{"region", "2147483648", "whole number"},
 		{"orders", "1.5", "whole number"},
 		{"orders", "2147483648", "must be from -2147483648 to 2147483647"},
-		{"points", "1e17", "must be from"},
+		{"points", "9223372036854775808", "must be from"},
 		{"rating", "1e39", "must be from"},
 		{"rating", "1e400", "too large"},
 		{"rating", "NaN", "must be a number"},

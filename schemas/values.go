@@ -112,18 +112,23 @@ func (c *column) parseNumber(text string) (x float64, problem string) {
 	return x, ""
 }
 
-// bounds returns what the numbers of a numeric column may be.
+// anyNumber is a column of doubles.
+var anyNumber = &column{typ: &avro.Type{Kind: avro.Double}}
+
+// bounds returns what the numbers of a numeric column may be: those of its type
+// in Avro, within the bound of all numbers.
 func (c *column) bounds() (least, most float64, whole bool) {
 	switch c.typ.Kind {
 	case avro.Int:
 		return math.MinInt32, math.MaxInt32, true
 	case avro.Long:
-		// Beyond these, not every whole number is a float64.
-		return -1 << 53, 1 << 53, true
+		// The greatest float64 below 2⁶³. Beyond 2⁵³ not every whole number is
+		// a float64; the nearest is taken.
+		return math.MinInt64, 1<<63 - 1<<10, true
 	case avro.Float:
 		return -math.MaxFloat32, math.MaxFloat32, false
 	}
-	return -math.MaxFloat64, math.MaxFloat64, false
+	return -scoring.MaxNumber, scoring.MaxNumber, false
 }
 
 func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, problem string) {

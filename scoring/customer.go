@@ -2,7 +2,6 @@ package scoring
 
 import (
 	"cmp"
-	"math"
 	"slices"
 )
 
@@ -41,6 +40,9 @@ type Applied struct {
 	// BaselessIncrements counts amounts for attributes that were never set.
 	// They are dropped: what they should be added to is not known.
 	BaselessIncrements int
+	// Saturated counts attributes to which more was added than MaxNumber
+	// holds. They stay at MaxNumber, or at −MaxNumber.
+	Saturated int
 }
 
 // Customer is the state of one customer: the current attributes, when each was
@@ -112,8 +114,11 @@ func (c *Customer) Apply(ch *Change) Applied {
 		case c.setLater(i, ch.OccurredAt):
 			result.LateAttributes++
 		default:
-			// Values stay finite, as everywhere.
-			c.Values[i] = min(max(c.Values[i]+v, -math.MaxFloat64), math.MaxFloat64)
+			sum := c.Values[i] + v
+			c.Values[i] = min(max(sum, -MaxNumber), MaxNumber)
+			if c.Values[i] != sum {
+				result.Saturated++
+			}
 		}
 	}
 	return result

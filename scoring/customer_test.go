@@ -74,8 +74,8 @@ func TestApply(t *testing.T) {
 		"set and add in one": {
 			[]Change{{OccurredAt: 100, Set: values(1, 2), Add: values(na, 5)}}, []Applied{ok}, values(1, 7), nil},
 		"overflow stays finite": {
-			[]Change{set(100, math.MaxFloat64, 2), add(100, math.MaxFloat64, na)},
-			[]Applied{ok, ok}, values(math.MaxFloat64, 2), nil},
+			[]Change{set(100, 9e99, -9e99), add(100, 9e99, -math.MaxFloat64), add(100, math.MaxFloat64, 1e99), add(100, -1e99, na)},
+			[]Applied{ok, {Applied: true, Saturated: 2}, {Applied: true, Saturated: 1}, ok}, values(9e99, -9e99), nil},
 		"duplicate": {
 			[]Change{id(7, set(90, 1, 2)), id(8, add(100, 1, na)), id(8, add(100, 1, na)), id(7, set(90, 1, 2))},
 			[]Applied{ok, ok, {}, {}}, values(2, 2), []int64{10, 10}},

@@ -7,11 +7,17 @@ import (
 	"fmt"
 )
 
+// MaxNumber bounds the magnitude of a numeric attribute, wherever one comes in:
+// whatever has more is no amount of anything, but a stand-in for "not known"
+// such as the greatest double. Up to it sums, squares and variances stay finite
+// over any number of rows.
+const MaxNumber = 1e100
+
 // Kind says how a feature's values are read.
 type Kind uint8
 
 const (
-	// Numeric features hold finite floating-point numbers.
+	// Numeric features hold floating-point numbers from −MaxNumber to MaxNumber.
 	Numeric Kind = iota
 	// Categorical features hold one of a set of named levels.
 	Categorical

@@ -19,10 +19,6 @@ const (
 	MaxPoints = 10_000
 )
 
-// maxValue bounds training values, so that differences and squares of them stay
-// finite.
-const maxValue = 1e100
-
 // ErrModel is matched by every error about a model.
 var ErrModel = errors.New("model")
 
@@ -250,8 +246,8 @@ func (f *ModelFeature) validateNumeric() error {
 	}
 	for _, xs := range [][]float64{f.Knots, f.Quartiles, f.EmpiricalQuantiles} {
 		for _, x := range xs {
-			if math.Abs(x) > maxValue {
-				return fmt.Errorf("%g is beyond ±%g", x, maxValue)
+			if math.Abs(x) > MaxNumber {
+				return fmt.Errorf("%g is beyond ±%g", x, MaxNumber)
 			}
 		}
 	}
@@ -279,8 +275,10 @@ func (f *ModelFeature) validateNumeric() error {
 			return fmt.Errorf("bin %d has a number that is negative or not finite", i)
 		}
 		sum += b.Frequency
-		if x := max(math.Abs(b.Min), math.Abs(b.Max), b.Std); x > maxValue {
-			return fmt.Errorf("bin %d: %g is beyond ±%g", i, x, maxValue)
+		// A standard deviation of bounded values may lie beyond the bound by a
+		// rounding.
+		if x := max(math.Abs(b.Min), math.Abs(b.Max), b.Std/2); x > MaxNumber {
+			return fmt.Errorf("bin %d: %g is beyond ±%g", i, x, MaxNumber)
 		}
 		if b.Frequency == 0 {
 			continue // nothing was in it: the rest says nothing

@@ -161,6 +161,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{"POST", "/v1/explain", `{"visits":"many"}`, 400, "visits", "number"},
 		{"POST", "/v1/explain", `{"visits":1e999}`, 400, "visits", "large"},
+		{"POST", "/v1/explain", `{"visits":1.7976931348623157e308}`, 400, "visits", "must be from -1e+100"},
 		{"POST", "/v1/explain", `{"plan":3}`, 400, "plan", "string"},
 		{"POST", "/v1/explain", `{"plan":["a"]}`, 400, "plan", ""},
 		{"POST", "/v1/explain", `{"plan":"a","plan":"b"}`, 400, "plan", "twice"},

@@ -18,6 +18,7 @@ type metrics struct {
 	candidateLogLoss, championLoss  prometheus.Gauge
 	candidateAUC, trainingRows      prometheus.Gauge
 	lastTraining, lastTrainedLabels prometheus.Gauge
+	failing                         prometheus.Gauge
 }
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
@@ -54,6 +55,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		candidateAUC:      gauge("candidate_roc_auc", "Holdout area under the ROC curve of the model trained last."),
 		trainingRows:      gauge("training_rows", "Rows that the last model was fitted on."),
 		lastTraining:      gauge("last_training_timestamp_seconds", "When the last model version was published."),
+		failing:           gauge("failing", "1 from a training that failed until one succeeds."),
 		lastTrainedLabels: gauge("trained_labels", "Labels that the last training had seen."),
 	}
 	for _, result := range []string{"champion", "challenger", "superseded", "failed"} {
@@ -62,9 +64,15 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	if registerer != nil {
 		registerer.MustRegister(m.labels, m.repeated, m.badScores, m.examples, m.pending, m.unjoined, m.fresh,
 			m.trainings, m.deadLetters, m.duration, m.candidateLogLoss, m.championLoss, m.candidateAUC,
-			m.trainingRows, m.lastTraining, m.lastTrainedLabels)
+			m.trainingRows, m.lastTraining, m.lastTrainedLabels, m.failing)
 	}
 	return m
+}
+
+// failed shows a training that failed.
+func (m *metrics) failed() {
+	m.trainings.WithLabelValues("failed").Inc()
+	m.failing.Set(1)
 }
 
 // published shows a training that led to a version.
@@ -74,6 +82,7 @@ func (m *metrics) published(v *schemas.ModelVersion, verdict fitting.Verdict, to
 		result = "champion"
 	}
 	m.trainings.WithLabelValues(result).Inc()
+	m.failing.Set(0)
 	m.duration.Observe(took.Seconds())
 	m.candidateLogLoss.Set(v.Metrics.LogLoss)
 	m.candidateAUC.Set(v.Metrics.ROCAUC)

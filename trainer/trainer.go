@@ -541,7 +541,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		t.metrics.trainings.WithLabelValues("failed").Inc()
+		t.metrics.failed()
 		t.log.Error("training failed; waiting for more labels", "trigger", trigger, "error", err)
 		return nil
 	}
@@ -558,7 +558,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	}
 	// What every reader would refuse must not be written.
 	if _, err := models.Open(set, m); err != nil {
-		t.metrics.trainings.WithLabelValues("failed").Inc()
+		t.metrics.failed()
 		t.log.Error("the trained model is not usable", "trigger", trigger, "error", err)
 		return nil
 	}

@@ -346,6 +346,67 @@ func (w *world) deadLetters() []schemas.DeadLetter {
 	return out
 }
 
+// Outcomes and scores that stand in the topics with numbers that no statistic
+// survives, as Java's Double.MAX_VALUE for what is not known, stop no training,
+// now or after a restart.
+func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
+	w := newWorld(t)
+	var bad []kafka.Record
+	for i := range 8 {
+		x, churned := w.customer()
+		x[2] = math.MaxFloat64
+		id := fmt.Sprintf("unknown-%d", i)
+		bad = append(bad, w.outcome(id, int64(1000+i), churned, x))
+		// The same customer by way of a score that a former version wrote.
+		scored := fmt.Sprintf("scored-%d", i)
+		w.produce(schemas.TopicScores, w.score(scored, 500, x, nil))
+		w.produce(schemas.TopicOutcomes, w.outcome(scored, 2000, churned, nil))
+	}
+	w.produce(schemas.TopicOutcomes, bad...)
+	w.load(0, 400)
+	cfg := Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond}
+	tr, stop := w.trainer(cfg)
+	if v := w.version(1); v.LabelsSeen != 408 {
+		t.Errorf("version 1 has seen %d labels, want 408", v.LabelsSeen)
+	}
+	letters := w.deadLetters()
+	if len(letters) != 8 || letters[0].Reason != schemas.ReasonInvalidValue || !strings.Contains(letters[0].Detail, "attributes: bill") {
+		t.Errorf("%d dead letters, %+v", len(letters), letters)
+	}
+	w.until("a training that did not fail", func() bool {
+		return testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion")) == 1 && testutil.ToFloat64(tr.metrics.failing) == 0
+	})
+	stop()
+	w.load(400, 300)
+	w.trainer(cfg)
+	w.version(2)
+	if n := len(w.deadLetters()); n != 8 {
+		t.Errorf("%d dead letters after the restart", n)
+	}
+}
+
+// A training that fails is seen until one succeeds, and the next labels make it
+// be tried again.
+func TestTrainingThatFails(t *testing.T) {
+	w := newWorld(t)
+	tr, _ := w.trainer(Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond})
+	x, _ := w.customer()
+	x[2] = math.MaxFloat64
+	far := fitting.Example{Customer: 2, ObservedAt: 1, Attributes: x}
+	tr.mu.Lock()
+	tr.data.Add(far) // as no reader of a topic would
+	tr.mu.Unlock()
+	w.load(0, 300)
+	failed := tr.metrics.trainings.WithLabelValues("failed")
+	w.until("a failed training", func() bool { return testutil.ToFloat64(failed) == 1 && testutil.ToFloat64(tr.metrics.failing) == 1 })
+	tr.mu.Lock()
+	tr.data.Forget(far.Customer, far.ObservedAt)
+	tr.mu.Unlock()
+	w.load(300, 300)
+	w.version(1)
+	w.until("no failure any more", func() bool { return testutil.ToFloat64(tr.metrics.failing) == 0 })
+}
+
 func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
 	w := newWorld(t)
 	x := func(bill float64) scoring.Vector { return scoring.Vector{scoring.Missing, scoring.Missing, bill} }

@@ -16,6 +16,7 @@ type metrics struct {
 	letters      *prometheus.CounterVec
 	late         prometheus.Counter
 	baseless     prometheus.Counter
+	saturated    prometheus.Counter
 	missing      []prometheus.Counter // by feature
 	latency      prometheus.Histogram
 	lag          *prometheus.GaugeVec
@@ -63,6 +64,10 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		baseless: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_baseless_increments_total",
 			Help: "Increments to attributes whose value was not known, which stay missing.",
+		}),
+		saturated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_saturated_attributes_total",
+			Help: "Attributes to which more was added than they hold, which stay at the bound.",
 		}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                           "churn_event_to_score_seconds",
@@ -132,7 +137,7 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		m.missing = append(m.missing, missing.WithLabelValues(spec.Feature(i).Name))
 	}
 	if reg != nil {
-		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.latency, m.lag,
+		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.saturated, m.latency, m.lag,
 			m.customers, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
 			m.modelVersion, snapshots, m.refusedSnapshots, m.snapshotPause)
 	}

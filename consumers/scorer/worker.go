@@ -311,6 +311,9 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	if applied.BaselessIncrements > 0 {
 		w.metrics.baseless.Add(float64(applied.BaselessIncrements))
 	}
+	if applied.Saturated > 0 {
+		w.metrics.saturated.Add(float64(applied.Saturated))
+	}
 	if applied.Score == nil {
 		w.metrics.duplicates.Inc()
 		return nil

@@ -2,6 +2,8 @@ package fitting
 
 import (
 	"cmp"
+	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 
@@ -82,6 +84,22 @@ func (d *Dataset) Attributes(i int, dst scoring.Vector) {
 	for j := range d.columns {
 		dst[j] = d.columns[j].value(i)
 	}
+}
+
+// checkNumbers reports the first feature that has a number beyond
+// scoring.MaxNumber in an example at one of the given positions.
+func (d *Dataset) checkNumbers(rows []int32) error {
+	for j := range d.columns {
+		if d.columns[j].categorical {
+			continue
+		}
+		for _, r := range rows {
+			if v := d.columns[j].numbers[r]; math.Abs(v) > scoring.MaxNumber { // false for Missing
+				return fmt.Errorf("%q of an example is %g, beyond ±%g: %w", d.Spec().Feature(j).Name, v, scoring.MaxNumber, ErrNotFinite)
+			}
+		}
+	}
+	return nil
 }
 
 // labels returns the labels of the examples at the given positions.

@@ -2,8 +2,10 @@ package fitting
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -265,6 +267,45 @@ func (x *Design) addNumber(d *Dataset, j, k int) {
 	}
 	x.width++
 	x.features = append(x.features, e)
+}
+
+// checkColumns reports the first column of which mean or standard deviation is
+// not finite.
+func (x *Design) checkColumns() error {
+	for i := range x.features {
+		e := &x.features[i]
+		for _, s := range append([]float64{e.mean, e.std}, e.share...) {
+			if math.IsNaN(s) || math.IsInf(s, 0) {
+				return fmt.Errorf("mean or standard deviation of %s is %g: %w", x.column(e.first), s, ErrNotFinite)
+			}
+		}
+	}
+	return nil
+}
+
+// checkPoint reports an objective or a gradient that is not finite, by the first
+// column concerned.
+func (x *Design) checkPoint(objective float64, gradient []float64) error {
+	for c, g := range gradient {
+		if math.IsNaN(g) || math.IsInf(g, 0) {
+			return fmt.Errorf("the derivative by %s is %g: %w", x.column(c), g, ErrNotFinite)
+		}
+	}
+	if math.IsNaN(objective) || math.IsInf(objective, 0) {
+		return fmt.Errorf("the objective is %g: %w", objective, ErrNotFinite)
+	}
+	return nil
+}
+
+// column names the feature of a column in errors.
+func (x *Design) column(c int) string {
+	name := "the intercept"
+	for i := range x.features {
+		if e := &x.features[i]; e.first <= c {
+			name = strconv.Quote(x.data.Spec().Feature(e.feature).Name)
+		}
+	}
+	return name
 }
 
 // Rows returns the number of rows.

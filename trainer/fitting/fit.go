@@ -16,6 +16,9 @@ var (
 	ErrTooFewLabels = errors.New("too few labels")
 	// ErrNotConverged is matched when Fit used up its iterations.
 	ErrNotConverged = errors.New("fit has not converged")
+	// ErrNotFinite is matched when a number is not finite, or beyond
+	// scoring.MaxNumber, such that no fit can be. The error names the column.
+	ErrNotFinite = errors.New("not finite")
 )
 
 // Config says how a model is made of examples. Its zero value is usable.
@@ -88,7 +91,8 @@ type Candidate struct {
 //
 // The candidate refers to d, which must not change before it is judged: Clone a
 // dataset that goes on growing. The error matches ErrTooFewLabels where more
-// labels may help. Once ctx has ended, Fit returns its error after the pass over
+// labels may help, and ErrNotFinite where a number of an example is beyond
+// scoring.MaxNumber. Once ctx has ended, Fit returns its error after the pass over
 // the rows that it is in.
 func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if err := cfg.Validate(); err != nil {
@@ -107,6 +111,9 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if err := d.checkNumbers(order); err != nil {
+		return nil, fmt.Errorf("fit: %w", err)
 	}
 	x := Encode(d, c.Training, EncodeConfig{Folds: cmp.Or(cfg.Folds, 5), MaxLevels: cfg.MaxLevels, Knots: cfg.Knots})
 	c.Strength = strengths[0]

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -92,6 +94,69 @@ func TestFitOnTooLittle(t *testing.T) {
 		d := small(t, rows)
 		if _, err := Fit(context.Background(), d, Config{}); !errors.Is(err, ErrTooFewLabels) {
 			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+// Numbers that no statistic survives must not make a fit loop or fail without
+// saying where they are, however many they are and whoever put them there.
+func TestFitOfNumbersThatAreNone(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		numbers []float64
+	}{
+		{"one greatest double", []float64{math.MaxFloat64}},
+		{"two", []float64{math.MaxFloat64, math.MaxFloat64}},
+		{"eight of both signs", slices.Repeat([]float64{math.MaxFloat64, -math.MaxFloat64}, 4)},
+		{"infinite", []float64{math.Inf(1)}},
+		{"just beyond the bound", []float64{math.Nextafter(scoring.MaxNumber, math.Inf(1))}},
+	} {
+		var rows [][4]any
+		for i := range 100 {
+			rows = append(rows, [4]any{"a", float64(i % 5), float64(i), i%3 == 0})
+		}
+		for i, x := range c.numbers {
+			rows[10*i+5][2] = x
+		}
+		d := small(t, rows)
+		for _, knots := range []int{0, 5} {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if _, err := Fit(ctx, d, Config{Knots: knots}); !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), `"bill"`) {
+				t.Errorf("%s, %d knots: fit: %v", c.name, knots, err)
+			}
+			cancel()
+		}
+		// Who fits a design of their own is told too; one row that is far out
+		// may well have a mean and a deviation.
+		_, err := Encode(d, d.Ordered(), EncodeConfig{Folds: 3}).Fit(t.Context(), 1, SolverConfig{})
+		if err != nil && (!errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), `"bill"`)) || err == nil && c.numbers[0] > 2*scoring.MaxNumber {
+			t.Errorf("%s: fit of the design: %v", c.name, err)
+		}
+	}
+}
+
+// Up to the bound, every number can be fitted, and the model be used.
+func TestFitOfNumbersAtTheBound(t *testing.T) {
+	for name, numbers := range map[string]func(i int) float64{
+		"one":         func(i int) float64 { return map[bool]float64{true: scoring.MaxNumber, false: float64(i % 7)}[i == 30] },
+		"both signs":  func(i int) float64 { return []float64{scoring.MaxNumber, -scoring.MaxNumber, 1e99}[i%3] },
+		"hardly any":  func(i int) float64 { return []float64{0, 5e-324, 1e-161}[i%3] },
+		"plain":       func(i int) float64 { return []float64{0, 1, 2}[i%3] },
+		"far and far": func(i int) float64 { return []float64{1e-161, scoring.MaxNumber}[i%2] },
+	} {
+		var rows [][4]any
+		for i := range 120 {
+			rows = append(rows, [4]any{[]string{"a", "b"}[i%2], float64(i % 5), numbers(i), i%3 == 0})
+		}
+		for _, knots := range []int{0, 5} {
+			c, err := Fit(t.Context(), small(t, rows), Config{Knots: knots})
+			if err != nil {
+				t.Errorf("%s, %d knots: %v", name, knots, err)
+				continue
+			}
+			if err := c.Model.Validate(); err != nil || math.IsNaN(c.Metrics.LogLoss) {
+				t.Errorf("%s, %d knots: %v, metrics %+v", name, knots, err, c.Metrics)
+			}
 		}
 	}
 }

@@ -29,8 +29,9 @@ type SolverConfig struct {
 // gradients, so one is kept for as long as it makes the gradient ten times
 // smaller with each step. A step that does not lower the objective is halved.
 //
-// It fails with ErrTooFewLabels unless both classes are present, and with
-// ErrNotConverged. The penalty makes the optimum unique also where the classes
+// It fails with ErrTooFewLabels unless both classes are present, with
+// ErrNotFinite where the rows are such that no figure of the fit is a number, and
+// with ErrNotConverged. The penalty makes the optimum unique also where the classes
 // can be separated or columns depend on each other.
 func (x *Design) Fit(ctx context.Context, strength float64, cfg SolverConfig) (*Weights, error) {
 	return x.fit(ctx, []span{{0, x.Rows()}}, strength, nil, cfg)
@@ -63,6 +64,9 @@ func (x *Design) fit(ctx context.Context, spans []span, strength float64, start 
 	if !(strength > 0) || math.IsInf(strength, 1) {
 		return nil, fmt.Errorf("fit: strength %v is not a positive number", strength)
 	}
+	if err := x.checkColumns(); err != nil {
+		return nil, fmt.Errorf("fit: %w", err)
+	}
 	p, churners := x.newProblem(spans, cfg.Workers)
 	if churners == 0 || churners == int(p.n) {
 		return nil, fmt.Errorf("fit %d rows, %d of them churned: %w", int(p.n), churners, ErrTooFewLabels)
@@ -81,6 +85,9 @@ func (x *Design) fit(ctx context.Context, spans []span, strength float64, start 
 	v, g := w.v, make([]float64, x.width)
 	f := p.evaluate(v, g)
 	w.Iterations++
+	if err := x.checkPoint(f, g); err != nil {
+		return nil, fmt.Errorf("fit with strength %g: %w", strength, err)
+	}
 	trial, trialG := make([]float64, x.width), make([]float64, x.width)
 	keptWeight := make([]float64, x.Rows())
 	step := make([]float64, x.width)
@@ -91,7 +98,9 @@ func (x *Design) fit(ctx context.Context, spans []span, strength float64, start 
 		}
 		fresh := !newton.valid
 		if fresh {
-			p.factorize(&newton)
+			if err := p.factorize(ctx, &newton); err != nil {
+				return nil, fmt.Errorf("fit with strength %g: %w", strength, err)
+			}
 			w.Hessians++
 		}
 		newton.solve(p, g, step)
@@ -101,14 +110,18 @@ func (x *Design) fit(ctx context.Context, spans []span, strength float64, start 
 
 		t, next, accepted := 1.0, 0.0, false
 		for halvings := 0; w.Iterations < limit; halvings++ {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			for c := range v {
 				trial[c] = v[c] + t*step[c]
 			}
 			x.deriveMissing(trial)
 			next = p.evaluate(trial, trialG)
 			w.Iterations++
-			// Near the optimum the decrease is lost in rounding.
-			if next <= f+1e-4*t*slope+1e-14*math.Abs(f) {
+			// Near the optimum the decrease is lost in rounding, that of 1 + e
+			// where the loss is small.
+			if next <= f+1e-4*t*slope+1e-14*max(math.Abs(f), 0.1) {
 				accepted = true
 				break
 			}
@@ -263,16 +276,17 @@ func (p *problem) evaluateBlock(b int, v []float64) {
 		}
 		residual := e / (1 + e)
 		p.weight[i] = residual / (1 + e)
-		if eta > 0 {
+		// No η is added to the loss and taken off again: of a loss that is nearly
+		// 0 nothing would be left but rounding.
+		switch churned := x.churned[i]; {
+		case churned && eta > 0:
+			residual = -e / (1 + e)
+		case churned:
+			residual = -1 / (1 + e)
+			loss -= eta
+		case eta > 0:
 			residual = 1 / (1 + e)
 			loss += eta
-		}
-		if x.churned[i] {
-			residual = -e / (1 + e)
-			if eta <= 0 {
-				residual = -1 / (1 + e)
-			}
-			loss -= eta
 		}
 		g[0] += residual
 		for _, c := range codes {
@@ -357,8 +371,9 @@ type factor struct {
 	right *mat.VecDense
 }
 
-// factorize computes the Hessian at the last point evaluated.
-func (p *problem) factorize(f *factor) {
+// factorize computes the Hessian at the last point evaluated. It fails with
+// ErrNotFinite, or when ctx ends.
+func (p *problem) factorize(ctx context.Context, f *factor) error {
 	x := p.x
 	p.each(p.hessianBlock)
 	width := x.width
@@ -384,6 +399,9 @@ func (p *problem) factorize(f *factor) {
 			if a == b && a > 0 {
 				value += p.lambda
 			}
+			if math.IsNaN(value) || math.IsInf(value, 0) {
+				return fmt.Errorf("the second derivative by %s and %s is %g: %w", x.column(ca), x.column(cb), value, ErrNotFinite)
+			}
 			if a == b {
 				trace += value
 			}
@@ -394,6 +412,9 @@ func (p *problem) factorize(f *factor) {
 	// penalty is weak, and saturated probabilities can for the intercept. A
 	// little more on the diagonal then still gives a descent direction.
 	for extra := 0.0; ; extra = max(10*extra, 1e-14*trace, math.SmallestNonzeroFloat64) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if extra > 0 {
 			for a := range x.free {
 				sym.SetSym(a, a, sym.At(a, a)+extra)
@@ -407,6 +428,7 @@ func (p *problem) factorize(f *factor) {
 		f.right = mat.NewVecDense(len(x.free), nil)
 	}
 	f.valid = true
+	return nil
 }
 
 // solve sets step to −H⁻¹·gradient, by column.

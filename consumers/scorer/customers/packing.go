@@ -128,7 +128,7 @@ func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) (
 			in.bad = in.bad || x > scoring.MaxLevels
 		default:
 			x = in.number()
-			in.bad = in.bad || scoring.IsMissing(x) || math.IsInf(x, 0)
+			in.bad = in.bad || !(math.Abs(x) <= scoring.MaxNumber) // also Missing, which has no presence
 		}
 		s.Attributes = append(s.Attributes, x)
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // content is what a table holds, with levels as text, by customer.
@@ -146,6 +148,26 @@ func TestSnapshotWhileScoring(t *testing.T) {
 }
 
 // TestDamagedSnapshots cuts and flips a snapshot everywhere.
+// A snapshot of a version that took any number is refused: the topic gives the
+// state back without such numbers.
+func TestSnapshotWithNumbersBeyondTheBound(t *testing.T) {
+	set := testSet(t)
+	for _, x := range []float64{math.MaxFloat64, -math.MaxFloat64, math.Nextafter(scoring.MaxNumber, math.Inf(1))} {
+		s := randomScore(rand.New(rand.NewPCG(1, 2)), set, "customer")
+		for i := range s.Attributes {
+			if set.Spec().Feature(i).Kind == scoring.Numeric {
+				s.Attributes[i] = x
+			}
+		}
+		table := NewTable(set.Spec())
+		k := newPacking(set.Spec())
+		table.put(k.append(nil, s))
+		if _, _, err := readSnapshot(set, bytes.NewReader(encodeSnapshot(set, table))); !errors.Is(err, ErrRefused) {
+			t.Errorf("with %g: %v", x, err)
+		}
+	}
+}
+
 func TestDamagedSnapshots(t *testing.T) {
 	set := testSet(t)
 	data := encodeSnapshot(set, testTable(t, set, 10))

@@ -86,6 +86,9 @@ type Applied struct {
 	Score *schemas.ChurnScore
 	// LateAttributes and BaselessIncrements are those of scoring.Applied.
 	LateAttributes, BaselessIncrements int
+	// Saturated counts attributes to which more was added than their type, or
+	// scoring.MaxNumber, holds.
+	Saturated int
 }
 
 // Apply applies the event at an offset of the partition and scores its
@@ -104,13 +107,13 @@ func (e *Engine) Apply(ev *schemas.CustomerEvent, offset int64) Applied {
 		e.change.EventHash = scoring.HashEvent(ev.EventID)
 	}
 	did := e.customer.Apply(&e.change)
-	applied := Applied{LateAttributes: did.LateAttributes, BaselessIncrements: did.BaselessIncrements}
+	applied := Applied{LateAttributes: did.LateAttributes, BaselessIncrements: did.BaselessIncrements, Saturated: did.Saturated}
 	// From here on they are in the same memory, for the next customer too.
 	s.Attributes = e.customer.Values
 	if !did.Applied {
 		return applied
 	}
-	e.rounding.apply(s.Attributes)
+	applied.Saturated += e.rounding.apply(s.Attributes)
 	s.CustomerID, s.EventID, s.OccurredAt, s.SourceOffset = ev.CustomerID, ev.EventID, ev.OccurredAt, offset
 	s.AsOf = max(s.AsOf, ev.OccurredAt)
 	s.Trigger = schemas.TriggerEvent

@@ -12,6 +12,7 @@ import (
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -322,6 +323,44 @@ func TestRounding(t *testing.T) {
 
 // telco is an engine on the shipped specification, with customers whose
 // attributes were set at different times, and further events of them.
+// Amounts that add up to more than an attribute holds leave it at its bound, are
+// counted, and leave a state that its own score gives back.
+func TestIncrementsBeyondTheBound(t *testing.T) {
+	set := testSet(t)
+	codec := schemas.NewCodec(set, registrytest.New())
+	if err := codec.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e, _ := newEngine(t, set, nil)
+	bounds := map[string]float64{"months": scoring.MaxNumber, "float": math.MaxFloat32, "int": math.MaxInt32, "long": math.MaxInt64}
+	for sign := -1.0; sign <= 1; sign += 2 {
+		id := fmt.Sprint("customer", sign)
+		first := event(set, id, "", 1, math.NaN())
+		more := event(set, id, "", 2, math.NaN())
+		for name, most := range bounds {
+			i, _ := set.Spec().Index(name)
+			first.Changes[i], more.Increments[i] = sign*most/4*3, sign*most/2
+		}
+		if did := e.Apply(first, 1); did.Saturated != 0 {
+			t.Errorf("%d attributes saturated by what they hold", did.Saturated)
+		}
+		did := e.Apply(more, 2)
+		if did.Saturated != len(bounds) {
+			t.Errorf("%d attributes saturated, want %d", did.Saturated, len(bounds))
+		}
+		got := codec.NewScore()
+		if err := codec.DecodeScore(t.Context(), codec.AppendScore(nil, did.Score), got); err != nil {
+			t.Fatal(err)
+		}
+		for name, most := range bounds {
+			i, _ := set.Spec().Index(name)
+			if x := did.Score.Attributes[i]; math.Abs(x-sign*most) > 1 || got.Attributes[i] != x {
+				t.Errorf("%s is %g, and %g in its score; the bound is %g", name, x, got.Attributes[i], sign*most)
+			}
+		}
+	}
+}
+
 func telco(t testing.TB, n int) (*Engine, []*schemas.CustomerEvent) {
 	set := schemas.Telco()
 	e, _ := newEngine(t, set, func(cfg *Config) { cfg.Reasons = 5 })

@@ -24,7 +24,7 @@ func newRounding(set *schemas.Set) rounding {
 		// Which texts a type takes shows which type it is.
 		takes := func(text string) bool { _, err := set.ParseText(i, text); return err == nil }
 		switch {
-		case takes("1e300"):
+		case takes("1e99"):
 		case takes("0.5"):
 			r.single = append(r.single, i)
 		case takes("1e10"):
@@ -36,15 +36,23 @@ func newRounding(set *schemas.Set) rounding {
 	return r
 }
 
-// apply rounds as writing to the topic and reading back would.
-func (r *rounding) apply(x scoring.Vector) {
+// apply rounds as writing to the topic and reading back would, and returns how
+// many values the type could not hold; its greatest or least is there instead.
+func (r *rounding) apply(x scoring.Vector) (saturated int) {
+	bound := func(i int, least, most float64) float64 {
+		if x[i] < least || x[i] > most {
+			saturated++
+		}
+		return min(max(x[i], least), most) // Missing stays Missing
+	}
 	for _, i := range r.single {
-		x[i] = float64(float32(min(max(x[i], -math.MaxFloat32), math.MaxFloat32)))
+		x[i] = float64(float32(bound(i, -math.MaxFloat32, math.MaxFloat32)))
 	}
 	for _, i := range r.whole32 {
-		x[i] = math.RoundToEven(min(max(x[i], math.MinInt32), math.MaxInt32))
+		x[i] = math.RoundToEven(bound(i, math.MinInt32, math.MaxInt32))
 	}
 	for _, i := range r.whole64 {
-		x[i] = math.RoundToEven(min(max(x[i], math.MinInt64), math.MaxInt64))
+		x[i] = math.RoundToEven(bound(i, math.MinInt64, math.MaxInt64))
 	}
+	return saturated
 }
