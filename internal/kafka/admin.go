@@ -67,6 +67,44 @@ func (c *Cluster) TopicID(ctx context.Context, topic string) (TopicID, error) {
 	return id, err
 }
 
+// ErrMorePartitions means that a topic has more partitions than it was to get.
+// Partitions cannot be taken away.
+var ErrMorePartitions = errors.New("the topic has more partitions already")
+
+// GrowTopic adds partitions to a topic until it has as many as given, and
+// returns when each has a leader. It waits while the cluster is down. A topic
+// that has them already is left as it is; one that has more is
+// ErrMorePartitions, one that does not exist ErrUnknownTopic.
+func (c *Cluster) GrowTopic(ctx context.Context, topic string, partitions int) error {
+	return c.retry(ctx, "create_partitions", fmt.Sprintf("adding partitions to topic %q", topic), func(ctx context.Context) error {
+		meta, err := c.metadata(ctx, topic)
+		if err != nil {
+			return err
+		}
+		there, err := topicPartitions(meta, topic)
+		switch {
+		case errors.Is(err, ErrUnknownTopic):
+			return retry.Permanent(err)
+		case err != nil:
+			return err
+		case len(there) == partitions:
+			return led(topic, there)
+		case len(there) > partitions:
+			return retry.Permanent(fmt.Errorf("topic %q: %w: %d, not %d", topic, ErrMorePartitions, len(there), partitions))
+		}
+		res, err := c.client.CreatePartitions(ctx, &kafkago.CreatePartitionsRequest{
+			Topics: []kafkago.TopicPartitionsConfig{{Name: topic, Count: int32(partitions)}},
+		})
+		if err == nil {
+			err = res.Errors[topic]
+		}
+		if err == nil {
+			err = fmt.Errorf("topic %q: %w", topic, kafkago.LeaderNotAvailable) // until it is seen to have them
+		}
+		return err
+	})
+}
+
 // TopicSettings returns the settings of topics, by topic and by Kafka's names,
 // those included that are the broker's defaults. Topics that do not exist are
 // left out, and so are those whose settings this user may not see, which is

@@ -93,3 +93,22 @@ func TestGroupMembers(t *testing.T) {
 		t.Errorf("after the last has left: %d, %v", n, err)
 	}
 }
+
+func TestGrowTopic(t *testing.T) {
+	ctx := testContext(t)
+	e := setup(t, 2)
+	for range 2 {
+		if err := e.cluster.GrowTopic(ctx, topic, 5); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := e.cluster.Partitions(ctx, topic); err != nil || n != 5 {
+			t.Fatalf("%d partitions, %v", n, err)
+		}
+	}
+	if err := e.cluster.GrowTopic(ctx, topic, 4); !errors.Is(err, kafka.ErrMorePartitions) {
+		t.Errorf("to fewer: %v", err)
+	}
+	if err := e.cluster.GrowTopic(ctx, "typo", 4); !errors.Is(err, kafka.ErrUnknownTopic) {
+		t.Errorf("of no topic: %v", err)
+	}
+}

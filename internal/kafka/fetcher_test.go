@@ -455,6 +455,45 @@ func TestTail(t *testing.T) {
 			t.Error("caught up twice")
 		}
 	})
+	t.Run("partitions that are added", func(t *testing.T) {
+		if err := e.cluster.EnsureTopics(ctx, kafka.TopicConfig{Name: "growing", Partitions: 1}); err != nil {
+			t.Fatal(err)
+		}
+		for _, fromEnd := range []bool{false, true} {
+			ctx, cancel := context.WithCancel(ctx)
+			seen := make(chan int, 100)
+			caughtUp := make(chan struct{}, 2)
+			ended := make(chan error)
+			go func() {
+				ended <- e.cluster.Tail(ctx, kafka.TailConfig{
+					Topics: []string{"growing"}, FromEnd: fromEnd, MaxWait: 10 * time.Millisecond, TopicsInterval: 10 * time.Millisecond,
+					OnCaughtUp: func() { caughtUp <- struct{}{} },
+				}, func(_ context.Context, records []kafka.Record) error {
+					for _, r := range records {
+						seen <- r.Partition
+					}
+					return nil
+				})
+			}()
+			<-caughtUp
+			n, err := e.cluster.Partitions(ctx, "growing")
+			if err != nil {
+				t.Fatal(err)
+			}
+			growTopic(t, e, "growing", n+2)
+			// The last one's record may well come before it is noticed.
+			if err := e.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(ctx, "growing", n+1, []kafka.Record{{Value: []byte("x")}}); err != nil {
+				t.Fatal(err)
+			}
+			if p := <-seen; p != n+1 {
+				t.Errorf("a record of partition %d, want %d", p, n+1)
+			}
+			cancel()
+			if err := <-ended; err != nil || len(caughtUp) > 0 {
+				t.Errorf("%v, caught up %d times more", err, len(caughtUp))
+			}
+		}
+	})
 	t.Run("to the end", func(t *testing.T) {
 		var seen atomic.Int32
 		err := e.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{topic, "empty"}, ToEnd: true}, func(_ context.Context, records []kafka.Record) error {

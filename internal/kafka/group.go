@@ -126,7 +126,7 @@ func (c *Cluster) Consume(ctx context.Context, cfg GroupConfig, worker func(ctx 
 	cfg.SessionTimeout = cmp.Or(cfg.SessionTimeout, DefaultSessionTimeout)
 	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, 3*time.Second)
 	cfg.RebalanceTimeout = cmp.Or(cfg.RebalanceTimeout, c.cfg.RebalanceTimeout)
-	cfg.TopicsInterval = cmp.Or(cfg.TopicsInterval, 5*time.Second)
+	cfg.TopicsInterval = cmp.Or(cfg.TopicsInterval, defaultTopicsInterval)
 	m := &member{
 		c: c, cfg: cfg, worker: worker,
 		coordinator: &coordinator{c: c, group: cfg.Group},

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	kafkago "github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -243,14 +242,7 @@ func TestConsumeAfterTheGroupGaveUp(t *testing.T) {
 
 func growTopic(t *testing.T, e *env, topic string, partitions int) {
 	t.Helper()
-	client := &kafkago.Client{Addr: kafkago.TCP(e.broker.Addr())}
-	res, err := client.CreatePartitions(t.Context(), &kafkago.CreatePartitionsRequest{
-		Topics: []kafkago.TopicPartitionsConfig{{Name: topic, Count: int32(partitions)}},
-	})
-	if err == nil {
-		err = res.Errors[topic]
-	}
-	if err != nil {
+	if err := e.cluster.GrowTopic(t.Context(), topic, partitions); err != nil {
 		t.Fatal(err)
 	}
 }

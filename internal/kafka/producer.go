@@ -24,7 +24,7 @@ var ErrTooLarge = errors.New("record is too large for the topic")
 const (
 	// partitionsTTL bounds how long a producer works with an old number of
 	// partitions.
-	partitionsTTL = 30 * time.Second
+	partitionsTTL = defaultTopicsInterval
 	// concurrentPartitions bounds the requests of one Produce in flight.
 	concurrentPartitions = 16
 )
@@ -107,10 +107,10 @@ func (p *Producer) Produce(ctx context.Context, topic string, records ...Record)
 	return group.Wait()
 }
 
-// ProduceEverywhere writes one record to every partition of a topic, as
-// Produce does.
+// ProduceEverywhere writes one record to every partition that a topic has now,
+// as Produce does.
 func (p *Producer) ProduceEverywhere(ctx context.Context, topic string, record Record) error {
-	n, err := p.count(ctx, topic)
+	n, err := p.c.Partitions(ctx, topic)
 	if err != nil {
 		return fmt.Errorf("producing to topic %q: %w", topic, err)
 	}
