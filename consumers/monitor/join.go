@@ -2,7 +2,9 @@ package monitor
 
 import (
 	"hash/maphash"
+	"slices"
 	"sort"
+	"sync"
 )
 
 const (
@@ -15,12 +17,11 @@ const (
 
 // Why an outcome found no score: the values of a metric's label.
 const (
-	reasonNoScore    = "no_score"        // the customer has none
-	reasonLaterOnly  = "later_scores"    // all are from after the decision
-	reasonForgotten  = "forgotten"       // the one in force is no longer kept
-	reasonErased     = "erased"          // the customer was erased meanwhile
-	reasonTooMany    = "too_many_wait"   // too many outcomes wait for scores
-	reasonWrongPlace = "wrong_partition" // a score would be in another partition
+	reasonNoScore   = "no_score"      // the customer has none
+	reasonLaterOnly = "later_scores"  // all are from after the decision
+	reasonForgotten = "forgotten"     // the one in force is no longer kept
+	reasonErased    = "erased"        // the customer was erased meanwhile
+	reasonTooMany   = "too_many_wait" // too many outcomes wait for scores
 )
 
 // score is what is kept of a score. Times are in milliseconds since 1970.
@@ -38,11 +39,9 @@ type outcome struct {
 	writtenAt  int64 // time of the record, or before if it was redriven
 	churned    bool
 	// own is set if the outcome carries attributes.
-	own bool
-	// misplaced is set if another partition holds the customer's scores.
-	misplaced bool
-	deadline  int64 // until when a score is waited for
-	done      bool
+	own      bool
+	deadline int64 // until when a score is waited for
+	done     bool
 }
 
 // results takes what a join comes to.
@@ -57,19 +56,30 @@ type results interface {
 	waiting(delta int)
 }
 
-// join matches the outcomes of one partition with its scores. It wants both in
-// the order in which they were written. It is not safe for concurrent use.
+// join matches the outcomes of one partition with scores. It wants the records
+// of a partition in the order in which they were written. Whoever calls it
+// holds the lock of its customers.
 type join struct {
 	history int   // scores kept for each customer
 	lead    int64 // milliseconds
 	pending int   // outcomes that may wait
 	results results
 
-	customers map[string]*customer
+	*customers
 	// queue holds the outcomes that wait, as they came.
 	queue []*outcome
 	seen  recent
 }
+
+// customers are shared by the joins of all partitions: when topics get more
+// partitions a customer's scores and outcomes go on in another one, and not all
+// producers switch at the same moment.
+type customers struct {
+	sync.Mutex
+	byID map[string]*customer
+}
+
+func newCustomers() *customers { return &customers{byID: make(map[string]*customer)} }
 
 type customer struct {
 	scores  []score // ascending by asOf, then as written
@@ -77,10 +87,10 @@ type customer struct {
 	waiting []*outcome
 }
 
-func newJoin(history int, lead int64, r results) *join {
+func newJoin(history int, lead int64, shared *customers, r results) *join {
 	return &join{
 		history: history, lead: lead, pending: maxPending, results: r,
-		customers: make(map[string]*customer),
+		customers: shared,
 		seen:      recent{seed: maphash.MakeSeed(), set: make(map[uint64]struct{}), limit: rememberedOutcomes},
 	}
 }
@@ -88,10 +98,10 @@ func newJoin(history int, lead int64, r results) *join {
 // score takes a customer's next score. It reports whether the score is new:
 // the scorer may write one again.
 func (j *join) score(id []byte, s score) bool {
-	c := j.customers[string(id)]
+	c := j.byID[string(id)]
 	if c == nil {
 		c = new(customer)
-		j.customers[string(id)] = c
+		j.byID[string(id)] = c
 	}
 	if !c.add(s, j.history) {
 		return false
@@ -119,7 +129,7 @@ func (j *join) outcome(o outcome, deadline int64) {
 		j.results.duplicate(&o)
 		return
 	}
-	c := j.customers[o.customer]
+	c := j.byID[o.customer]
 	if c != nil {
 		if s, ok := c.inForce(o.observedAt-j.lead, o.writtenAt); ok {
 			j.results.joined(&o, s)
@@ -132,7 +142,7 @@ func (j *join) outcome(o outcome, deadline int64) {
 	}
 	if c == nil {
 		c = new(customer)
-		j.customers[o.customer] = c
+		j.byID[o.customer] = c
 	} else if s, ok := c.firstWritten(o.observedAt-j.lead, deadline); ok {
 		j.results.joined(&o, s)
 		return
@@ -146,15 +156,26 @@ func (j *join) outcome(o outcome, deadline int64) {
 	j.results.waiting(1)
 }
 
-// erase forgets a customer, with the outcomes that wait for a score.
-func (j *join) erase(id []byte) {
-	if c := j.customers[string(id)]; c != nil {
-		for _, o := range c.waiting {
-			o.done = true
-			j.results.waiting(-1)
-			j.results.unmatched(o, reasonErased)
+// erase forgets what was written of a customer up to a moment, with the
+// outcomes that wait for a score. What was written since, perhaps in another
+// partition, is of a customer who has come back.
+func (j *join) erase(id []byte, at int64) {
+	c := j.byID[string(id)]
+	if c == nil {
+		return
+	}
+	c.scores = slices.DeleteFunc(c.scores, func(s score) bool { return s.writtenAt <= at })
+	c.waiting = slices.DeleteFunc(c.waiting, func(o *outcome) bool {
+		if o.writtenAt > at {
+			return false
 		}
-		delete(j.customers, string(id))
+		o.done = true
+		j.results.waiting(-1)
+		j.results.unmatched(o, reasonErased)
+		return true
+	})
+	if len(c.scores) == 0 && len(c.waiting) == 0 {
+		delete(j.byID, string(id))
 	}
 }
 
@@ -175,7 +196,7 @@ func (j *join) giveUp(reason string) {
 	if o.done {
 		return
 	}
-	c := j.customers[o.customer]
+	c := j.byID[o.customer]
 	for i := range c.waiting {
 		if c.waiting[i] == o {
 			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
@@ -184,8 +205,6 @@ func (j *join) giveUp(reason string) {
 	}
 	switch {
 	case reason != "":
-	case o.misplaced && len(c.scores) == 0:
-		reason = reasonWrongPlace
 	case len(c.scores) == 0:
 		reason = reasonNoScore
 	case c.dropped:
@@ -194,7 +213,7 @@ func (j *join) giveUp(reason string) {
 		reason = reasonLaterOnly
 	}
 	if len(c.scores) == 0 && len(c.waiting) == 0 {
-		delete(j.customers, o.customer)
+		delete(j.byID, o.customer)
 	}
 	j.results.waiting(-1)
 	j.results.unmatched(o, reason)

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -54,7 +55,7 @@ func TestJoin(t *testing.T) {
 			j.outcome(outcome{customer: "a", observedAt: observed, writtenAt: written, churned: true}, written+grace)
 		}
 	}
-	erase := func(j *join) { j.erase([]byte("a")) }
+	erase := func(j *join) { j.erase([]byte("a"), math.MaxInt64) }
 	until := func(now int64) step { return func(j *join) { j.expire(now) } }
 
 	for _, c := range []struct {
@@ -95,8 +96,6 @@ func TestJoin(t *testing.T) {
 			want: []string{"a@20 churned=true joined v1 0.7"}},
 		{name: "no score at all", steps: []step{left(20, 21), until(121), until(122)},
 			want: []string{"a@20 unmatched no_score"}},
-		{name: "written elsewhere", steps: []step{observe(outcome{observedAt: 20, writtenAt: 21, misplaced: true}), until(122)},
-			want: []string{"a@20 unmatched wrong_partition"}},
 		{name: "same outcome twice", steps: []step{scored(10, 11, 1, .7), left(20, 21), left(20, 40), left(30, 41)},
 			want: []string{"a@20 churned=true joined v1 0.7", "a@20 duplicate", "a@30 churned=true joined v1 0.7"}},
 		{name: "same outcome twice while waiting", steps: []step{left(20, 21), left(20, 22), scored(19, 30, 1, .7)},
@@ -109,6 +108,8 @@ func TestJoin(t *testing.T) {
 			want: []string{"a@20 unmatched no_score"}},
 		{name: "erased while waiting", steps: []step{left(20, 21), erase, scored(10, 30, 1, .7), until(200)},
 			want: []string{"a@20 unmatched erased"}},
+		{name: "back before the tombstone is read", steps: []step{scored(10, 11, 1, .7), scored(15, 16, 1, .2), func(j *join) { j.erase([]byte("a"), 12) }, left(20, 21)},
+			want: []string{"a@20 churned=true joined v1 0.2"}},
 		{name: "erased and back", steps: []step{scored(10, 11, 1, .7), erase, scored(15, 16, 1, .2), left(20, 21)},
 			want: []string{"a@20 churned=true joined v1 0.2"}},
 		{name: "redriven, a better score since", steps: []step{scored(10, 11, 1, .7), scored(15, 150, 1, .2), redriven(20, 21, 200)},
@@ -124,7 +125,7 @@ func TestJoin(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var l ledger
-			j := newJoin(4, c.lead, &l)
+			j := newJoin(4, c.lead, newCustomers(), &l)
 			for _, s := range c.steps {
 				s(j)
 			}
@@ -137,7 +138,7 @@ func TestJoin(t *testing.T) {
 }
 
 func TestScoreWrittenAgain(t *testing.T) {
-	j := newJoin(8, 0, &ledger{})
+	j := newJoin(8, 0, newCustomers(), &ledger{})
 	s := score{asOf: 10, writtenAt: 11, version: 1, probability: .5}
 	if !j.score([]byte("a"), s) {
 		t.Error("a new score was taken for an old one")
@@ -165,7 +166,7 @@ func TestJoinAgainstDefinition(t *testing.T) {
 		var scores []score
 		var want, got []string
 		l := &ledger{}
-		j := newJoin(1000, lead, l)
+		j := newJoin(1000, lead, newCustomers(), l)
 		type written struct {
 			at int64
 			s  *score
@@ -231,12 +232,12 @@ func TestJoinAgainstDefinition(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	l := &ledger{}
-	j := newJoin(8, 0, l)
+	j := newJoin(8, 0, newCustomers(), l)
 	for i := range maxPending + 10 {
 		j.outcome(outcome{customer: fmt.Sprint(i), observedAt: 1, writtenAt: 1}, 1000)
 	}
-	if l.open != maxPending || len(j.customers) != maxPending {
-		t.Errorf("%d outcomes of %d customers wait, want %d", l.open, len(j.customers), maxPending)
+	if l.open != maxPending || len(j.byID) != maxPending {
+		t.Errorf("%d outcomes of %d customers wait, want %d", l.open, len(j.byID), maxPending)
 	}
 	if len(l.lines) != 10 || !strings.HasSuffix(l.lines[0], "unmatched "+reasonTooMany) {
 		t.Errorf("got %q", l.lines)
@@ -245,13 +246,13 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d outcomes are remembered, want %d", n, rememberedOutcomes)
 	}
 	j.expire(1001)
-	if len(j.customers) != 0 || l.open != 0 {
-		t.Errorf("%d customers are left, %d outcomes wait", len(j.customers), l.open)
+	if len(j.byID) != 0 || l.open != 0 {
+		t.Errorf("%d customers are left, %d outcomes wait", len(j.byID), l.open)
 	}
 }
 
 func TestRecentForgetsTheOldest(t *testing.T) {
-	r := newJoin(1, 0, &ledger{}).seen
+	r := newJoin(1, 0, newCustomers(), &ledger{}).seen
 	r.limit = 3
 	for i, c := range []struct {
 		customer string
@@ -270,7 +271,7 @@ func TestRecentForgetsTheOldest(t *testing.T) {
 }
 
 func BenchmarkJoinScore(b *testing.B) {
-	j := newJoin(8, 0, &ledger{})
+	j := newJoin(8, 0, newCustomers(), &ledger{})
 	ids := make([][]byte, 100_000)
 	for i := range ids {
 		ids[i] = fmt.Appendf(nil, "customer-%06d", i)

@@ -135,7 +135,7 @@ func newMetrics(m *Monitor) *metrics {
 		}
 		return 0
 	})
-	for _, reason := range []string{reasonNoScore, reasonLaterOnly, reasonForgotten, reasonErased, reasonTooMany, reasonWrongPlace} {
+	for _, reason := range []string{reasonNoScore, reasonLaterOnly, reasonForgotten, reasonErased, reasonTooMany} {
 		x.unmatched.WithLabelValues(reason)
 	}
 	return x

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
@@ -54,6 +56,11 @@ type Monitor struct {
 	now     func() time.Time
 	metrics *metrics
 	intake  *intake.Intake
+	// customers are what the partitions have in common.
+	customers *customers
+	// topicsInterval is how often to look for new partitions.
+	topicsInterval time.Duration
+	differing      bool // that the topics differ is reported
 
 	mu       sync.Mutex // guards what follows
 	versions map[int64]*versionCounters
@@ -107,14 +114,16 @@ func New(cfg Config) (*Monitor, error) {
 	}
 	spec := cfg.Codec.Set().Spec()
 	m := &Monitor{
-		cfg:      cfg,
-		log:      cfg.Logger,
-		spec:     spec,
-		now:      time.Now,
-		versions: make(map[int64]*versionCounters),
-		intake:   intake.New(intake.Config{Name: "monitor intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
-		windows:  windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
-		recent:   recentScores{limit: cfg.DriftWindow, features: spec.Len()},
+		cfg:            cfg,
+		log:            cfg.Logger,
+		spec:           spec,
+		now:            time.Now,
+		versions:       make(map[int64]*versionCounters),
+		customers:      newCustomers(),
+		topicsInterval: 5 * time.Second,
+		intake:         intake.New(intake.Config{Name: "monitor intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
+		windows:        windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
+		recent:         recentScores{limit: cfg.DriftWindow, features: spec.Len()},
 	}
 	m.metrics = newMetrics(m)
 	if cfg.Registerer != nil {
@@ -127,8 +136,8 @@ func New(cfg Config) (*Monitor, error) {
 
 // Run reads scores and outcomes from their start and follows them until ctx
 // ends, and then returns nil. It waits while the cluster or the registry is
-// down. It fails when a topic does not exist or the topics differ in their
-// number of partitions. A monitor runs once.
+// down, and while the topics differ in their number of partitions. It fails when
+// a topic does not exist. A monitor runs once.
 func (m *Monitor) Run(ctx context.Context) error {
 	err := m.run(ctx)
 	if ctx.Err() != nil {
@@ -161,40 +170,91 @@ func (m *Monitor) run(ctx context.Context) error {
 	for _, p := range partitions {
 		group.Go(func() error { return p.run(ctx, caughtUp) })
 	}
+	group.Go(func() error { return m.grow(ctx, group, len(partitions)) })
 	return group.Wait()
 }
 
-// open finds the partitions and where they end now.
+// open finds the partitions and where they end now. While the topics differ in
+// their number of partitions, as when they are given more, it waits.
 func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
-	cluster := m.cfg.Cluster
-	scores, err := cluster.Spans(ctx, schemas.TopicScores)
-	if err != nil {
-		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicScores, err)
-	}
-	outcomes, err := cluster.Spans(ctx, schemas.TopicOutcomes)
-	if err != nil {
-		return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicOutcomes, err)
-	}
-	if len(scores) != len(outcomes) {
-		return nil, fmt.Errorf("%s has %d partitions and %s has %d: to be joined they need the same number",
-			schemas.TopicScores, len(scores), schemas.TopicOutcomes, len(outcomes))
-	}
-	open := func(s kafka.Span, wait time.Duration) source {
-		lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
-		lag.Set(float64(s.End - s.Start))
-		return source{
-			fetcher: cluster.NewFetcher(kafka.FetcherConfig{Topic: s.Topic, Partition: s.Partition, Offset: s.Start, MaxWait: wait}),
-			end:     s.End,
-			lag:     lag,
+	for {
+		scores, err := m.cfg.Cluster.Spans(ctx, schemas.TopicScores)
+		if err != nil {
+			return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicScores, err)
 		}
+		outcomes, err := m.cfg.Cluster.Spans(ctx, schemas.TopicOutcomes)
+		if err != nil {
+			return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicOutcomes, err)
+		}
+		if len(scores) != len(outcomes) {
+			m.differ(len(scores), len(outcomes))
+			if !retry.Sleep(ctx, m.topicsInterval) {
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		m.agree()
+		partitions := make([]*partition, len(scores))
+		for i := range partitions {
+			partitions[i] = m.newPartition()
+			partitions[i].scores = m.source(scores[i], scores[i].Start, scoresWait)
+			partitions[i].outcome = m.source(outcomes[i], outcomes[i].Start, outcomesWait)
+		}
+		return partitions, nil
 	}
-	partitions := make([]*partition, len(scores))
-	for i := range partitions {
-		p := m.newPartition(i, len(scores))
-		p.scores, p.outcome = open(scores[i], scoresWait), open(outcomes[i], outcomesWait)
-		partitions[i] = p
+}
+
+// partitionsName is the name under which it is reported whether the topics have
+// the same number of partitions.
+const partitionsName = "monitor partitions"
+
+// differ reports that they have not, agree that they have again.
+func (m *Monitor) differ(scores, outcomes int) {
+	m.differing = true
+	why := fmt.Sprintf("%s has %d partitions and %s has %d; give them the same number with churnstream topics grow",
+		schemas.TopicScores, scores, schemas.TopicOutcomes, outcomes)
+	m.cfg.Ready(partitionsName, false, why)
+	m.log.Warn("waiting for the topics to have the same number of partitions: " + why)
+}
+
+func (m *Monitor) agree() {
+	if m.differing {
+		m.differing = false
+		m.cfg.Ready(partitionsName, true, "")
 	}
-	return partitions, nil
+}
+
+// grow reads the partitions that both topics get beyond their first n.
+func (m *Monitor) grow(ctx context.Context, group *errgroup.Group, n int) error {
+	counts := map[string]int{schemas.TopicScores: n, schemas.TopicOutcomes: n}
+	known := maps.Clone(counts)
+	return m.cfg.Cluster.Growth(ctx, m.topicsInterval, known, func(topic string, partition int) error {
+		counts[topic] = partition + 1
+		scores, outcomes := counts[schemas.TopicScores], counts[schemas.TopicOutcomes]
+		for ; n < min(scores, outcomes); n++ {
+			p := m.newPartition()
+			p.scores = m.source(kafka.Span{Topic: schemas.TopicScores, Partition: n}, -1, scoresWait)
+			p.outcome = m.source(kafka.Span{Topic: schemas.TopicOutcomes, Partition: n}, -1, outcomesWait)
+			group.Go(func() error { return p.run(ctx, func() {}) })
+		}
+		if scores == outcomes {
+			m.agree()
+		} else {
+			m.differ(scores, outcomes)
+		}
+		return nil
+	})
+}
+
+// source reads a partition from a start on.
+func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration) source {
+	lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
+	lag.Set(float64(s.End - s.Start))
+	return source{
+		fetcher: m.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait}),
+		end:     s.End,
+		lag:     lag,
+	}
 }
 
 // scored takes a new score.

@@ -377,28 +377,71 @@ func TestLeadTime(t *testing.T) {
 	}
 }
 
-func TestTopicsMustMatch(t *testing.T) {
-	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+// Topics get more partitions, one after the other. A customer whose home
+// changes is joined with scores from before.
+func TestTopicsGrow(t *testing.T) {
+	w := newWorld(t)
+	grow := func(topic string, n int) {
+		t.Helper()
+		if err := w.cluster.GrowTopic(t.Context(), topic, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grow(schemas.TopicScores, 4)
+	reports := make(chan string, 100)
+	m, err := New(Config{Dependencies: role.Dependencies{Cluster: w.cluster, Codec: w.codec, Models: w.models, Ready: func(name string, ready bool, why string) {
+		reports <- fmt.Sprintf("%s: %t %s", name, ready, why)
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(broker.Close)
-	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}})
-	if err != nil {
-		t.Fatal(err)
+	m.topicsInterval = 10 * time.Millisecond
+	done := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { done <- m.Run(ctx) }()
+	report := func(want string) {
+		t.Helper()
+		for timeout := time.After(20 * time.Second); ; {
+			select {
+			case got := <-reports:
+				if strings.Contains(got, want) {
+					return
+				}
+			case <-timeout:
+				t.Fatalf("nobody reports %q", want)
+			}
+		}
 	}
-	t.Cleanup(cluster.Close)
-	if err := cluster.EnsureTopics(t.Context(),
-		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: 3},
-		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: 2}); err != nil {
-		t.Fatal(err)
+	report("monitor partitions: false " + schemas.TopicScores + " has 4 partitions and " + schemas.TopicOutcomes + " has 3; give them the same number")
+	grow(schemas.TopicOutcomes, 4)
+	report("monitor: true")
+
+	to := func(topic string, partition, second int, value []byte) {
+		t.Helper()
+		r := kafka.Record{Key: []byte("anna"), Value: value, Time: time.UnixMilli(seconds(second))}
+		if err := w.producer.ProduceTo(t.Context(), topic, partition, []kafka.Record{r}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	m, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: newCodec(t), Models: theModels{}}})
-	if err != nil {
-		t.Fatal(err)
+	outcome := func(observed int) []byte {
+		return w.codec.AppendOutcome(nil, &schemas.ChurnOutcome{CustomerID: "anna", ObservedAt: seconds(observed), Churned: true})
 	}
-	if err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "3 partitions") {
-		t.Errorf("got %v", err)
+	stats := func(what string, ok func(Stats) bool) {
+		t.Helper()
+		(&running{Monitor: m}).await(t, what, ok)
+	}
+	to(schemas.TopicScores, 0, 1, appendScore(w.codec, "anna", seconds(1), 2, .9, "year", 10))
+	to(schemas.TopicOutcomes, 0, 2, outcome(2))
+	stats("the first outcome", func(s Stats) bool { return s.Outcomes == 1 })
+	grow(schemas.TopicOutcomes, 6)
+	report("monitor partitions: false " + schemas.TopicScores + " has 4 partitions and " + schemas.TopicOutcomes + " has 6")
+	grow(schemas.TopicScores, 6)
+	report("monitor partitions: true")
+	to(schemas.TopicOutcomes, 5, 3, outcome(3))
+	stats("the outcome in a new partition", func(s Stats) bool { return s.Outcomes == 2 && s.Accuracy == 1 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -514,8 +557,8 @@ func TestRestartAgrees(t *testing.T) {
 			m.now = func() time.Time { return records[max(line.there-1, 0)].Time }
 			var l ledger
 			lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
-			p := m.newPartition(0, 1)
-			p.join = newJoin(8, 0, &l)
+			p := m.newPartition()
+			p.join = newJoin(8, 0, newCustomers(), &l)
 			p.scores = source{fetcher: scores, end: int64(there), lag: lag}
 			p.outcome = source{fetcher: outcomes, end: int64(there), lag: lag}
 			caughtUp := 0
@@ -563,7 +606,7 @@ func TestOpenTransaction(t *testing.T) {
 		}
 	}
 	lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
-	p := m.newPartition(0, 1)
+	p := m.newPartition()
 	p.scores, p.outcome = source{fetcher: scores, lag: lag}, source{fetcher: outcomes, lag: lag}
 	timeout := time.AfterFunc(10*time.Second, cancel)
 	p.run(ctx, func() {})

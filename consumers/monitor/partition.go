@@ -32,8 +32,6 @@ type fetcher interface {
 // partition reads the partitions of one number of both topics side by side.
 type partition struct {
 	monitor *Monitor
-	number  int
-	of      int // partitions of a topic
 	scores  source
 	outcome source
 	join    *join
@@ -45,18 +43,18 @@ type partition struct {
 }
 
 // newPartition returns a partition that has nothing to read from yet.
-func (m *Monitor) newPartition(number, of int) *partition {
+func (m *Monitor) newPartition() *partition {
 	codec := m.cfg.Codec
 	passOver := m.intake.PassOver(func(topic string, reason schemas.Reason) {
 		m.metrics.skipped.WithLabelValues(topic, string(reason)).Inc()
 	})
-	join := newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m)
+	join := newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m.customers, m)
 	join.pending = m.cfg.MaxPending
 	return &partition{
-		monitor: m, number: number, of: of,
-		join:  join,
-		score: intake.NewReader(m.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: codec.NewScore, Poison: passOver}),
-		label: intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Poison: passOver}),
+		monitor: m,
+		join:    join,
+		score:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: codec.NewScore, Poison: passOver}),
+		label:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Poison: passOver}),
 	}
 }
 
@@ -167,10 +165,12 @@ func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
 	if err != nil || kind == intake.Nothing {
 		return err
 	}
+	p.join.Lock()
+	defer p.join.Unlock()
 	p.join.expire(r.Time.UnixMilli())
 	switch {
 	case kind == intake.Tombstone:
-		p.join.erase(r.Key)
+		p.join.erase(r.Key, deadletters.WrittenAt(r).UnixMilli())
 	case isScore:
 		p.takeScore(r, p.score.Message())
 	default:
@@ -192,13 +192,14 @@ func (p *partition) takeOutcome(r *kafka.Record, o *schemas.ChurnOutcome) {
 	written := deadletters.WrittenAt(r).UnixMilli()
 	p.join.outcome(outcome{
 		customer: o.CustomerID, observedAt: o.ObservedAt, writtenAt: written, churned: o.Churned,
-		own:       o.Attributes != nil,
-		misplaced: kafka.PartitionOf([]byte(o.CustomerID), p.of) != p.number,
+		own: o.Attributes != nil,
 	}, written+p.monitor.cfg.Grace.Milliseconds())
 }
 
 // expireIdle gives outcomes up by the clock, while no record shows the time.
 func (p *partition) expireIdle() {
+	p.join.Lock()
+	defer p.join.Unlock()
 	p.join.expire(p.monitor.now().Add(-inFlight).UnixMilli())
 }
 
