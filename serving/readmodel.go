@@ -51,13 +51,16 @@ func newCustomer(s *schemas.ChurnScore) *Customer {
 }
 
 // supersedes reports whether c takes the place of the customer's score so far,
-// unlike one that is older or the same. Of one moment and one event it is the
-// score that was written last: that of the model version in use.
+// unlike one that is older or the same. The later moment counts. Of one moment,
+// it is the later event within a partition; across partitions, as when the
+// customer's home has changed, only the time of scoring can be compared. Of one
+// event it is the score that was written last: that of the model version in use.
 func (c *Customer) supersedes(old *Customer) bool {
-	if c.SourcePartition != old.SourcePartition {
-		return true // the customer's events go elsewhere now
+	order := cmp.Compare(c.AsOf, old.AsOf)
+	if order == 0 && c.SourcePartition != old.SourcePartition {
+		return c.ScoredAt > old.ScoredAt
 	}
-	switch cmp.Or(cmp.Compare(c.AsOf, old.AsOf), cmp.Compare(c.SourceOffset, old.SourceOffset)) {
+	switch cmp.Or(order, cmp.Compare(c.SourceOffset, old.SourceOffset)) {
 	case 0:
 		return c.ModelVersion != old.ModelVersion
 	case 1:

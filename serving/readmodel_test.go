@@ -141,7 +141,7 @@ func TestReadModelKeepsTheLatest(t *testing.T) {
 	}
 	// Another source partition has its own offsets.
 	s := plainScore("ann", 2, 0.7, schemas.RiskHigh)
-	s.SourcePartition = 3
+	s.SourcePartition, s.AsOf = 3, s.AsOf+1
 	if !m.Apply(s) {
 		t.Error("a score of another partition was refused")
 	}
@@ -311,7 +311,7 @@ func BenchmarkApply(b *testing.B) {
 }
 
 // What speaks of a later moment takes the place of what is known of a customer,
-// and nothing else of the same partition does.
+// whatever its offset is in another partition.
 func TestLaterMomentSupersedes(t *testing.T) {
 	known := plainScore("c", 5, 0.5, schemas.RiskLow)
 	known.AsOf, known.ModelVersion = 1000, 2
@@ -330,7 +330,8 @@ func TestLaterMomentSupersedes(t *testing.T) {
 		{"an earlier moment under another model", 900, 5, 3, 0, false},
 		{"a later model", 1000, 5, 3, 0, true},
 		{"back to the model of before", 1000, 5, 1, 0, true},
-		{"another partition", 900, 1, 2, 1, true},
+		{"a later moment in another partition", 1001, 1, 2, 1, true},
+		{"an earlier moment in another partition", 999, 9, 3, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := NewReadModel()
