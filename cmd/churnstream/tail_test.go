@@ -123,7 +123,7 @@ func TestTailChooses(t *testing.T) {
 
 // Transactions leave gaps in the offsets: the last records are further back
 // than their number.
-func TestTailLooksBehindGaps(t *testing.T) {
+func TestTailLooksPastGaps(t *testing.T) {
 	b := newBench(t)
 	partition := kafka.PartitionOf([]byte("anna"), 2)
 	for i := range 5 {

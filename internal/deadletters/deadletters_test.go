@@ -406,7 +406,7 @@ func TestRedriveByNameAfterARunThatWasCutShort(t *testing.T) {
 }
 
 // After an open transaction nothing can be read, but it may be there.
-func TestRedriveAfterARunBehindAnOpenTransaction(t *testing.T) {
+func TestRedriveAfterARunThatAnOpenTransactionHides(t *testing.T) {
 	d := newDesk(t)
 	upstream, err := kgo.NewClient(kgo.SeedBrokers(d.broker), kgo.TransactionalID("upstream"),
 		kgo.DefaultProduceTopic(schemas.TopicEvents), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -696,7 +696,7 @@ func (p *pickyTopics) ProduceTo(ctx context.Context, topic string, partition int
 
 // One letter that its topic does not take holds up none of those after it, and
 // nothing is left to look for.
-func TestRedriveGoesOnBehindWhatATopicRefuses(t *testing.T) {
+func TestRedriveGoesOnAfterWhatATopicRefuses(t *testing.T) {
 	for _, c := range []struct {
 		why     string
 		limit   int // max.message.bytes
