@@ -311,7 +311,10 @@ func (r *restorer) unreadable(_ context.Context, record *kafka.Record, why *sche
 // its customer, or on the same event and speaks of an earlier moment.
 func (r *restorer) stale(s *schemas.ChurnScore) bool {
 	if known := r.state.customers.Get(s.CustomerID); known != nil {
-		offset := known.SourceOffset()
+		partition, offset := known.Source()
+		if s.SourcePartition != partition { // the customer has moved
+			return s.AsOf < known.AsOf()
+		}
 		return s.SourceOffset < offset || s.SourceOffset == offset && s.AsOf < known.AsOf()
 	}
 	if len(r.erased) > 0 {
@@ -323,9 +326,11 @@ func (r *restorer) stale(s *schemas.ChurnScore) bool {
 }
 
 func (r *restorer) erasure(record *kafka.Record, offset int64) {
-	if known := r.state.customers.Get(record.Key); known != nil && known.SourceOffset() > offset {
-		r.foreign(record, "an erasure that is older than the score before it", true)
-		return
+	if known := r.state.customers.Get(record.Key); known != nil {
+		if partition, at := known.Source(); int(partition) == r.partition && at > offset {
+			r.foreign(record, "an erasure that is older than the score before it", true)
+			return
+		}
 	}
 	r.state.customers.Remove(record.Key)
 	r.state.watermark = max(r.state.watermark, offset)

@@ -13,7 +13,7 @@ import (
 // all there is to know of the customer, in as few bytes as is quick to do:
 //
 //	customer id     length and bytes
-//	source offset   varint
+//	source          partition as an uvarint, offset as a varint
 //	occurred at     varint
 //	as of           what it is later than occurred at, as a varint
 //	model version   8 bytes: scoring again under another does not move it
@@ -46,13 +46,14 @@ func newPacking(spec *scoring.Spec) packing {
 // maxBytes bounds the length of a packed record.
 func (k *packing) maxBytes() int {
 	n := len(k.categorical)
-	return 2*(binary.MaxVarintLen64+schemas.MaxIDBytes) + 3*binary.MaxVarintLen64 + 2*8 +
+	return 2*(binary.MaxVarintLen64+schemas.MaxIDBytes) + 4*binary.MaxVarintLen64 + 2*8 +
 		1 + 8*scoring.RecentEvents + (n+7)/8 + n*2*binary.MaxVarintLen64 + 1
 }
 
 // append packs a score's state, as it comes from scoring or from the topic.
 func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(len(s.CustomerID))), s.CustomerID...)
+	dst = binary.AppendUvarint(dst, uint64(s.SourcePartition))
 	dst = binary.AppendVarint(dst, s.SourceOffset)
 	dst = binary.AppendVarint(dst, s.OccurredAt)
 	dst = binary.AppendVarint(dst, s.AsOf-s.OccurredAt)
@@ -104,6 +105,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) ([]byte, error) {
 	in := packedReader{data: record}
 	s.CustomerID = in.bytes(in.length(schemas.MaxIDBytes))
+	s.SourcePartition = int32(in.length(math.MaxInt32))
 	s.SourceOffset = in.varint()
 	s.OccurredAt = in.varint()
 	s.AsOf = s.OccurredAt + in.varint()
@@ -165,26 +167,33 @@ func (r Record) afterID() packedReader {
 	return packedReader{data: r[width+int(n):]}
 }
 
-// SourceOffset returns the offset of the event that the latest score rests on.
-func (r Record) SourceOffset() int64 {
+// Source returns the partition and the offset of the event that the latest score
+// rests on. The partition is another one than the record is of if the customer
+// has moved.
+func (r Record) Source() (partition int32, offset int64) {
 	in := r.afterID()
-	return in.varint()
+	return int32(in.uvarint()), in.varint()
 }
 
 // AsOf returns the moment that the latest score speaks of.
 func (r Record) AsOf() int64 {
-	in := r.afterID()
-	in.varint() // source offset
+	in := r.afterSource()
 	return in.varint() + in.varint()
 }
 
 // ModelVersion returns the model version of the latest score.
 func (r Record) ModelVersion() int64 {
-	in := r.afterID()
-	in.varint() // source offset
+	in := r.afterSource()
 	in.varint() // occurred at
 	in.varint() // as of
 	return int64(in.uint64())
+}
+
+func (r Record) afterSource() packedReader {
+	in := r.afterID()
+	in.uvarint()
+	in.varint()
+	return in
 }
 
 // appendEventID writes a UUID in its usual spelling as 16 bytes after a zero,

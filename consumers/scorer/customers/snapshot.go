@@ -35,7 +35,7 @@ import (
 // Records may be newer than the offset reflected, since scoring goes on while
 // they are written. The scores from that offset on are read again at restore
 // and bring every customer to the same point.
-const snapshotMagic = "churnst\x03"
+const snapshotMagic = "churnst\x04"
 
 const (
 	blockHeader    = 1

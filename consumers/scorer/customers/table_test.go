@@ -39,7 +39,7 @@ func sameNumber(a, b float64) bool { return a == b || scoring.IsMissing(a) && sc
 // sameState compares what is kept of two scores.
 func sameState(a, b *schemas.ChurnScore) bool {
 	return bytes.Equal(a.CustomerID, b.CustomerID) && bytes.Equal(a.EventID, b.EventID) &&
-		a.SourceOffset == b.SourceOffset && a.OccurredAt == b.OccurredAt && a.AsOf == b.AsOf && a.ModelVersion == b.ModelVersion &&
+		a.SourcePartition == b.SourcePartition && a.SourceOffset == b.SourceOffset && a.OccurredAt == b.OccurredAt && a.AsOf == b.AsOf && a.ModelVersion == b.ModelVersion &&
 		sameNumber(a.Probability, b.Probability) && slices.EqualFunc(a.Attributes, b.Attributes, sameNumber) &&
 		slices.Equal(a.AttributeAges, b.AttributeAges) && slices.Equal(a.RecentEvents, b.RecentEvents)
 }
@@ -54,7 +54,9 @@ func randomScore(rng *rand.Rand, set *schemas.Set, id string) *schemas.ChurnScor
 		ModelVersion: rng.Int64(),
 		Probability:  rng.Float64(),
 		SourceOffset: rng.Int64() >> rng.IntN(62),
-		Attributes:   scoring.NewVector(set.Spec().Len()),
+
+		SourcePartition: rng.Int32() >> rng.IntN(31),
+		Attributes:      scoring.NewVector(set.Spec().Len()),
 	}
 	s.AsOf = s.OccurredAt
 	if rng.IntN(2) == 0 {
@@ -99,8 +101,9 @@ func TestPacking(t *testing.T) {
 		if scratch, err = k.unpack(packed, &got, scratch[:0]); err != nil || !sameState(&got, want) {
 			t.Fatalf("seed %d: %+v, %v; want %+v", seed, got, err, want)
 		}
-		if string(Record(packed).ID()) != string(want.CustomerID) || Record(packed).SourceOffset() != want.SourceOffset || Record(packed).ModelVersion() != want.ModelVersion || Record(packed).AsOf() != want.AsOf {
-			t.Fatalf("seed %d: id %s, offset %d, model %d, as of %d of %+v", seed, Record(packed).ID(), Record(packed).SourceOffset(), Record(packed).ModelVersion(), Record(packed).AsOf(), want)
+		partition, offset := Record(packed).Source()
+		if string(Record(packed).ID()) != string(want.CustomerID) || partition != want.SourcePartition || offset != want.SourceOffset || Record(packed).ModelVersion() != want.ModelVersion || Record(packed).AsOf() != want.AsOf {
+			t.Fatalf("seed %d: id %s, source %d/%d, model %d, as of %d of %+v", seed, Record(packed).ID(), partition, offset, Record(packed).ModelVersion(), Record(packed).AsOf(), want)
 		}
 		for n := range packed {
 			if _, err := k.unpack(packed[:n], &got, nil); err == nil {

@@ -95,7 +95,9 @@ type Applied struct {
 // customer. The byte slices of the score are those of the event.
 func (e *Engine) Apply(ev *schemas.CustomerEvent, offset int64) Applied {
 	s := &e.score
-	if record := e.table.Get(ev.CustomerID); record != nil {
+	record := e.table.Get(ev.CustomerID)
+	known := record != nil
+	if known {
 		e.table.Unpack(record, s)
 		e.customer.Restore(s.Attributes, s.OccurredAt, s.AttributeAges, s.RecentEvents, s.Probability)
 	} else {
@@ -114,7 +116,13 @@ func (e *Engine) Apply(ev *schemas.CustomerEvent, offset int64) Applied {
 		return applied
 	}
 	applied.Saturated += e.rounding.apply(s.Attributes)
-	s.CustomerID, s.EventID, s.OccurredAt, s.SourceOffset = ev.CustomerID, ev.EventID, ev.OccurredAt, offset
+	if known && s.SourcePartition != int32(e.cfg.Partition) {
+		// The customer has moved here. Offsets do not tell which of two scores is
+		// the later one then, so their moments have to.
+		s.AsOf++
+	}
+	s.CustomerID, s.EventID, s.OccurredAt = ev.CustomerID, ev.EventID, ev.OccurredAt
+	s.SourcePartition, s.SourceOffset = int32(e.cfg.Partition), offset
 	s.AsOf = max(s.AsOf, ev.OccurredAt)
 	s.Trigger = schemas.TriggerEvent
 	s.Previous = e.customer.Probability
@@ -166,7 +174,6 @@ func (e *Engine) recall(record customers.Record) *schemas.ChurnScore {
 // the score.
 func (e *Engine) complete(s *schemas.ChurnScore) {
 	m, x := &e.model, s.Attributes
-	s.SourcePartition = int32(e.cfg.Partition)
 	s.ScoredAt = 0
 	s.ModelVersion = m.Version
 	s.Probability = m.Predictor.Probability(x)

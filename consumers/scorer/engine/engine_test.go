@@ -161,6 +161,30 @@ func TestAsOf(t *testing.T) {
 	}
 }
 
+// TestMoved goes on with a customer whose state is of another partition. What
+// follows speaks of a later moment than that state, though the event may be
+// earlier: the offsets of two partitions cannot be compared.
+func TestMoved(t *testing.T) {
+	set := testSet(t)
+	before, table := newEngine(t, set, func(c *Config) { c.Partition = 1 })
+	last := copied(before.Apply(event(set, "anna", "e1", 1000, 1), 500).Score)
+	e := New(Config{Set: set, Partition: 3, Reasons: 3}, table)
+	e.Use(testModel(t, set, 1))
+	if s := e.Repair([]byte("anna")); s.SourcePartition != 1 || s.SourceOffset != 500 || s.AsOf != last.AsOf || s.Probability != last.Probability {
+		t.Errorf("moved as %+v, it was %+v", s, last)
+	}
+	if again := e.Apply(event(set, "anna", "e1", 1000, 1), 0); again.Score != nil {
+		t.Error("an event has an effect in both partitions")
+	}
+	for i, want := range []int64{1001, 1001, 1002} {
+		at := []int64{900, 950, 1002}[i]
+		s := e.Apply(event(set, "anna", fmt.Sprint("new", i), at, math.NaN()), int64(i)).Score
+		if s.SourcePartition != 3 || s.SourceOffset != int64(i) || s.AsOf != want || s.OccurredAt != at || s.Attributes[months] != 1 {
+			t.Errorf("event %d: %+v, want it as of %d", i, s, want)
+		}
+	}
+}
+
 func TestRescore(t *testing.T) {
 	set := testSet(t)
 	e, _ := newEngine(t, set, nil)
