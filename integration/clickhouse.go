@@ -114,12 +114,6 @@ func (c *ClickHouse) Kill9() { c.t.Helper(); c.process.Kill9() }
 // Stop shuts the server down.
 func (c *ClickHouse) Stop() { c.t.Helper(); c.process.Stop() }
 
-// Freeze stops the server from running.
-func (c *ClickHouse) Freeze() { c.t.Helper(); c.process.Freeze() }
-
-// Thaw lets a frozen server go on.
-func (c *ClickHouse) Thaw() { c.t.Helper(); c.process.Thaw() }
-
 // Start starts the server again after Kill9 or Stop and waits until it is up.
 func (c *ClickHouse) Start() { c.t.Helper(); c.process.Start(); c.await() }
 

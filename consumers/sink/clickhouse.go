@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -602,40 +601,6 @@ func (c *clickhouseCells) Distributions(list []schemas.BaselineDistribution) {
 		rows[i] = []any{b.Name, append([]string{}, b.Bins...), append([]float64{}, b.Frequencies...)}
 	}
 	c.add(rows)
-}
-
-// DDL returns the statements that Migrate brings an empty ClickHouse database
-// to, for one feature specification: for reading, for review, and for
-// operators who create tables themselves. Tables that exist are left as they
-// are, so a replicated engine or a TTL may be added by hand.
-func DDL(attributes Attributes) string {
-	d := clickhouseDialect(attributes.Spec())
-	statements := []string{clickhouseSchemaMigrations}
-	var defined []string
-	for _, m := range d.migrations {
-		list, columns := d.render(m.tables, nil)
-		statements, defined = append(statements, list...), append(defined, columns...)
-	}
-	for _, table := range slices.Sorted(maps.Keys(d.own)) {
-		for _, c := range d.own[table] {
-			if slices.Contains(defined, table+"."+c.name) {
-				continue
-			}
-			statements = append(statements, d.add(table, c))
-			if table == "churn_scores" {
-				for _, copied := range d.copies {
-					statements = append(statements, d.add(copied, c))
-				}
-			}
-		}
-	}
-	for _, f := range d.feeds {
-		statements = append(statements, f.create)
-	}
-	statements = append(statements,
-		fmt.Sprintf("INSERT INTO schema_migrations (version, applied_at) SELECT %d, now64(3)", len(d.migrations)))
-	statements = append(statements, d.statements(d.views, nil)...)
-	return strings.Join(statements, ";\n\n") + ";\n"
 }
 
 const clickhouseSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
