@@ -69,6 +69,10 @@ type Codec struct {
 	// with a longer one is poison. 0 means 256 KiB. It is never less than twice
 	// our own schema of the message. It must not be set once the codec is used.
 	MaxSchemaBytes int
+	// Keys is how upstream writes the customer's id as the key of events and
+	// outcomes. Whatever we write has it as it is. Default: upstream, too. It
+	// must not be set once the codec is used.
+	Keys KeyFormat
 
 	set      *Set
 	registry Registry

@@ -388,7 +388,10 @@ func TestSchemaInAHeader(t *testing.T) {
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			got := c.NewEvent()
-			value, err := Framed(r.header, r.value)
+			value, err := r.value, error(nil)
+			if r.header != nil {
+				value, err = AppendFramed(nil, r.header, value)
+			}
 			if err == nil {
 				err = c.DecodeEvent(t.Context(), value, got)
 			}
@@ -398,7 +401,7 @@ func TestSchemaInAHeader(t *testing.T) {
 		})
 	}
 	calls := registry.calls
-	value, _ := Framed(header("0100112233445566778899aabbccddeeff"), datum)
+	value, _ := AppendFramed(nil, header("0100112233445566778899aabbccddeeff"), datum)
 	if err := c.DecodeEvent(t.Context(), value, c.NewEvent()); err != nil || registry.calls != calls {
 		t.Errorf("%v, asked the registry %d times more", err, registry.calls-calls)
 	}
@@ -417,7 +420,7 @@ func FuzzFramed(f *testing.F) {
 	f.Add([]byte{1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, datum)
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, header, value []byte) {
-		framed, err := Framed(header, value)
+		framed, err := AppendFramed(nil, header, value)
 		if err != nil {
 			if reasonOf(err) != ReasonBadFrame {
 				t.Fatal(err)

@@ -23,18 +23,23 @@ const ValueSchemaHeader = "__value_schema_id"
 // KeySchemaHeader is ValueSchemaHeader for the key.
 const KeySchemaHeader = "__key_schema_id"
 
-// Framed returns a value with its frame before it: as it is if it has one, or
-// else after what the record's ValueSchemaHeader says, where that is not nil.
-// The error is a *PoisonError.
-func Framed(header, value []byte) ([]byte, error) {
-	if header == nil {
-		return value, nil
-	}
+// AppendFramed appends to dst a value after the frame that the record's
+// ValueSchemaHeader holds. The error is a *PoisonError.
+func AppendFramed(dst, header, value []byte) ([]byte, error) {
 	if _, rest, ok := cutFrame(header); !ok || len(rest) > 0 {
-		return nil, poison(ReasonBadFrame, "header %s holds neither the id nor the GUID of a schema, but %d bytes", ValueSchemaHeader, len(header))
+		return dst, poison(ReasonBadFrame, "header %s holds neither the id nor the GUID of a schema, but %d bytes", ValueSchemaHeader, len(header))
 	}
-	framed := make([]byte, 0, len(header)+len(value))
-	return append(append(framed, header...), value...), nil
+	return append(append(dst, header...), value...), nil
+}
+
+// FrameSchema returns the id or the GUID of the schema that a value's frame names,
+// "" without a frame.
+func FrameSchema(value []byte) string {
+	name, _, ok := cutFrame(value)
+	if !ok {
+		return ""
+	}
+	return name.String()
 }
 
 // guid is the GUID of a schema, the same in all registries.

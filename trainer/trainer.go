@@ -274,15 +274,16 @@ func (t *Trainer) outcomes() intake.Topic[schemas.ChurnOutcome] {
 			if o == nil {
 				return nil
 			}
-			return intake.CheckKey(r, o.CustomerID)
+			return intake.CheckKey(t.cfg.Codec.Keys, r, o.CustomerID)
 		},
+		Keys:     t.cfg.Codec.Keys,
 		Reserved: true, // what others write under such a key is to be seen
 	}
 }
 
 func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.ChurnOutcome) error {
 	if o == nil {
-		t.erase(r, true)
+		t.erase(intake.CustomerID(t.cfg.Codec.Keys, r), r, true)
 		return nil
 	}
 	now := t.now()
@@ -314,7 +315,7 @@ func (t *Trainer) scores() intake.Topic[schemas.ChurnScore] {
 
 func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
 	if s == nil {
-		t.erase(r, false)
+		t.erase(r.Key, r, false)
 		return nil
 	}
 	at := s.AsOf
@@ -332,11 +333,11 @@ func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.Churn
 
 // erase forgets a customer; inOrder says that the tombstone is an outcome's. One
 // that the scorer passes on is older than its place among the outcomes.
-func (t *Trainer) erase(r *kafka.Record, inOrder bool) {
+func (t *Trainer) erase(id []byte, r *kafka.Record, inOrder bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := deadletters.WrittenAt(r)
-	t.join.erase(fitting.CustomerHash(r.Key), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
+	t.join.erase(fitting.CustomerHash(id), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
 }
 
 // deadLetter writes an outcome that cannot be decoded to the dead letters, unless

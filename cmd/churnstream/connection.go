@@ -41,6 +41,8 @@ type connection struct {
 	Schema      string `name:"schema" help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE"`
 	SchemaBytes int    `name:"schema-bytes" help:"Longest schema of a writer, as the registry has it; records of longer ones are set aside." default:"256KiB" type:"bytes" advanced:""`
 
+	KeyFormat string `name:"key-format" help:"How upstream writes customer_id as the key of events and outcomes: plain, or as an avro or json string, framed or with the schema in a header. Every role has to have the same." enum:"plain,avro,json" default:"plain" advanced:""`
+
 	CreateTopics bool `name:"create-topics" help:"Create the topics that do not exist." default:"true" negatable:"" advanced:""`
 	Partitions   int  `name:"partitions" help:"Partitions of topics that are created." default:"6" unit:"partitions" advanced:""`
 	Replication  int  `name:"replication" help:"Replicas of topics that are created." default:"1" unit:"replicas" advanced:""`
@@ -141,6 +143,9 @@ func (c *connection) codec(log *slog.Logger) (*schemas.Codec, error) {
 	}
 	codec := schemas.NewCodec(set, client)
 	codec.MaxSchemaBytes = c.SchemaBytes
+	if codec.Keys, err = schemas.ParseKeyFormat(c.KeyFormat); err != nil {
+		return nil, fmt.Errorf("--key-format: %w", err)
+	}
 	return codec, nil
 }
 

@@ -54,7 +54,7 @@ func (m *Monitor) newPartition() *partition {
 		monitor: m,
 		join:    join,
 		score:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: codec.NewScore, Poison: passOver}),
-		label:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Poison: passOver}),
+		label:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Keys: codec.Keys, Poison: passOver}),
 	}
 }
 
@@ -169,8 +169,10 @@ func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
 	defer p.join.Unlock()
 	p.join.expire(r.Time.UnixMilli())
 	switch {
-	case kind == intake.Tombstone:
+	case kind == intake.Tombstone && isScore:
 		p.join.erase(r.Key, deadletters.WrittenAt(r).UnixMilli())
+	case kind == intake.Tombstone:
+		p.join.erase(intake.CustomerID(p.monitor.cfg.Codec.Keys, r), deadletters.WrittenAt(r).UnixMilli())
 	case isScore:
 		p.takeScore(r, p.score.Message())
 	default:

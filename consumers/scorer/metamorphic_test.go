@@ -330,6 +330,8 @@ func (th *theatre) diff(t testing.TB, got, want *outcome) string {
 // deadLetters takes what is not fenced, and has the dead letters read.
 type deadLetters struct{ th *theatre }
 
+func (deadLetters) ProduceEverywhere(context.Context, string, kafka.Record) error { return nil }
+
 func (d deadLetters) Produce(ctx context.Context, topic string, records ...kafka.Record) error {
 	for i := range records {
 		if topic != schemas.TopicDeadLetters {

@@ -27,6 +27,13 @@ type outbox struct {
 	erasures    []kafka.Record // for the topic of outcomes
 }
 
+// producer writes records: each to the partition of its key, or one to every
+// partition. A *kafka.Producer is one.
+type producer interface {
+	deadletters.Producer
+	ProduceEverywhere(ctx context.Context, topic string, r kafka.Record) error
+}
+
 // flushBytes is how much is made of a batch before it is written.
 const flushBytes = 8 << 20
 
@@ -62,8 +69,8 @@ func (b *outbox) tombstone(id []byte, sourceOffset int64) (key []byte) {
 // among the scores, and one among the outcomes. The topic of outcomes keeps
 // them for as long as there are models to train, which is longer than a
 // tombstone stays among the scores.
-func (b *outbox) erasure(r *kafka.Record) {
-	key := b.tombstone(r.Key, r.Offset)
+func (b *outbox) erasure(id []byte, r *kafka.Record) {
+	key := b.tombstone(id, r.Offset)
 	// What is written of the customer from now on, here too, is of a new one,
 	// though the broker may stamp this tombstone later.
 	at := strconv.AppendInt(nil, r.Time.UnixMilli(), 10)
@@ -133,11 +140,24 @@ func (b *outbox) eraseOutcomes(ctx context.Context) error {
 	if len(b.erasures) == 0 {
 		return nil
 	}
-	err := b.producer.Produce(ctx, schemas.TopicOutcomes, b.erasures...)
+	err := b.produceErasures(ctx)
 	if err != nil && !errors.Is(err, kafka.ErrUnknownTopic) { // else there are none
 		return fmt.Errorf("erasing outcomes: %w", err)
 	}
 	b.erasures = b.erasures[:0]
+	return nil
+}
+
+func (b *outbox) produceErasures(ctx context.Context) error {
+	if b.cfg.Codec.Keys == schemas.KeyPlain {
+		return b.producer.Produce(ctx, schemas.TopicOutcomes, b.erasures...)
+	}
+	// Upstream's keys, and so the partitions of outcomes, are not those of ids.
+	for _, r := range b.erasures {
+		if err := b.producer.ProduceEverywhere(ctx, schemas.TopicOutcomes, r); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

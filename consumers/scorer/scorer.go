@@ -118,7 +118,7 @@ type Scorer struct {
 	log     *slog.Logger
 	metrics *metrics
 	// producer writes what is not fenced: dead letters and erasures of outcomes.
-	producer deadletters.Producer
+	producer producer
 	letters  *deadletters.Writer
 	intake   *intake.Intake
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/role"
@@ -476,6 +478,125 @@ func TestErasure(t *testing.T) {
 	got := s.scores(3)[2]
 	if !scoring.IsMissing(got.Attributes[months]) || !scoring.IsMissing(got.Previous) {
 		t.Errorf("an erased customer is remembered: %+v", got)
+	}
+}
+
+// Upstream may write keys as Avro or JSON strings, and name the schema in headers.
+func TestFramedKeys(t *testing.T) {
+	for name, c := range map[string]struct {
+		format schemas.KeyFormat
+		header string // of the key
+		key    func(id string) string
+	}{
+		"avro":                {schemas.KeyAvro, "", func(id string) string { return "\x00\x00\x00\x00\x09" + string(rune(2*len(id))) + id }},
+		"avro, by its header": {schemas.KeyAvro, "\x01ABCDEFGHIJKLMNOP", func(id string) string { return string(rune(2*len(id))) + id }},
+		"json":                {schemas.KeyJSON, "", func(id string) string { return `"` + id + `"` }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t)
+			s.codec.Keys = c.format
+			s.models.set(modelVersion(t, s.set, 1, 0))
+			stop := s.start()
+			send := func(key string, value []byte, headers ...kafka.Header) {
+				t.Helper()
+				if c.header != "" {
+					headers = append(headers, kafka.Header{Key: schemas.KeySchemaHeader, Value: []byte(c.header)})
+				}
+				if err := s.producer.Produce(t.Context(), schemas.TopicEvents, kafka.Record{Key: []byte(c.key(key)), Value: value, Headers: headers}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Enough customers that some belong elsewhere by their id alone.
+			var ids []string
+			for i := range 8 {
+				ids = append(ids, fmt.Sprint("customer-", i))
+				value := s.codec.AppendEvent(nil, s.event(ids[i], "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
+				if i%2 == 0 {
+					send(ids[i], value)
+				} else { // its schema in a header
+					send(ids[i], value[5:], kafka.Header{Key: schemas.ValueSchemaHeader, Value: value[:5]})
+				}
+			}
+			seen := map[string]bool{}
+			for _, r := range s.read(schemas.TopicScores, 8) {
+				seen[string(r.Key)] = true
+			}
+			for _, id := range ids {
+				if !seen[id] {
+					t.Errorf("no score under the key %q: %v", id, seen)
+				}
+			}
+			if n, err := testutil.GatherAndCount(s.metrics, "churn_scorer_misplaced_events_total"); err != nil || n != 1 {
+				t.Fatal(n, err)
+			}
+			families, err := s.metrics.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == "churn_scorer_misplaced_events_total" && f.GetMetric()[0].GetCounter().GetValue() != 0 {
+					t.Errorf("%v events are misplaced", f)
+				}
+			}
+
+			// Another's key is poison, and kept as it was.
+			send("bert", s.codec.AppendEvent(nil, s.event("anna", "e2", start, nil, nil)))
+			var letter *schemas.DeadLetter
+			until(t, "the dead letter", func() bool {
+				err := s.cluster.Tail(t.Context(), kafka.TailConfig{Topics: []string{schemas.TopicDeadLetters}, ToEnd: true},
+					intake.Handle(intake.New(intake.Config{}), intake.Topic[schemas.DeadLetter]{Decode: s.codec.DecodeDeadLetter, Reserved: true},
+						func(_ context.Context, _ *kafka.Record, l *schemas.DeadLetter) error {
+							kept := *l
+							letter = &kept
+							return nil
+						}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return letter != nil
+			})
+			if letter.Reason != schemas.ReasonKeyMismatch || string(letter.Key) != c.key("bert") {
+				t.Errorf("%+v", letter)
+			}
+
+			// Erased by upstream and by us, whose keys are plain.
+			send(ids[0], nil)
+			if err := s.producer.ProduceEverywhere(t.Context(), schemas.TopicEvents, kafka.Record{Key: []byte(ids[1])}); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "both erasures, in every partition of the outcomes", func() bool {
+				spans, err := s.cluster.Spans(t.Context(), schemas.TopicOutcomes)
+				return err == nil && spans[0].End >= 2 && spans[1].End >= 2
+			})
+			stop()
+			s.start()
+			for _, id := range ids[:3] {
+				send(id, s.codec.AppendEvent(nil, s.event(id, "e3", start+1, map[int]string{plan: "yearly"}, nil)))
+			}
+			latest := map[string]*schemas.ChurnScore{}
+			until(t, "the scores after that", func() bool {
+				clear(latest)
+				err := s.cluster.Tail(t.Context(), kafka.TailConfig{Topics: []string{schemas.TopicScores}, ToEnd: true},
+					intake.Handle(intake.New(intake.Config{}), intake.Topic[schemas.ChurnScore]{Decode: s.codec.DecodeScore, New: s.codec.NewScore},
+						func(_ context.Context, r *kafka.Record, score *schemas.ChurnScore) error {
+							if score != nil && string(score.EventID) == "e3" {
+								kept := *score
+								kept.Attributes = slices.Clone(score.Attributes)
+								latest[string(r.Key)] = &kept
+							}
+							return nil
+						}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(latest) == 3
+			})
+			for i, id := range ids[:3] {
+				if forgotten := scoring.IsMissing(latest[id].Attributes[months]); forgotten != (i < 2) {
+					t.Errorf("%s is forgotten: %v", id, forgotten)
+				}
+			}
+		})
 	}
 }
 

@@ -1,7 +1,6 @@
 package scorer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -303,7 +302,7 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 		return nil
 	}
 	event := w.events.Message()
-	w.checkPlace(event.CustomerID, event.Source)
+	w.checkPlace(r.Key, event.Source)
 	applied := w.engine.Apply(event, r.Offset)
 	if applied.LateAttributes > 0 {
 		w.metrics.late.Add(float64(applied.LateAttributes))
@@ -325,7 +324,7 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 // eventTopic returns how events are read.
 func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
 	return intake.Topic[schemas.CustomerEvent]{
-		Decode: w.cfg.Codec.DecodeEvent, New: w.cfg.Codec.NewEvent, Check: checkEvent,
+		Decode: w.cfg.Codec.DecodeEvent, New: w.cfg.Codec.NewEvent, Keys: w.cfg.Codec.Keys, Check: w.checkEvent,
 		Poison: func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
 			w.outbox.letter(r, why)
 			return nil
@@ -336,26 +335,26 @@ func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
 
 // checkEvent says why a record is poison though it could be decoded; e is nil
 // for a tombstone.
-func checkEvent(r *kafka.Record, e *schemas.CustomerEvent) *schemas.PoisonError {
-	switch {
-	case e == nil && (len(r.Key) == 0 || schemas.IsReservedKey(r.Key)):
-		return &schemas.PoisonError{Reason: schemas.ReasonBadFrame, Detail: "no value, and no customer's id as the key"}
-	case e == nil:
+func (w *worker) checkEvent(r *kafka.Record, e *schemas.CustomerEvent) *schemas.PoisonError {
+	if e == nil {
+		if id := intake.CustomerID(w.cfg.Codec.Keys, r); len(id) == 0 || schemas.IsReservedKey(id) {
+			return &schemas.PoisonError{Reason: schemas.ReasonBadFrame, Detail: "no value, and no customer's id as the key"}
+		}
 		return nil
-	case schemas.IsReservedKey(e.CustomerID):
-		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}
-	case !bytes.Equal(r.Key, e.CustomerID):
-		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id; produce with key = customer_id"}
 	}
-	return nil
+	if schemas.IsReservedKey(e.CustomerID) {
+		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}
+	}
+	return intake.CheckKey(w.cfg.Codec.Keys, r, e.CustomerID)
 }
 
 // erase removes a customer, here and for everyone downstream. Erasures are
 // written to all partitions, as it may be that a customer's events lie where
 // they do not belong. Where they do not lie either, nothing follows.
 func (w *worker) erase(r *kafka.Record) {
-	if known := w.engine.Erase(r.Key); known || w.home(r.Key) {
-		w.outbox.erasure(r)
+	id := intake.CustomerID(w.cfg.Codec.Keys, r)
+	if known := w.engine.Erase(id); known || w.home(r.Key) {
+		w.outbox.erasure(id, r)
 	}
 }
 

@@ -216,7 +216,7 @@ func (s *Sink) newWorker(claim *kafka.Claim) *worker {
 	})
 	codec := s.cfg.Codec
 	w.scores = intake.NewReader(s.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: w.newScore, Check: checkScore, Poison: letter})
-	w.outcomes = intake.NewReader(s.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Check: checkOutcome, Poison: passOver})
+	w.outcomes = intake.NewReader(s.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Keys: codec.Keys, Check: w.checkOutcome, Poison: passOver})
 	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Poison: letter})
 	return w
 }
@@ -247,7 +247,7 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) (err error) {
 	case schemas.TopicOutcomes:
 		switch kind, err = w.outcomes.Read(ctx, r); kind {
 		case intake.Tombstone:
-			w.eraseOutcomes(string(r.Key))
+			w.eraseOutcomes(string(intake.CustomerID(w.cfg.Codec.Keys, r)))
 		case intake.Message:
 			w.batch.Outcomes = append(w.batch.Outcomes, w.outcomes.Keep())
 		}
@@ -313,14 +313,15 @@ func checkScore(r *kafka.Record, s *schemas.ChurnScore) *schemas.PoisonError {
 	if s == nil {
 		return checkErasure(r.Key)
 	}
-	return intake.CheckKey(r, s.CustomerID)
+	return intake.CheckKey(schemas.KeyPlain, r, s.CustomerID)
 }
 
-func checkOutcome(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
+func (w *worker) checkOutcome(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
+	keys := w.cfg.Codec.Keys
 	if o == nil {
-		return checkErasure(r.Key)
+		return checkErasure(intake.CustomerID(keys, r))
 	}
-	return intake.CheckKey(r, o.CustomerID)
+	return intake.CheckKey(keys, r, o.CustomerID)
 }
 
 // flush stores the batch, then commits next as the offset to go on from. It

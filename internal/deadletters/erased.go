@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 )
@@ -19,14 +20,15 @@ const clockSkew = time.Hour
 // records must not come back. Letters are watched for first, then the topics
 // are read once.
 type erasures struct {
-	// erased holds when a customer was erased last, by the key of the watched
-	// letters.
+	// erased holds when a customer was erased last, by the id in the key of the
+	// watched letters.
 	erased map[string]int64
 	// last holds where, in the partitions that letters came from.
 	last   map[customerAt]int64
 	oldest int64            // time of the oldest letter's record
 	start  map[target]int64 // offset after the first of the letters' records
 	memory *memory
+	keys   schemas.KeyFormat
 }
 
 type customerAt struct {
@@ -34,16 +36,17 @@ type customerAt struct {
 	key    string
 }
 
-func newErasures(m *memory) *erasures {
+func newErasures(m *memory, keys schemas.KeyFormat) *erasures {
 	return &erasures{
 		erased: map[string]int64{}, last: map[customerAt]int64{},
-		oldest: math.MaxInt64, start: map[target]int64{}, memory: m,
+		oldest: math.MaxInt64, start: map[target]int64{}, memory: m, keys: keys,
 	}
 }
 
 // watch has the customer of a letter looked for.
 func (e *erasures) watch(l *Letter) error {
-	if len(l.Key) == 0 {
+	id := e.customer(l)
+	if len(id) == 0 {
 		return nil // of no customer
 	}
 	e.oldest = min(e.oldest, l.writtenBy())
@@ -51,11 +54,18 @@ func (e *erasures) watch(l *Letter) error {
 	if start, ok := e.start[to]; !ok || next < start {
 		e.start[to] = next
 	}
-	if _, known := e.erased[string(l.Key)]; known {
+	if _, known := e.erased[id]; known {
 		return nil
 	}
-	e.erased[string(l.Key)] = math.MinInt64
-	return e.memory.take(100 + len(l.Key))
+	e.erased[id] = math.MinInt64
+	return e.memory.take(100 + len(id))
+}
+
+// customer returns the id in a letter's key. Keys of records that are ours are the
+// id in any format.
+func (e *erasures) customer(l *Letter) string {
+	original := l.original()
+	return string(intake.CustomerID(e.keys, &original))
 }
 
 // writtenBy returns when the letter's record was there for certain, in
@@ -67,14 +77,15 @@ func (e *erasures) note(r *kafka.Record) error {
 	if r.Value != nil {
 		return nil
 	}
-	before, watched := e.erased[string(r.Key)]
+	id := intake.CustomerID(e.keys, r)
+	before, watched := e.erased[string(id)]
 	if !watched {
 		return nil
 	}
-	e.erased[string(r.Key)] = max(before, r.Time.UnixMilli())
+	e.erased[string(id)] = max(before, r.Time.UnixMilli())
 	to := target{r.Topic, r.Partition}
 	if _, came := e.start[to]; came {
-		e.last[customerAt{to, string(r.Key)}] = r.Offset
+		e.last[customerAt{to, string(id)}] = r.Offset
 	}
 	return nil
 }
@@ -83,11 +94,12 @@ func (e *erasures) note(r *kafka.Record) error {
 // written: by the offset of the tombstone if it lies in the same partition,
 // or by its time.
 func (e *erasures) after(l *Letter) bool {
-	at, watched := e.erased[string(l.Key)]
+	id := e.customer(l)
+	at, watched := e.erased[id]
 	if !watched {
 		return false
 	}
-	offset, near := e.last[customerAt{l.target(), string(l.Key)}]
+	offset, near := e.last[customerAt{l.target(), id}]
 	return at >= l.writtenBy() || near && offset > l.DeadLetter.Offset
 }
 

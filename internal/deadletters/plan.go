@@ -120,7 +120,7 @@ func (q *Queue) Plan(ctx context.Context, f Filter, limit int) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	erasures := newErasures(memory)
+	erasures := newErasures(memory, q.cfg.Codec.Keys)
 	sought := map[source]bool{}
 	err = q.scan(ctx, spans, &f, nil, func(l *Letter) error {
 		s := l.source()

@@ -10,7 +10,6 @@ package intake
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -89,6 +88,9 @@ type Topic[T any] struct {
 	Decode func(ctx context.Context, value []byte, message *T) error
 	// New makes what values are decoded into. Default new(T).
 	New func() *T
+	// Keys is how the customer's id is written as the key: Codec.Keys for topics
+	// of upstream. Default: as it is.
+	Keys schemas.KeyFormat
 	// Check, if set, says why a record is poison though it could be decoded,
 	// and returns nil if it is not. For a tombstone message is nil.
 	Check func(r *kafka.Record, message *T) *schemas.PoisonError
@@ -105,7 +107,12 @@ type Reader[T any] struct {
 	intake  *Intake
 	topic   Topic[T]
 	message *T
+	framed  []byte // a value after the frame that was in a header
 }
+
+// maxKept bounds the memory for values with the frame in a header that is kept
+// for the next, in bytes.
+const maxKept = 64 << 10
 
 // NewReader returns a Reader.
 func NewReader[T any](in *Intake, topic Topic[T]) *Reader[T] {
@@ -121,7 +128,7 @@ func NewReader[T any](in *Intake, topic Topic[T]) *Reader[T] {
 // Read reads a record. It waits while the registry is down. The error is ctx's
 // or that of the policy, and names the record.
 func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error) {
-	if !r.topic.Reserved && schemas.IsReservedKey(record.Key) {
+	if !r.topic.Reserved && schemas.IsReservedKey(CustomerID(r.topic.Keys, record)) {
 		return Nothing, nil
 	}
 	kind := Tombstone
@@ -132,8 +139,12 @@ func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error
 			r.message = r.topic.New()
 		}
 		message = r.message
-		if err := r.topic.Decode(ctx, record.Value, message); err != nil {
-			if err = r.decodeLater(ctx, record, err); err != nil {
+		value, err := r.value(record)
+		if err == nil {
+			err = r.topic.Decode(ctx, value, message)
+		}
+		if err != nil {
+			if err = r.decodeLater(ctx, record, value, err); err != nil {
 				return r.refuse(ctx, record, err)
 			}
 		}
@@ -146,6 +157,28 @@ func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error
 	return kind, nil
 }
 
+// value returns a record's value with a frame before it, wherever that was.
+func (r *Reader[T]) value(record *kafka.Record) (value []byte, err error) {
+	header := record.Header(schemas.ValueSchemaHeader)
+	if header == nil {
+		return record.Value, nil
+	}
+	if cap(r.framed) > maxKept {
+		r.framed = nil
+	}
+	r.framed, err = schemas.AppendFramed(r.framed[:0], header, record.Value)
+	return r.framed, err
+}
+
+// CustomerID returns the customer's id in a record's key. It is valid as long as
+// the key is.
+func CustomerID(format schemas.KeyFormat, r *kafka.Record) []byte {
+	if format == schemas.KeyPlain {
+		return r.Key
+	}
+	return format.ID(r.Header(schemas.KeySchemaHeader), r.Key)
+}
+
 // Message returns the message that was read last. What it holds may point into
 // the record, and is valid until the next Read.
 func (r *Reader[T]) Message() *T { return r.message }
@@ -154,7 +187,7 @@ func (r *Reader[T]) Message() *T { return r.message }
 // next is decoded into another. What it holds may still point into the record.
 func (r *Reader[T]) Keep() *T {
 	message := r.message
-	r.message = nil
+	r.message, r.framed = nil, nil
 	return message
 }
 
@@ -171,11 +204,11 @@ func (r *Reader[T]) refuse(ctx context.Context, record *kafka.Record, err error)
 
 // decodeLater goes on decoding a record at which decoding failed with err,
 // until the registry answers or the record turns out to be poison.
-func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, err error) error {
+func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, value []byte, err error) error {
 	if _, poison := schemas.AsPoison(err); poison {
 		return err
 	}
-	w := &wait{topic: record.Topic, partition: record.Partition, offset: record.Offset, schema: schemaID(record.Value)}
+	w := &wait{topic: record.Topic, partition: record.Partition, offset: record.Offset, schema: schemas.FrameSchema(value)}
 	first := err
 	return retry.Loop{
 		Log: r.intake.log, Doing: "decoding",
@@ -185,7 +218,7 @@ func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, err e
 	}.Run(ctx, func(ctx context.Context) error {
 		err := first
 		if first = nil; err == nil {
-			err = r.topic.Decode(ctx, record.Value, r.message)
+			err = r.topic.Decode(ctx, value, r.message)
 		}
 		if _, poison := schemas.AsPoison(err); poison {
 			return retry.Permanent(err)
@@ -194,27 +227,18 @@ func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, err e
 	})
 }
 
-// schemaID returns the id in a value's frame. A value that has none is poison,
-// and never waited for.
-func schemaID(value []byte) uint32 {
-	if len(value) < 5 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(value[1:])
-}
-
 // wait is a record at which a reader waits for the registry.
 type wait struct {
 	topic     string
 	partition int
 	offset    int64
-	schema    uint32
+	schema    string // id or GUID
 	err       error
 }
 
 // String says what is waited for, and at which record.
 func (w *wait) String() string {
-	return fmt.Sprintf("waiting for the schema registry: schema %d, of %s/%d at offset %d: %v",
+	return fmt.Sprintf("waiting for the schema registry: schema %s, of %s/%d at offset %d: %v",
 		w.schema, w.topic, w.partition, w.offset, w.err)
 }
 
@@ -296,13 +320,24 @@ func Handle[T any](in *Intake, topic Topic[T], use func(ctx context.Context, r *
 }
 
 // CheckKey is for Topic.Check: a record under another customer's key is poison,
-// because an erasure of its customer would not come after it.
-func CheckKey[ID ~string | ~[]byte](r *kafka.Record, customer ID) *schemas.PoisonError {
+// because an erasure of its customer would not come after it. Keys are of a format.
+func CheckKey[ID ~string | ~[]byte](format schemas.KeyFormat, r *kafka.Record, customer ID) *schemas.PoisonError {
 	switch {
 	case len(customer) == 0:
 		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "customer_id is empty"}
-	case string(r.Key) != string(customer):
-		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id"}
+	case string(CustomerID(format, r)) != string(customer):
+		return &schemas.PoisonError{Reason: schemas.ReasonKeyMismatch, Detail: "the record's key is not its customer_id" + keyAdvice(r, string(customer))}
 	}
 	return nil
+}
+
+// keyAdvice says that a key is the customer's id after all, in a format that was
+// not asked for.
+func keyAdvice(r *kafka.Record, customer string) string {
+	for i, name := range []string{"avro", "json"} {
+		if string(CustomerID(schemas.KeyAvro+schemas.KeyFormat(i), r)) == customer {
+			return "; it would be with --key-format " + name
+		}
+	}
+	return ""
 }

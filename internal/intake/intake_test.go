@@ -56,8 +56,14 @@ func TestRead(t *testing.T) {
 			}
 			return nil
 		}
-		return intake.CheckKey(r, o.CustomerID)
+		return intake.CheckKey(schemas.KeyPlain, r, o.CustomerID)
 	}
+	headed := func(header []byte, value []byte) kafka.Record {
+		r := valued(value)
+		r.Headers = []kafka.Header{{Key: "other", Value: []byte("x")}, {Key: schemas.ValueSchemaHeader, Value: header}}
+		return r
+	}
+	whole := outcome(writer, 7, "ann").Value
 	for name, c := range map[string]struct {
 		record   kafka.Record
 		reserved bool
@@ -74,6 +80,10 @@ func TestRead(t *testing.T) {
 		"no frame":                          {record: valued([]byte("junk")), poison: schemas.ReasonBadFrame},
 		"an empty value":                    {record: valued([]byte{}), poison: schemas.ReasonBadFrame},
 		"half of it":                        {record: valued(outcome(writer, 7, "ann").Value[:8]), poison: schemas.ReasonUndecodable},
+		"the frame in a header":             {record: headed(whole[:5], whole[5:]), kind: intake.Message},
+		"in both places":                    {record: headed(whole[:5], whole), poison: schemas.ReasonUndecodable},
+		"junk in the header":                {record: headed([]byte("junk"), whole), poison: schemas.ReasonBadFrame},
+		"a header, and no value":            {record: headed(whole[:5], nil), kind: intake.Tombstone},
 		"another's key":                     {record: under(outcome(writer, 7, "ann"), "bea"), poison: schemas.ReasonKeyMismatch},
 		"an unknown schema":                 {record: valued([]byte{0, 0, 0, 0, 99, 1}), poison: schemas.ReasonUnknownSchema},
 	} {
@@ -259,7 +269,58 @@ func event(tb testing.TB) (*schemas.Codec, kafka.Record) {
 }
 
 func checkEvent(r *kafka.Record, e *schemas.CustomerEvent) *schemas.PoisonError {
-	return intake.CheckKey(r, e.CustomerID)
+	return intake.CheckKey(schemas.KeyPlain, r, e.CustomerID)
+}
+
+// Keys of upstream are framed, ours stand between them.
+func TestFramedKeys(t *testing.T) {
+	writer, codec := newCodecs(t, registrytest.New())
+	const framed, other = "\x00\x00\x00\x00\x09\x06ann", "\x00\x00\x00\x00\x09\x06bea"
+	under := func(key string) kafka.Record { r := outcome(writer, 7, "ann"); r.Key = []byte(key); return r }
+	tombstone := under(framed)
+	tombstone.Value = nil
+	headed := under("\x06ann")
+	headed.Headers = []kafka.Header{{Key: schemas.KeySchemaHeader, Value: []byte("\x00\x00\x00\x00\x09")}}
+	for name, c := range map[string]struct {
+		format schemas.KeyFormat
+		record kafka.Record
+		kind   intake.Kind
+		poison string
+	}{
+		"plain":                   {schemas.KeyPlain, under("ann"), intake.Message, ""},
+		"avro":                    {schemas.KeyAvro, under(framed), intake.Message, ""},
+		"avro, by its header":     {schemas.KeyAvro, headed, intake.Message, ""},
+		"plain where avro is":     {schemas.KeyAvro, under("ann"), intake.Message, ""},
+		"json":                    {schemas.KeyJSON, under(`"ann"`), intake.Message, ""},
+		"tombstone":               {schemas.KeyAvro, tombstone, intake.Tombstone, ""},
+		"marker":                  {schemas.KeyAvro, under(schemas.MarkerKey), intake.Nothing, ""},
+		"another's":               {schemas.KeyAvro, under(other), intake.Nothing, "the record's key is not its customer_id"},
+		"json, and nobody said":   {schemas.KeyPlain, under(`"ann"`), intake.Nothing, "the record's key is not its customer_id; it would be with --key-format json"},
+		"framed, and nobody said": {schemas.KeyPlain, under(framed), intake.Nothing, ""}, // reserved
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			reader := intake.NewReader(intake.New(intake.Config{}), intake.Topic[schemas.ChurnOutcome]{
+				Decode: codec.DecodeOutcome, Keys: c.format,
+				Check: func(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
+					if o == nil {
+						return nil
+					}
+					return intake.CheckKey(c.format, r, o.CustomerID)
+				},
+				Poison: func(_ context.Context, _ *kafka.Record, why *schemas.PoisonError) error {
+					got = why.Detail
+					return nil
+				},
+			})
+			if kind, err := reader.Read(t.Context(), &c.record); kind != c.kind || err != nil || got != c.poison {
+				t.Errorf("kind %d, %v, poison %q", kind, err, got)
+			}
+			if c.kind != intake.Nothing && string(intake.CustomerID(c.format, &c.record)) != "ann" {
+				t.Errorf("id %q", intake.CustomerID(c.format, &c.record))
+			}
+		})
+	}
 }
 
 func TestReadAllocatesNothing(t *testing.T) {
@@ -267,13 +328,18 @@ func TestReadAllocatesNothing(t *testing.T) {
 	reader := intake.NewReader(intake.New(intake.Config{}), intake.Topic[schemas.CustomerEvent]{
 		Decode: codec.DecodeEvent, New: codec.NewEvent, Check: checkEvent, Reserved: true,
 	})
+	headed := r
+	headed.Headers = []kafka.Header{{Key: schemas.ValueSchemaHeader, Value: r.Value[:5]}}
+	headed.Value = r.Value[5:]
 	ctx := t.Context()
-	if n := testing.AllocsPerRun(100, func() {
-		if kind, err := reader.Read(ctx, &r); kind != intake.Message || err != nil {
-			t.Fatal(kind, err)
+	for name, r := range map[string]kafka.Record{"framed": r, "frame in a header": headed} {
+		if n := testing.AllocsPerRun(100, func() {
+			if kind, err := reader.Read(ctx, &r); kind != intake.Message || err != nil {
+				t.Fatal(kind, err)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations per record", name, n)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations per record", n)
 	}
 }
 
