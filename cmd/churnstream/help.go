@@ -37,7 +37,7 @@ func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 		kong.Help(printHelp),
 		kong.ValueFormatter(formatHelp),
 		kong.ExplicitGroups(groups),
-		kong.Vars{"version": version},
+		kong.Vars{"version": version, "roles": strings.Join(roleNames(), ", ")},
 		kong.NamedMapper("bytes", kong.MapperFunc(decodeBytes)),
 		kong.PostBuild(func(k *kong.Kong) error {
 			// Commands in the order of their groups: kong puts the roles' last.

@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"text/tabwriter"
-	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/models/listing"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -67,19 +65,7 @@ type modelsListCommand struct {
 
 func (c *modelsListCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
 	return c.directory(ctx, log, func(d *directory) error {
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
-		champion := d.Champion()
-		for _, v := range d.List() {
-			stage := v.Stage.String()
-			if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
-				stage = "was champion"
-			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.4f\t%.4f\t%.4f\t%s\n", v.Version, stage,
-				time.UnixMilli(v.CreatedAt).UTC().Format(time.DateTime), v.TrainingRows,
-				v.Metrics.LogLoss, v.Metrics.ROCAUC, v.Metrics.Accuracy, v.Reason)
-		}
-		return w.Flush()
+		return listing.Table(out, d.List(), d.Champion())
 	})
 }
 
@@ -99,22 +85,7 @@ func (c *modelsShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Lo
 			_, err := fmt.Fprintln(out, v.Payload)
 			return err
 		}
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(struct {
-			Version            int64                   `json:"version"`
-			Stage              string                  `json:"stage"`
-			Reason             string                  `json:"reason"`
-			CreatedAt          time.Time               `json:"created_at"`
-			SHA256             string                  `json:"sha256"`
-			FeatureFingerprint string                  `json:"feature_fingerprint"`
-			TrainingRows       int64                   `json:"training_rows"`
-			TrainingStart      time.Time               `json:"training_start"`
-			TrainingEnd        time.Time               `json:"training_end"`
-			Metrics            schemas.HoldoutMetrics  `json:"metrics"`
-			ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
-		}{v.Version, v.Stage.String(), v.Reason, time.UnixMilli(v.CreatedAt).UTC(), v.SHA256, v.FeatureFingerprint,
-			v.TrainingRows, time.UnixMilli(v.TrainingStart).UTC(), time.UnixMilli(v.TrainingEnd).UTC(), v.Metrics, v.ChampionMetrics})
+		return listing.JSON(out, v)
 	})
 }
 

@@ -22,16 +22,22 @@ import (
 // serving answers for the trainer.
 var roles = []*role.Definition{scorer.Role, trainer.Role, monitor.Role, sink.Role, serving.Role}
 
+func roleNames() (all []string) {
+	for _, d := range roles {
+		all = append(all, d.Name)
+	}
+	return all
+}
+
 // named returns the roles of these names, in the order of roles.
 func named(names []string) ([]*role.Definition, error) {
 	var chosen []*role.Definition
-	var known []string
 	for _, d := range roles {
-		known = append(known, d.Name)
 		if slices.Contains(names, d.Name) {
 			chosen = append(chosen, d)
 		}
 	}
+	known := roleNames()
 	for _, name := range names {
 		if !slices.Contains(known, name) {
 			return nil, fmt.Errorf("--roles: there is no role %q; choose from %s", name, strings.Join(known, ", "))
@@ -86,7 +92,7 @@ func (c *roleCommand) Run(ctx context.Context, log *slog.Logger) error {
 
 // runCommand runs several roles in one process.
 type runCommand struct {
-	Roles      []string     `name:"roles" help:"Roles to run: score, train, monitor, sink, serve." required:"" placeholder:"ROLE,…"`
+	Roles      []string     `name:"roles" help:"Roles to run: ${roles}." required:"" placeholder:"ROLE,…"`
 	Settings   kong.Plugins `embed:""` // each that flagsOf returns
 	listener   `group:"http"`
 	connection `group:"connection"`

@@ -1,0 +1,53 @@
+// Package listing prints model versions, for people and as JSON.
+package listing
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/terminal"
+	"github.com/churnstream/churnstream/schemas"
+)
+
+// Table prints versions as a table. champion is the one in use, nil for none: of
+// those that were published as champions the others are not any more.
+func Table(out io.Writer, versions []*models.Version, champion *models.Version) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
+	for _, v := range versions {
+		stage := v.Stage.String()
+		if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
+			stage = "was champion"
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.4f\t%.4f\t%.4f\t%s\n", v.Version, stage,
+			moment(v.CreatedAt).Format(time.DateTime), v.TrainingRows,
+			v.Metrics.LogLoss, v.Metrics.ROCAUC, v.Metrics.Accuracy, terminal.Plain(v.Reason, 200))
+	}
+	return w.Flush()
+}
+
+// JSON prints a version's figures as JSON, without its model.
+func JSON(out io.Writer, v *models.Version) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		Version            int64                   `json:"version"`
+		Stage              string                  `json:"stage"`
+		Reason             string                  `json:"reason"`
+		CreatedAt          time.Time               `json:"created_at"`
+		SHA256             string                  `json:"sha256"`
+		FeatureFingerprint string                  `json:"feature_fingerprint"`
+		TrainingRows       int64                   `json:"training_rows"`
+		TrainingStart      time.Time               `json:"training_start"`
+		TrainingEnd        time.Time               `json:"training_end"`
+		Metrics            schemas.HoldoutMetrics  `json:"metrics"`
+		ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
+	}{v.Version, v.Stage.String(), v.Reason, moment(v.CreatedAt), v.SHA256, v.FeatureFingerprint,
+		v.TrainingRows, moment(v.TrainingStart), moment(v.TrainingEnd), v.Metrics, v.ChampionMetrics})
+}
+
+func moment(millis int64) time.Time { return time.UnixMilli(millis).UTC() }
