@@ -155,15 +155,14 @@ func New(cfg Config) (*Scorer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	log := cfg.Logger.With("role", "scorer")
 	producer := cfg.Cluster.NewProducer(kafka.ProducerConfig{})
 	return &Scorer{
 		cfg:      cfg,
-		log:      log,
+		log:      cfg.Logger,
 		metrics:  newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
 		producer: producer,
 		letters:  deadletters.NewWriter(producer, cfg.Codec, "scorer"),
-		intake:   intake.New(intake.Config{Name: "scorer intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer}),
+		intake:   intake.New(intake.Config{Name: "scorer intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
 
 		lost:           lostStates{limit: cfg.KeepLost},
 		unrestored:     map[int]bool{},

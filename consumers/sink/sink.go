@@ -82,7 +82,7 @@ func New(cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
-	log := cfg.Logger.With("role", name, "store", cfg.Store.Name())
+	log := cfg.Logger.With("store", cfg.Store.Name())
 	return &Sink{
 		cfg:     cfg,
 		log:     log,

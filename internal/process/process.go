@@ -110,7 +110,7 @@ func (p *Process) awaitedKafka() string {
 func (p *Process) Add(d *role.Definition, config any) (role.Role, error) {
 	r, err := d.New(role.Dependencies{
 		Cluster: p.Cluster, Codec: p.Codec, Models: p.Models, Ready: p.Ready.Set,
-		Logger: p.Log, Registerer: p.Metrics, Guard: p.cfg.Guard, Handlers: p.handlers,
+		Logger: p.Log.With("role", d.Name), Registerer: p.Metrics, Guard: p.cfg.Guard, Handlers: p.handlers,
 	}, config)
 	if err != nil {
 		return nil, err

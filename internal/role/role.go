@@ -61,7 +61,8 @@ type Dependencies struct {
 	// Ready, if set, takes reports of whether a role can work, and of why not.
 	// A role reports in New, or when Run begins, and whenever that changes.
 	Ready func(name string, ready bool, why string)
-	// Logger receives what an operator should know. Default none.
+	// Logger receives what an operator should know, with the name of the role.
+	// Default none.
 	Logger *slog.Logger
 	// Registerer receives the metrics. Default none.
 	Registerer prometheus.Registerer
