@@ -73,6 +73,9 @@ type Codec struct {
 	// outcomes. Whatever we write has it as it is. Default: upstream, too. It
 	// must not be set once the codec is used.
 	Keys KeyFormat
+	// MaxClockSkew is how far the time in a message may be ahead of its
+	// record's, see CheckClock. Default DefaultClockSkew.
+	MaxClockSkew time.Duration
 
 	set      *Set
 	registry Registry

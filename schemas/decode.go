@@ -232,6 +232,9 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 			c.attributes(&in, n, s.Attributes)
 		case scoreAges:
 			s.AttributeAges = in.integers(n, s.AttributeAges)
+			for k, age := range s.AttributeAges {
+				s.AttributeAges[k] = min(max(age, minTime-maxTime), maxTime-minTime)
+			}
 		case scoreRecentEvents:
 			s.RecentEvents = in.integers(n, s.RecentEvents)
 		case scoreSourcePartition:
@@ -309,7 +312,7 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 		case modelVersion:
 			m.Version = in.Integer(n)
 		case modelCreatedAt:
-			m.CreatedAt = in.Integer(n)
+			m.CreatedAt = readable(in.Integer(n))
 		case modelStage:
 			m.Stage = Stage(in.Symbol(n))
 		case modelReason:
@@ -326,9 +329,9 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 				in.metrics(n, m.ChampionMetrics)
 			}
 		case modelTrainingStart:
-			m.TrainingStart = in.Integer(n)
+			m.TrainingStart = readable(in.Integer(n))
 		case modelTrainingEnd:
-			m.TrainingEnd = in.Integer(n)
+			m.TrainingEnd = readable(in.Integer(n))
 		case modelTrainingRows:
 			m.TrainingRows = in.Integer(n)
 		case modelLabelsSeen:

@@ -168,6 +168,10 @@ type BaselineDistribution struct {
 // HoldoutMetrics are a model's figures on rows it was not trained on.
 type HoldoutMetrics = scoring.Metrics
 
+// MaxModelVersion is the greatest number of a model version: the greatest that
+// JSON gives to all its readers as it is.
+const MaxModelVersion = 1<<53 - 1
+
 // ModelVersion is a trained model and how it came to be.
 type ModelVersion struct {
 	Version            int64
@@ -267,4 +271,6 @@ const (
 	ReasonKeyMismatch   Reason = "key_mismatch"
 	ReasonTooLarge      Reason = "too_large"
 	ReasonUnprocessable Reason = "unprocessable"
+	ReasonAheadOfClock  Reason = "ahead_of_clock"
+	ReasonForeign       Reason = "foreign"
 )

@@ -134,6 +134,16 @@ func (o *oracle) integers(v any) (all []int64) {
 	return all
 }
 
+// ages are bounded by the years 1 to 9999.
+func (o *oracle) ages(v any) []int64 {
+	all := o.integers(v)
+	most := o.nearest(int64(math.MaxInt64)) - o.nearest(int64(math.MinInt64))
+	for i, age := range all {
+		all[i] = min(max(age, -most), most)
+	}
+	return all
+}
+
 func (o *oracle) symbol(v any, symbols ...string) int {
 	s, ok := v.(string)
 	for i := range symbols {
@@ -207,7 +217,7 @@ func (o *oracle) score(m native) *ChurnScore {
 		Risk:                Risk(o.symbol(m["risk"], "LOW", "MEDIUM", "HIGH")),
 		ExpectedProbability: o.number(m["expected_probability"]),
 		Attributes:          o.vector(m["attributes"]),
-		AttributeAges:       o.integers(m["attribute_ages"]),
+		AttributeAges:       o.ages(m["attribute_ages"]),
 		RecentEvents:        o.integers(m["recent_events"]),
 		SourcePartition:     int32(o.integer(m["source_partition"])),
 		SourceOffset:        o.integer(m["source_offset"]),
@@ -279,11 +289,11 @@ func (o *oracle) metrics(m native) HoldoutMetrics {
 
 func (o *oracle) model(m native) *ModelVersion {
 	v := &ModelVersion{
-		Version: o.integer(m["version"]), CreatedAt: o.moment(m["created_at"]),
+		Version: o.integer(m["version"]), CreatedAt: o.nearest(m["created_at"]),
 		Stage:  Stage(o.symbol(m["stage"], "CHALLENGER", "CHAMPION", "RETIRED")),
 		Reason: o.plain(m["reason"]), Payload: o.plain(m["payload"]), SHA256: o.plain(m["sha256"]),
 		Metrics:       o.metrics(m["metrics"].(native)),
-		TrainingStart: o.moment(m["training_start"]), TrainingEnd: o.moment(m["training_end"]),
+		TrainingStart: o.nearest(m["training_start"]), TrainingEnd: o.nearest(m["training_end"]),
 		TrainingRows: o.integer(m["training_rows"]), LabelsSeen: o.integer(m["labels_seen"]),
 		FeatureFingerprint: o.plain(m["feature_fingerprint"]),
 		MediumThreshold:    o.number(m["medium_threshold"]), HighThreshold: o.number(m["high_threshold"]),

@@ -66,7 +66,7 @@ func TestFromBrokerToClient(t *testing.T) {
 		s := st.scored(id, `{"plan":"monthly","visits":2}`)
 		records = append(records, kafka.Record{Key: s.CustomerID, Value: writer.AppendScore(nil, s)})
 	}
-	records = append(records, kafka.Record{Key: []byte("dan")})
+	records = append(records, erased("dan", "7"), kafka.Record{Key: []byte("eve")}) // the latter is not a scorer's
 	if err := producer.Produce(ctx, schemas.TopicScores, records...); err != nil {
 		t.Fatal(err)
 	}

@@ -184,7 +184,7 @@ func NewReadModel() *ReadModel {
 // model version and its moment.
 func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 	c := newCustomer(s)
-	point := Point{seconds: uint32(s.ScoredAt / 1000), probability: float32(s.Probability)}
+	point := Point{seconds: uint32(min(max(s.ScoredAt/1000, 0), math.MaxUint32)), probability: float32(s.Probability)}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -466,10 +466,15 @@ type Tailer interface {
 
 // follow keeps the read model up to date until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
-	handle := intake.Handle(s.intake, intake.Topic[schemas.ChurnScore]{
-		Decode: s.codec.DecodeScore, New: s.codec.NewScore,
-		Poison: s.intake.PassOver(func(string, schemas.Reason) { s.metrics.records.WithLabelValues("undecodable").Inc() }),
-	}, s.take)
+	scores := intake.Scores(s.codec)
+	scores.Poison = s.intake.PassOver(func(_ string, reason schemas.Reason) {
+		result := "undecodable"
+		if reason == schemas.ReasonForeign || reason == schemas.ReasonKeyMismatch {
+			result = "foreign"
+		}
+		s.metrics.records.WithLabelValues(result).Inc()
+	})
+	handle := intake.Handle(s.intake, scores, s.take)
 	return s.tailer.Tail(ctx, kafka.TailConfig{
 		Topics: []string{schemas.TopicScores},
 		OnCaughtUp: func() {

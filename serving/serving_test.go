@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -304,6 +305,13 @@ func TestNewRefusesIncompleteConfig(t *testing.T) {
 	}
 }
 
+// erased is the record by which a scorer erases a customer.
+func erased(customer, offset string) kafka.Record {
+	return kafka.Record{Key: []byte(customer), Headers: []kafka.Header{
+		{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: []byte(offset)},
+	}}
+}
+
 // What is in the topic must come out of the REST interface: scores decoded,
 // erased customers gone, records that are no scores left out.
 func TestRunFollowsTheTopic(t *testing.T) {
@@ -331,7 +339,9 @@ func TestRunFollowsTheTopic(t *testing.T) {
 	<-st.CaughtUp()
 	ann := st.scored("ann", `{"plan":"monthly","visits":0,"town":"Ulm"}`)
 	ann.HasBestChange, ann.BestChange = true, schemas.BestChange{Feature: 0, Value: st.attributes(`{"plan":"yearly"}`)[0], Probability: 0.2}
-	st.topic.records <- []kafka.Record{record(ann), {Key: []byte("bob")}}
+	notAScorers := record(st.scored("bob", `{}`))
+	notAScorers.Key = []byte("ann")
+	st.topic.records <- []kafka.Record{record(ann), {Key: []byte("ann")}, erased("ann", "-1"), notAScorers, erased("bob", "2")}
 	st.topic.records <- []kafka.Record{record(ann)} // once more: stale, and the above is done
 
 	if w := st.do("GET", "/v1/customers/bob", ""); w.Code != http.StatusNotFound {
@@ -351,7 +361,7 @@ func TestRunFollowsTheTopic(t *testing.T) {
 		got.Data["age"] != nil || got.BestChange.Value != "yearly" || fmt.Sprint(got.Missing) != "[age]" {
 		t.Errorf("customer = %+v, want probability %v and two scores", got, ann.Probability)
 	}
-	for result, want := range map[string]float64{"applied": 3, "erased": 1, "undecodable": 1} {
+	for result, want := range map[string]float64{"applied": 3, "erased": 1, "undecodable": 1, "foreign": 3} {
 		if n := testutil.ToFloat64(st.metrics.records.WithLabelValues(result)); n != want {
 			t.Errorf("%v records %s, want %v", n, result, want)
 		}
@@ -513,5 +523,28 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	if n := st.streams.Load(); n != int64(st.limits.Streams) {
 		t.Errorf("%d streams are counted", n)
+	}
+}
+
+// Whatever a score in the topic says of times and levels, everybody is answered:
+// lists, the customer, the history and the pages.
+func TestCustomersAtTheEndsOfTime(t *testing.T) {
+	st := newStage(t)
+	st.models.add(st.version(1, schemas.StageChampion))
+	first, last := time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli(), time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC).UnixMilli()
+	for i, at := range []int64{math.MinInt64, first, 0, last, math.MaxInt64} {
+		s := st.scored(fmt.Sprint("customer", i), `{"plan":"monthly","visits":1,"town":"Ulm"}`)
+		s.OccurredAt, s.ScoredAt, s.AsOf = at, at, at
+		read := st.codec.NewScore()
+		if err := st.codec.DecodeScore(t.Context(), st.codec.AppendScore(nil, s), read); err != nil {
+			t.Fatal(err)
+		}
+		st.customers.Apply(read)
+	}
+	for _, path := range []string{"/v1/customers", "/v1/customers?sort=recent", "/", "/?sort=recent",
+		"/v1/customers/customer0", "/v1/customers/customer4", "/customers/customer0", "/customers/customer4"} {
+		if w := st.do("GET", path, ""); w.Code != http.StatusOK {
+			t.Errorf("%s: status %d: %.300s", path, w.Code, w.Body)
+		}
 	}
 }

@@ -10,10 +10,11 @@ import (
 )
 
 type metrics struct {
-	labels, repeated, badScores     prometheus.Counter
+	labels, repeated                prometheus.Counter
 	unjoined                        prometheus.Counter
 	examples, pending, fresh        prometheus.Gauge
 	trainings, deadLetters          *prometheus.CounterVec
+	badScores                       *prometheus.CounterVec
 	duration                        prometheus.Histogram
 	candidateLogLoss, championLoss  prometheus.Gauge
 	candidateAUC, trainingRows      prometheus.Gauge
@@ -29,13 +30,16 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "churn_trainer_" + name, Help: help})
 	}
 	m := &metrics{
-		labels:    counter("labels_total", "Distinct labels read since the start of the process, repetition after a restart included."),
-		repeated:  counter("repeated_labels_total", "Outcomes that repeated or corrected an earlier one of the same customer and moment, or came from before an erasure."),
-		badScores: counter("undecodable_scores_total", "Scores passed over because they could not be decoded."),
-		examples:  gauge("examples", "Labelled examples in memory."),
-		pending:   gauge("pending_outcomes", "Outcomes that wait for the score they belong to."),
-		unjoined:  counter("unjoined_outcomes_total", "Outcomes dropped because no score came for them."),
-		fresh:     gauge("new_labels", "Labels since the newest model version."),
+		labels:   counter("labels_total", "Distinct labels read since the start of the process, repetition after a restart included."),
+		repeated: counter("repeated_labels_total", "Outcomes that repeated or corrected an earlier one of the same customer and moment, or came from before an erasure."),
+		badScores: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_trainer_scores_passed_over_total",
+			Help: "Scores passed over because they could not be read or cannot be a scorer's, by reason.",
+		}, []string{"reason"}),
+		examples: gauge("examples", "Labelled examples in memory."),
+		pending:  gauge("pending_outcomes", "Outcomes that wait for the score they belong to."),
+		unjoined: counter("unjoined_outcomes_total", "Outcomes dropped because no score came for them."),
+		fresh:    gauge("new_labels", "Labels since the newest model version."),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_trainings_total",
 			Help: "Trainings by result: champion, challenger, superseded by another trainer, or failed.",

@@ -268,17 +268,9 @@ func (t *Trainer) countRemoved(ctx context.Context) error {
 
 // outcomes returns how outcomes are read.
 func (t *Trainer) outcomes() intake.Topic[schemas.ChurnOutcome] {
-	return intake.Topic[schemas.ChurnOutcome]{
-		Decode: t.cfg.Codec.DecodeOutcome, Poison: t.deadLetter,
-		Check: func(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
-			if o == nil {
-				return nil
-			}
-			return intake.CheckKey(t.cfg.Codec.Keys, r, o.CustomerID)
-		},
-		Keys:     t.cfg.Codec.Keys,
-		Reserved: true, // what others write under such a key is to be seen
-	}
+	topic := intake.Outcomes(t.cfg.Codec)
+	topic.Poison = t.deadLetter
+	return topic
 }
 
 func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.ChurnOutcome) error {
@@ -307,10 +299,9 @@ func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.Chu
 // scores returns how scores are read. One that cannot be decoded is passed over:
 // making dead letters of scores is not the trainer's task.
 func (t *Trainer) scores() intake.Topic[schemas.ChurnScore] {
-	return intake.Topic[schemas.ChurnScore]{
-		Decode: t.cfg.Codec.DecodeScore, New: t.cfg.Codec.NewScore,
-		Poison: t.intake.PassOver(func(string, schemas.Reason) { t.metrics.badScores.Inc() }),
-	}
+	topic := intake.Scores(t.cfg.Codec)
+	topic.Poison = t.intake.PassOver(func(_ string, reason schemas.Reason) { t.metrics.badScores.WithLabelValues(string(reason)).Inc() })
+	return topic
 }
 
 func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {

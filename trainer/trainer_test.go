@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -362,6 +364,10 @@ func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
 		w.produce(schemas.TopicScores, w.score(scored, 500, x, nil))
 		w.produce(schemas.TopicOutcomes, w.outcome(scored, 2000, churned, nil))
 	}
+	// One whose time stands for none would be among the newest for ever.
+	x, _ := w.customer()
+	never := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+	bad = append(bad, w.outcome("never", never.UnixMilli(), true, x))
 	w.produce(schemas.TopicOutcomes, bad...)
 	w.load(0, 400)
 	cfg := Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond}
@@ -370,7 +376,8 @@ func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
 		t.Errorf("version 1 has seen %d labels, want 408", v.LabelsSeen)
 	}
 	letters := w.deadLetters()
-	if len(letters) != 8 || letters[0].Reason != schemas.ReasonInvalidValue || !strings.Contains(letters[0].Detail, "attributes: bill") {
+	slices.SortFunc(letters, func(a, b schemas.DeadLetter) int { return cmp.Compare(b.Reason, a.Reason) })
+	if len(letters) != 9 || letters[8].Reason != schemas.ReasonAheadOfClock || letters[0].Reason != schemas.ReasonInvalidValue || !strings.Contains(letters[0].Detail, "attributes: bill") {
 		t.Errorf("%d dead letters, %+v", len(letters), letters)
 	}
 	w.until("a training that did not fail", func() bool {
@@ -380,7 +387,7 @@ func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
 	w.load(400, 300)
 	w.trainer(cfg)
 	w.version(2)
-	if n := len(w.deadLetters()); n != 8 {
+	if n := len(w.deadLetters()); n != 9 {
 		t.Errorf("%d dead letters after the restart", n)
 	}
 }
@@ -448,11 +455,15 @@ func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
 	w.produce(schemas.TopicOutcomes, w.outcome("carl", 300, true, nil))
 	w.until("carl's second outcome is joined", func() bool { return bill("carl", 300) == 7 })
 	// Erasure.
-	w.produce(schemas.TopicScores, kafka.Record{Key: []byte("carl")})
+	w.produce(schemas.TopicScores,
+		kafka.Record{Key: []byte("anna")}, // not a scorer's
+		kafka.Record{Key: []byte("carl"), Headers: []kafka.Header{
+			{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: []byte("7")}}})
 	w.until("carl is forgotten", func() bool { _, examples, _ := tr.counts(); return examples == 2 })
-	if got := testutil.ToFloat64(tr.metrics.badScores); got != 1 {
-		t.Errorf("%v undecodable scores", got)
+	if got := testutil.ToFloat64(tr.metrics.badScores.WithLabelValues("bad_frame")); got != 1 {
+		t.Errorf("%v scores that cannot be read", got)
 	}
+	w.until("the foreign tombstone is counted", func() bool { return testutil.ToFloat64(tr.metrics.badScores.WithLabelValues("foreign")) == 1 })
 }
 
 // An outcome that was redriven is as old as it was: it does not bring back a

@@ -38,8 +38,9 @@ type connection struct {
 	RegistryTLSKey       string        `name:"registry-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" advanced:""`
 	RegistryTimeout      time.Duration `name:"registry-timeout" help:"Longest that one attempt at one request to the schema registry may take; it is tried again." default:"10s" advanced:""`
 
-	Schema      string `name:"schema" help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE"`
-	SchemaBytes int    `name:"schema-bytes" help:"Longest schema of a writer, as the registry has it; records of longer ones are set aside." default:"256KiB" type:"bytes" advanced:""`
+	Schema       string        `name:"schema" help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE"`
+	SchemaBytes  int           `name:"schema-bytes" help:"Longest schema of a writer, as the registry has it; records of longer ones are set aside." default:"256KiB" type:"bytes" advanced:""`
+	MaxClockSkew time.Duration `name:"max-clock-skew" help:"How far the time of an event or outcome may be ahead of its record's in Kafka; what is further ahead is set aside. The same for every role." default:"24h" advanced:""`
 
 	KeyFormat string `name:"key-format" help:"How upstream writes customer_id as the key of events and outcomes: plain, or as an avro or json string, framed or with the schema in a header. Every role has to have the same." enum:"plain,avro,json" default:"plain" advanced:""`
 
@@ -146,6 +147,7 @@ func (c *connection) codec(log *slog.Logger) (*schemas.Codec, error) {
 	if codec.Keys, err = schemas.ParseKeyFormat(c.KeyFormat); err != nil {
 		return nil, fmt.Errorf("--key-format: %w", err)
 	}
+	codec.MaxClockSkew = c.MaxClockSkew
 	return codec, nil
 }
 

@@ -117,6 +117,17 @@ func (w *world) produce(topic string, key, value []byte) {
 	}
 }
 
+// erase has a scorer erase the scores of a customer from before an offset.
+func (w *world) erase(customer string, offset int) {
+	w.t.Helper()
+	w.clock = w.clock.Add(time.Second)
+	if err := w.producer.Produce(w.t.Context(), schemas.TopicScores, kafka.Record{Key: []byte(customer), Time: w.clock, Headers: []kafka.Header{
+		{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: strconv.AppendInt(nil, int64(offset), 10)},
+	}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // seconds is a time in milliseconds, in seconds after the start.
 func seconds(n int) int64 { return start.Add(time.Duration(n) * time.Second).UnixMilli() }
 
@@ -257,7 +268,7 @@ func TestMonitor(t *testing.T) {
 	w.outcome("ann", 6, true, nil)          // 9: again
 	w.score("ann", 10, 2, .2, "", 100)      // 10
 	w.outcome("ann", 11, false, nil)        // 11
-	w.produce(schemas.TopicScores, []byte("bob"), nil)
+	w.erase("bob", 3)
 	w.produce(schemas.TopicScores, []byte("bob"), []byte("not framed"))
 	w.outcome("bob", 13, true, nil) // 14: erased, in vain
 	w.produce(schemas.TopicOutcomes, []byte("ann"), []byte{0, 0, 0, 0, 99})
@@ -595,7 +606,7 @@ func TestOpenTransaction(t *testing.T) {
 	line := &timeline{rand: rand.New(rand.NewPCG(1, 1))}
 	for i := range 20 {
 		line.records = append(line.records, kafka.Record{Topic: schemas.TopicScores, Time: time.UnixMilli(seconds(i)),
-			Value: appendScore(codec, strconv.Itoa(i), seconds(i), 1, .5, "", 1)})
+			Key: []byte(strconv.Itoa(i)), Value: appendScore(codec, strconv.Itoa(i), seconds(i), 1, .5, "", 1)})
 	}
 	line.there = len(line.records)
 	scores := &topicFetcher{timeline: line, topic: schemas.TopicScores}

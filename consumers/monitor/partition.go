@@ -50,11 +50,13 @@ func (m *Monitor) newPartition() *partition {
 	})
 	join := newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m.customers, m)
 	join.pending = m.cfg.MaxPending
+	scores, outcomes := intake.Scores(codec), intake.Outcomes(codec)
+	scores.Poison, outcomes.Poison = passOver, passOver
 	return &partition{
 		monitor: m,
 		join:    join,
-		score:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: codec.NewScore, Poison: passOver}),
-		label:   intake.NewReader(m.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Keys: codec.Keys, Poison: passOver}),
+		score:   intake.NewReader(m.intake, scores),
+		label:   intake.NewReader(m.intake, outcomes),
 	}
 }
 
@@ -167,7 +169,9 @@ func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
 	}
 	p.join.Lock()
 	defer p.join.Unlock()
-	p.join.expire(r.Time.UnixMilli())
+	// The time of a record is its producer's to choose; one that has not come yet
+	// must not make outcomes of today be given up.
+	p.join.expire(min(r.Time.UnixMilli(), p.monitor.now().UnixMilli()))
 	switch {
 	case kind == intake.Tombstone && isScore:
 		p.join.erase(r.Key, deadletters.WrittenAt(r).UnixMilli())

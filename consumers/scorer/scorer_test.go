@@ -353,6 +353,13 @@ func TestBadInput(t *testing.T) {
 	at := strings.Index(string(nanValue), string(one))
 	binary.LittleEndian.PutUint64(nanValue[at:], math.Float64bits(math.NaN()))
 
+	at = strings.Index(string(s.codec.AppendEvent(nil, nan)), string(one))
+	greatest := s.codec.AppendEvent(nil, nan)
+	binary.LittleEndian.PutUint64(greatest[at:], math.Float64bits(math.MaxFloat64))
+	when := func(ms int64) []byte {
+		return s.codec.AppendEvent(nil, s.event("anna", "x", ms, map[int]string{plan: "yearly"}, nil))
+	}
+
 	cases := []struct {
 		name   string
 		key    string
@@ -367,6 +374,9 @@ func TestBadInput(t *testing.T) {
 		{"trailing bytes", "anna", append(good("x"), 0), schemas.ReasonUndecodable},
 		{"wrong type", "anna", frame(uint32(wrong), good("x")[5:]), schemas.ReasonUndecodable},
 		{"not a number", "anna", nanValue, schemas.ReasonInvalidValue},
+		{"greatest double", "anna", greatest, schemas.ReasonInvalidValue},
+		{"a clock ahead", "anna", when(time.Now().Add(25 * time.Hour).UnixMilli()), schemas.ReasonAheadOfClock},
+		{"no end", "anna", when(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC).UnixMilli()), schemas.ReasonAheadOfClock},
 		{"empty customer id", "anna", s.codec.AppendEvent(nil, s.event("", "x", start, map[int]string{plan: "yearly"}, nil)), schemas.ReasonNoCustomerID},
 		{"key of another customer", "anna", s.codec.AppendEvent(nil, s.event("bert", "x", start, map[int]string{plan: "yearly"}, nil)), schemas.ReasonKeyMismatch},
 		{"over-long event id", "anna", s.codec.AppendEvent(nil, s.event("anna", strings.Repeat("e", 300), start, map[int]string{plan: "yearly"}, nil)), schemas.ReasonTooLarge},

@@ -323,29 +323,12 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 
 // eventTopic returns how events are read.
 func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
-	return intake.Topic[schemas.CustomerEvent]{
-		Decode: w.cfg.Codec.DecodeEvent, New: w.cfg.Codec.NewEvent, Keys: w.cfg.Codec.Keys, Check: w.checkEvent,
-		Poison: func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
-			w.outbox.letter(r, why)
-			return nil
-		},
-		Reserved: true, // whatever upstream writes is an event or a dead letter
-	}
-}
-
-// checkEvent says why a record is poison though it could be decoded; e is nil
-// for a tombstone.
-func (w *worker) checkEvent(r *kafka.Record, e *schemas.CustomerEvent) *schemas.PoisonError {
-	if e == nil {
-		if id := intake.CustomerID(w.cfg.Codec.Keys, r); len(id) == 0 || schemas.IsReservedKey(id) {
-			return &schemas.PoisonError{Reason: schemas.ReasonBadFrame, Detail: "no value, and no customer's id as the key"}
-		}
+	topic := intake.Events(w.cfg.Codec)
+	topic.Poison = func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
+		w.outbox.letter(r, why)
 		return nil
 	}
-	if schemas.IsReservedKey(e.CustomerID) {
-		return &schemas.PoisonError{Reason: schemas.ReasonInvalidValue, Detail: "customer_id starts with a zero byte"}
-	}
-	return intake.CheckKey(w.cfg.Codec.Keys, r, e.CustomerID)
+	return topic
 }
 
 // erase removes a customer, here and for everyone downstream. Erasures are

@@ -236,7 +236,7 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if err := c.remember(ctx, remembered(b.Erased)); err != nil {
+	if err := c.remember(ctx, b.Erased); err != nil {
 		return err
 	}
 	if err := c.eraseScores(ctx, b.Erased); err != nil {

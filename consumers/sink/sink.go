@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"time"
 
@@ -215,8 +214,11 @@ func (s *Sink) newWorker(claim *kafka.Claim) *worker {
 		s.metrics.unreadable.WithLabelValues(string(reason)).Inc()
 	})
 	codec := s.cfg.Codec
-	w.scores = intake.NewReader(s.intake, intake.Topic[schemas.ChurnScore]{Decode: codec.DecodeScore, New: w.newScore, Check: checkScore, Poison: letter})
-	w.outcomes = intake.NewReader(s.intake, intake.Topic[schemas.ChurnOutcome]{Decode: codec.DecodeOutcome, Keys: codec.Keys, Check: w.checkOutcome, Poison: passOver})
+	scores, outcomes := intake.Scores(codec), intake.Outcomes(codec)
+	scores.New, scores.Poison = w.newScore, letter
+	outcomes.Poison = passOver
+	w.scores = intake.NewReader(s.intake, scores)
+	w.outcomes = intake.NewReader(s.intake, outcomes)
 	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Poison: letter})
 	return w
 }
@@ -237,7 +239,8 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) (err error) {
 	case schemas.TopicScores:
 		switch kind, err = w.scores.Read(ctx, r); kind {
 		case intake.Tombstone:
-			w.eraseScores(erasure(r))
+			partition, offset, _ := intake.SourcePosition(r) // which the intake has checked
+			w.batch.Erased = append(w.batch.Erased, Erasure{string(r.Key), partition, offset})
 		case intake.Message:
 			score := w.scores.Keep()
 			// The record's bytes are gone with the next fetch.
@@ -273,55 +276,9 @@ func (w *worker) newScore() *schemas.ChurnScore {
 	return score
 }
 
-func (w *worker) eraseScores(e Erasure) {
-	if e.SourceOffset == EverythingErased {
-		w.dropScores(func(s *schemas.ChurnScore) bool {
-			return string(s.CustomerID) == e.CustomerID && s.SourcePartition == e.SourcePartition
-		})
-	}
-	w.batch.Erased = append(w.batch.Erased, e)
-}
-
 func (w *worker) eraseOutcomes(id string) {
 	w.batch.Outcomes = slices.DeleteFunc(w.batch.Outcomes, func(o *schemas.ChurnOutcome) bool { return o.CustomerID == id })
 	w.batch.ErasedOutcomes = append(w.batch.ErasedOutcomes, id)
-}
-
-// erasure returns what a tombstone among the scores erases.
-func erasure(r *kafka.Record) Erasure {
-	partition, ok1 := r.HeaderNumber(schemas.HeaderSourcePartition)
-	offset, ok2 := r.HeaderNumber(schemas.HeaderSourceOffset)
-	if !ok1 || !ok2 || partition > math.MaxInt32 {
-		// Not a scorer's. Scores stand in the partition of their events.
-		return Erasure{string(r.Key), int32(r.Partition), EverythingErased}
-	}
-	return Erasure{string(r.Key), int32(partition), offset}
-}
-
-// checkErasure is the intake's check of a tombstone.
-func checkErasure(key []byte) *schemas.PoisonError {
-	if len(key) == 0 {
-		return &schemas.PoisonError{Reason: schemas.ReasonNoCustomerID, Detail: "a tombstone without a key"}
-	}
-	if len(key) > schemas.MaxIDBytes {
-		return &schemas.PoisonError{Reason: schemas.ReasonTooLarge, Detail: fmt.Sprintf("a tombstone's key of %d bytes, at most %d are allowed", len(key), schemas.MaxIDBytes)}
-	}
-	return nil
-}
-
-func checkScore(r *kafka.Record, s *schemas.ChurnScore) *schemas.PoisonError {
-	if s == nil {
-		return checkErasure(r.Key)
-	}
-	return intake.CheckKey(schemas.KeyPlain, r, s.CustomerID)
-}
-
-func (w *worker) checkOutcome(r *kafka.Record, o *schemas.ChurnOutcome) *schemas.PoisonError {
-	keys := w.cfg.Codec.Keys
-	if o == nil {
-		return checkErasure(intake.CustomerID(keys, r))
-	}
-	return intake.CheckKey(keys, r, o.CustomerID)
 }
 
 // flush stores the batch, then commits next as the offset to go on from. It

@@ -236,7 +236,7 @@ func TestSinkStoresEverything(t *testing.T) {
 			stack.score(t, "anna", 1, 0.5), stack.score(t, "anna", 2, 0.75),
 			stack.erased("anna", 1), // from before, written late
 			stack.score(t, "bert", 3, 0.75),
-			kafka.Record{Key: []byte("bert")}, // erased, by someone else than a scorer
+			kafka.Record{Key: []byte("bert")}, // by someone else than a scorer
 			stack.score(t, "carl", 4, 0.75),
 			stack.erased("carl", 5), // and a customer again
 			stack.score(t, "carl", 6, 0.875),
@@ -269,8 +269,8 @@ func TestSinkStoresEverything(t *testing.T) {
 		}
 
 		expectRows(t, s.ask(t, "SELECT customer_id, source_offset, churn_probability, plan, feature_risk FROM "+s.table("churn_scores")+" ORDER BY source_offset"),
-			"anna | 1 | 0.5 | monthly | 7", "anna | 2 | 0.75 | monthly | 7", "carl | 6 | 0.875 | monthly | 7")
-		expectRows(t, s.ask(t, "SELECT customer_id, reasons FROM customers_at_risk"), "carl | plan: monthly (+0.25)", "anna | plan: monthly (+0.25)")
+			"anna | 1 | 0.5 | monthly | 7", "anna | 2 | 0.75 | monthly | 7", "bert | 3 | 0.75 | monthly | 7", "carl | 6 | 0.875 | monthly | 7")
+		expectRows(t, s.ask(t, "SELECT customer_id, reasons FROM customers_at_risk"), "carl | plan: monthly (+0.25)", "anna | plan: monthly (+0.25)", "bert | plan: monthly (+0.25)")
 		expectRows(t, s.ask(t, "SELECT customer_id, churned FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "anna | 1", "carl | 1")
 		expectRows(t, s.ask(t, "SELECT version, stage FROM "+s.table("model_versions")), "1 | CHAMPION")
 		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 2 | 1")
@@ -280,16 +280,17 @@ func TestSinkStoresEverything(t *testing.T) {
 		})
 		expectRows(t, slices.Compact(letters),
 			`bad_frame churn.scores "anna" "junk" by sink `+s.Name(),
+			`foreign churn.scores "bert" "" by sink `+s.Name(),
 			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink %s", stack.score(t, "anna", 7, 0.5).Value, s.Name()),
 			`missing_customer_id churn.scores "" "" by sink `+s.Name())
 		want := strings.ReplaceAll(`# HELP churn_sink_rows_total Rows that the store acknowledged, rewritten ones included.
 # TYPE churn_sink_rows_total counter
 churn_sink_rows_total{store="STORE",table="churn_outcomes"} 2
-churn_sink_rows_total{store="STORE",table="churn_scores"} 3
+churn_sink_rows_total{store="STORE",table="churn_scores"} 4
 churn_sink_rows_total{store="STORE",table="model_versions"} 1
 # HELP churn_sink_erased_customers_total Customers whose rows were deleted because they were erased.
 # TYPE churn_sink_erased_customers_total counter
-churn_sink_erased_customers_total{store="STORE"} 3
+churn_sink_erased_customers_total{store="STORE"} 2
 # HELP churn_sink_unreadable_outcomes_total Outcomes passed over because they cannot be read; the trainer makes dead letters of them.
 # TYPE churn_sink_unreadable_outcomes_total counter
 churn_sink_unreadable_outcomes_total{reason="bad_frame",store="STORE"} 1
@@ -446,32 +447,6 @@ func TestSinkBoundsABatchsBytes(t *testing.T) {
 	}
 }
 
-func TestErasurePosition(t *testing.T) {
-	header := func(key, value string) kafka.Header { return kafka.Header{Key: key, Value: []byte(value)} }
-	everything := Erasure{"anna", 2, EverythingErased}
-	tests := []struct {
-		name    string
-		headers []kafka.Header
-		want    Erasure
-	}{
-		{"a scorer's", []kafka.Header{header("source-partition", "2"), header("source-offset", "1099511627776")}, Erasure{"anna", 2, 1 << 40}},
-		{"mirrored to another partition", []kafka.Header{header("other", "x"), header("source-offset", "0"), header("source-partition", "7")}, Erasure{"anna", 7, 0}},
-		{"none", nil, everything},
-		{"an offset alone", []kafka.Header{header("source-offset", "3")}, everything},
-		{"a partition alone", []kafka.Header{header("source-partition", "2")}, everything},
-		{"below zero", []kafka.Header{header("source-partition", "2"), header("source-offset", "-1")}, everything},
-		{"not a number", []kafka.Header{header("source-partition", "2"), header("source-offset", "3x")}, everything},
-		{"no such partition", []kafka.Header{header("source-partition", "4294967298"), header("source-offset", "3")}, everything},
-		{"no such offset", []kafka.Header{header("source-partition", "2"), header("source-offset", "9223372036854775808")}, everything},
-	}
-	for _, test := range tests {
-		got := erasure(&kafka.Record{Partition: 2, Key: []byte("anna"), Headers: test.headers})
-		if got != test.want {
-			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
-		}
-	}
-}
-
 // flaky is a registry that is down for its first calls.
 type flaky struct {
 	schemas.Registry
@@ -514,7 +489,7 @@ func TestSinkWaitsForTheRegistry(t *testing.T) {
 	}
 	score := codec.NewScore()
 	score.CustomerID, score.EventID, score.SourceOffset = []byte("anna"), []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"), 2
-	score.Previous, score.Attributes[2] = scoring.Missing, 9
+	score.ModelVersion, score.Previous, score.Attributes[2] = 1, scoring.Missing, 9
 	stack.produce(t, schemas.TopicScores, kafka.Record{Key: []byte("anna"), Value: codec.AppendScore(nil, score)})
 	eventually(t, "the later score", func() bool { return stack.lag(t, "churn-sink-sqlite") == 0 })
 	if err := stop(); err != nil {

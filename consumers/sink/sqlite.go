@@ -145,8 +145,7 @@ func (t sqliteTables) columns(ctx context.Context, table string) (map[string]def
 // Write stores a batch in one transaction.
 func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 	return s.transaction(ctx, func(tx *sql.Tx) error {
-		erasures := remembered(b.Erased)
-		err := insertSQLite(ctx, s, tx, "erasures", erasureColumns, len(erasures), func(i int) *Erasure { return &erasures[i] })
+		err := insertSQLite(ctx, s, tx, "erasures", erasureColumns, len(b.Erased), func(i int) *Erasure { return &b.Erased[i] })
 		if err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/churnstream/churnstream/schemas"
@@ -48,19 +47,8 @@ type Batch struct {
 type Erasure struct {
 	CustomerID      string
 	SourcePartition int32
-	// SourceOffset is that of the erasing event. Where it is not known it is
-	// EverythingErased.
+	// SourceOffset is that of the erasing event.
 	SourceOffset int64
-}
-
-// EverythingErased as the offset of an Erasure stands for all scores of the
-// customer and the partition that the store has when it is written. It is not
-// remembered.
-const EverythingErased = math.MaxInt64
-
-// remembered returns the erasures that the store remembers.
-func remembered(erasures []Erasure) []Erasure {
-	return slices.DeleteFunc(slices.Clone(erasures), func(e Erasure) bool { return e.SourceOffset == EverythingErased })
 }
 
 // customer is one as far as a partition knows it.
@@ -69,11 +57,10 @@ type customer struct {
 	partition int32
 }
 
-// lastErasures returns the highest offset of each customer's erasures, without
-// those that are not remembered.
+// lastErasures returns the highest offset of each customer's erasures.
 func lastErasures(erasures []Erasure) map[customer]int64 {
 	last := map[customer]int64{}
-	for _, e := range remembered(erasures) {
+	for _, e := range erasures {
 		c := customer{e.CustomerID, e.SourcePartition}
 		last[c] = max(last[c], e.SourceOffset)
 	}

@@ -311,14 +311,13 @@ func testStoreErases(t *testing.T, open opener) {
 	s.mustWrite(t, &Batch{
 		Scores: []*schemas.ChurnScore{
 			plain("keep", 0, 1), plain(odd, 0, 2), plain("back", 0, 3),
-			plain("in two places", 0, 4), plain("in two places", 1, 5), plain("nowhere", 0, 6),
+			plain("in two places", 0, 4), plain("in two places", 1, 5),
 		},
 		Outcomes: []*schemas.ChurnOutcome{outcome("keep"), outcome(odd), outcome("back"), outcome("mistake")},
 	})
 	b := &Batch{
 		// One of them twice, as a customer who came back and left again.
-		Erased: []Erasure{{odd, 0, 8}, {odd, 0, 2}, {"back", 0, 8}, {"never seen", 0, 8}, {"in two places", 0, 8},
-			{"nowhere", 0, EverythingErased}},
+		Erased:         []Erasure{{odd, 0, 8}, {odd, 0, 2}, {"back", 0, 8}, {"never seen", 0, 8}, {"in two places", 0, 8}},
 		ErasedOutcomes: []string{"mistake", odd},
 		// Newer than the erasures.
 		Scores:   []*schemas.ChurnScore{plain("back", 0, 9)},
@@ -336,9 +335,6 @@ func testStoreErases(t *testing.T, open opener) {
 		// Scores and outcomes are erased by tombstones of their own.
 		expectRows(t, s.ask(t, "SELECT customer_id FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "back", "keep", odd)
 	}
-	// An erasure without a place says nothing about what comes after it.
-	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{plain("nowhere", 0, 6)}})
-	expectRows(t, s.ask(t, scores), "back | 9", "in two places | 5", "keep | 1", "nowhere | 6")
 }
 
 func testViews(t *testing.T, open opener) {

@@ -52,7 +52,7 @@ type Fetcher struct {
 	c     *Cluster
 	cfg   FetcherConfig
 	what  string
-	count struct{ fetched, corrupt, unreadable, resets prometheus.Counter }
+	count struct{ fetched, corrupt, unreadable, resets, ahead prometheus.Counter }
 
 	offset        int64 // next wanted; negative until the first is known
 	highWatermark int64
@@ -92,6 +92,7 @@ func (c *Cluster) NewFetcher(cfg FetcherConfig) *Fetcher {
 	f.count.fetched = c.metrics.fetched.WithLabelValues(cfg.Topic)
 	f.count.corrupt = c.metrics.corrupt.WithLabelValues(cfg.Topic)
 	f.count.unreadable = c.metrics.unreadable.WithLabelValues(cfg.Topic)
+	f.count.ahead = c.metrics.ahead.WithLabelValues(cfg.Topic)
 	f.count.resets = c.metrics.resets.WithLabelValues(cfg.Topic)
 	return f
 }
@@ -259,6 +260,9 @@ func (f *Fetcher) take(b batch) (int, error) {
 	case b.transactional() && inAborted:
 	case b.lastOffset() < f.offset:
 	default:
+		if time.Until(time.UnixMilli(b.maxTime())) > 24*time.Hour {
+			f.count.ahead.Inc()
+		}
 		arena := len(f.decoder.arena)
 		records, err := f.decoder.decode(f.records, b, f.offset, f.prototype(b))
 		if err != nil {

@@ -14,6 +14,7 @@ type counters struct {
 	corrupt     *prometheus.CounterVec // topic
 	unreadable  *prometheus.CounterVec // topic
 	resets      *prometheus.CounterVec // topic
+	ahead       *prometheus.CounterVec // topic
 	assigned    *prometheus.GaugeVec   // group
 	generations *prometheus.CounterVec // group
 
@@ -51,6 +52,8 @@ func newMetrics(reg prometheus.Registerer) *counters {
 			"Record batches set aside as a whole: their checksum is right, but they cannot be decoded or are larger than they may be.", "topic"),
 		corrupt: counter("churn_kafka_corrupt_batches_total",
 			"Record batches refused for a wrong checksum or form.", "topic"),
+		ahead: counter("churn_kafka_batches_ahead_total",
+			"Record batches read whose timestamps are ahead of this process's clock by more than a day.", "topic"),
 		resets: counter("churn_kafka_offset_resets_total",
 			"Times a reader found its offset outside the log and moved to the log's nearer end.", "topic"),
 		assigned: metrics.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "churn_kafka_assigned_partitions",

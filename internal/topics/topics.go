@@ -62,13 +62,15 @@ const (
 
 // all lists the topics. Scores are the scorer's state and models the history
 // of decisions, so both are compacted; compaction leaves the last 45 days alone,
-// which is how far back a score is joined with its outcome. Outcomes carry the
-// broker's time: which score was there when one was written is asked of it.
+// which is how far back a score is joined with its outcome. Events and outcomes
+// carry the broker's time: whether their own is too far ahead, and which score
+// was there when an outcome was written, is asked of it.
 func all() []topic {
 	return []topic{
 		{name: schemas.TopicEvents, rules: []rule{
 			policy("delete", "compaction would remove events that have not been scored, with the amounts they add"),
 			atLeast(retention, week, day, Advice, "events that wait longer than this are deleted before they are scored"),
+			brokerTime("what is too far ahead to be true is judged by the producer's clock, and retention goes by it too"),
 			unclean("acknowledged events can be lost"),
 			writable,
 		}},
@@ -82,8 +84,7 @@ func all() []topic {
 		{name: schemas.TopicOutcomes, rules: []rule{
 			policy("delete", "compaction would remove labels"),
 			atLeast(retention, -1, joinable, Advice, "labels that are older cannot be learnt from"),
-			{setting: timestampType, create: "LogAppendTime", should: "LogAppendTime", ok: func(v string) bool { return v == "LogAppendTime" },
-				severity: Advice, why: "which score was in force when an outcome was written is judged by the producer's clock"},
+			brokerTime("which score was in force when an outcome was written is judged by the producer's clock"),
 			unclean("acknowledged labels can be lost"),
 			writable,
 		}},
@@ -98,6 +99,12 @@ func all() []topic {
 			writable,
 		}},
 	}
+}
+
+// brokerTime asks for records to carry the broker's time.
+func brokerTime(otherwise string) rule {
+	const want = "LogAppendTime"
+	return rule{setting: timestampType, create: want, should: want, severity: Advice, why: otherwise, ok: func(v string) bool { return v == want }}
 }
 
 func policy(want, otherwise string) rule {

@@ -79,6 +79,7 @@ func TestGuard(t *testing.T) {
 		{"batches that are refused", schemas.TopicScores, "max.message.bytes", "100000", true},
 		{"events for an hour", schemas.TopicEvents, "retention.ms", "3600000", false},
 		{"events for ever", schemas.TopicEvents, "retention.ms", "-1", false},
+		{"events by the producer's clock", schemas.TopicEvents, "message.timestamp.type", "CreateTime", false},
 		{"outcomes by the producer's clock", schemas.TopicOutcomes, "message.timestamp.type", "CreateTime", false},
 	} {
 		t.Run(r.name, func(t *testing.T) {
