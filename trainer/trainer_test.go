@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -212,15 +213,7 @@ func (w *world) version(number int64) *models.Version {
 // until waits for a condition that nothing announces.
 func (w *world) until(what string, condition func() bool) {
 	w.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-w.ctx.Done():
-			w.t.Fatalf("still not: %s", what)
-		}
-	}
+	await.Until(w.t, what, condition)
 }
 
 func (tr *Trainer) counts() (labels int64, examples, pending int) {

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registry"
@@ -146,14 +147,7 @@ func get(t *testing.T, url string) string {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(60 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("waited in vain for %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	await.Until(t, what, done)
 }
 
 // metric returns the sum of the samples of a metric on a /metrics page.

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -208,13 +209,7 @@ func (w *world) start(cfg Config) *running {
 
 func (r *running) await(t *testing.T, what string, ok func(Stats) bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if ok(r.Stats()) {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("%s does not come: %+v", what, r.Stats())
+	await.Until(t, what, func() bool { return ok(r.Stats()) }, func() string { return fmt.Sprintf("%+v", r.Stats()) })
 }
 
 // values returns counters, gauges and the counts of histograms by name and

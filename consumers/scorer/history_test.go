@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/role"
@@ -168,14 +169,7 @@ func (w *world) caughtUp(n int64) {
 
 func (w *world) until(what string, done func() bool) {
 	w.t.Helper()
-	deadline := time.After(30 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			w.t.Fatalf("waited in vain for %s; %d events are processed", what, w.committed.Load())
-		case <-time.After(time.Millisecond):
-		}
-	}
+	await.Until(w.t, what, done, func() string { return fmt.Sprint(w.committed.Load(), " events are processed") })
 }
 
 // records returns all records of a topic's first partition but markers.

@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/certificates"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -179,14 +180,7 @@ func values(records []kafka.Record) string {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	ctx := testContext(t)
-	for !condition() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("never: %s", what)
-		case <-time.After(time.Millisecond):
-		}
-	}
+	await.Until(t, what, condition)
 }
 
 func TestConnectRefuses(t *testing.T) {

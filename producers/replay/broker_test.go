@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/producers/pace/pacetest"
 	"github.com/churnstream/churnstream/schemas"
@@ -38,7 +39,7 @@ func TestReplayOnABroker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- first.Run(ctx) }()
-	pacetest.Eventually(t, "500 events", func() bool { return first.Stats().Events >= 500 })
+	await.Until(t, "500 events", func() bool { return first.Stats().Events >= 500 })
 	stopped := time.Now()
 	cancel()
 	if err := <-done; err != nil {

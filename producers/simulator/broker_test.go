@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/producers/pace/pacetest"
 	"github.com/churnstream/churnstream/schemas"
 )
@@ -19,7 +20,7 @@ func TestSimulatorOnABroker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	pacetest.Eventually(t, "3,000 outcomes", func() bool { return s.Stats().Outcomes >= 3000 })
+	await.Until(t, "3,000 outcomes", func() bool { return s.Stats().Outcomes >= 3000 })
 	stopped := time.Now()
 	cancel()
 	if err := <-done; err != nil {
@@ -59,7 +60,7 @@ func BenchmarkSimulator(b *testing.B) {
 	done := make(chan error, 1)
 	b.ResetTimer()
 	go func() { done <- s.Run(ctx) }()
-	pacetest.Eventually(b, "the events", func() bool { return s.Stats().Events >= int64(b.N) })
+	await.Until(b, "the events", func() bool { return s.Stats().Events >= int64(b.N) })
 	b.StopTimer()
 	cancel()
 	if err := <-done; err != nil {

@@ -2,7 +2,6 @@ package pacetest
 
 import (
 	"testing"
-	"time"
 
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -30,14 +29,4 @@ func Cluster(tb testing.TB) *kafka.Cluster {
 		tb.Fatal(err)
 	}
 	return cluster
-}
-
-// Eventually waits until a condition holds.
-func Eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("still waiting for %s", what)
-		}
-	}
 }
