@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -17,20 +18,80 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/linkedin/goavro/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// python runs a script of testdata with Debian's Python, whose packages
-// deploy/local/stack install has completed.
+// python runs a script of testdata with Debian's Python and the packages that
+// deploy/local/stack install has fetched.
 func python(t testing.TB, script string, args ...string) []string {
 	t.Helper()
 	env := []string{"PYTHONPATH=" + installed(t, "python"), "PYTHONDONTWRITEBYTECODE=1"}
 	out := run(t, env, "/usr/bin/python3", append([]string{filepath.Join("testdata", script)}, args...)...)
 	return strings.Split(strings.TrimSpace(out), "\n")
 }
+
+// java runs Clients of testdata with the libraries that deploy/local/stack install
+// has fetched.
+func java(t testing.TB, args ...string) []string {
+	t.Helper()
+	all := append([]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", installed(t, "java") + "/*", filepath.Join("testdata", "Clients.java")}, args...)
+	return strings.Split(strings.TrimSpace(run(t, nil, "java", all...)), "\n")
+}
+
+// delivered is where a client says that its event came to stand.
+type delivered struct {
+	EventID     string `json:"event_id"`
+	CustomerID  string `json:"customer_id"`
+	Partition   int    `json:"partition"`
+	Offset      int64  `json:"offset"`
+	Compression string `json:"compression"`
+}
+
+// produceFranz writes events with franz-go, some with each compression.
+func produceFranz(t testing.TB, brokers []string, codec *schemas.Codec, each int, codecs ...string) (sent []delivered) {
+	t.Helper()
+	ctx := testContext(t)
+	set := codec.Set()
+	contract, _ := set.Spec().Index("Contract")
+	monthly, err := set.ParseText(contract, "Month-to-month")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range codecs {
+		compression := map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(),
+			"lz4": kgo.Lz4Compression(), "snappy": kgo.SnappyCompression(), "zstd": kgo.ZstdCompression()}[name]
+		client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ProducerBatchCompression(compression),
+			kgo.ProducerLinger(200*time.Millisecond), kgo.DefaultProduceTopic(schemas.TopicEvents))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		var records []*kgo.Record
+		for i := range each {
+			e := codec.NewEvent()
+			e.EventID, e.CustomerID = []byte(uuid.NewString()), fmt.Appendf(nil, "franz-go-%s-%d", name, i)
+			e.OccurredAt, e.Source = time.Now().UnixMilli(), []byte("franz-go")
+			e.Changes[contract] = monthly
+			records = append(records, &kgo.Record{Key: e.CustomerID, Value: codec.AppendEvent(nil, e), Context: context.WithValue(ctx, franzEvent{}, string(e.EventID))})
+		}
+		for _, result := range client.ProduceSync(ctx, records...) {
+			if result.Err != nil {
+				t.Fatal(result.Err)
+			}
+			r := result.Record
+			sent = append(sent, delivered{r.Context.Value(franzEvent{}).(string), string(r.Key), int(r.Partition), r.Offset, name})
+		}
+	}
+	return sent
+}
+
+// franzEvent is the key of an event's id in its context.
+type franzEvent struct{}
 
 // unmarshal reads a line that a client printed.
 func unmarshal[T any](t testing.TB, line string) T {
@@ -86,7 +147,8 @@ func registered(t testing.TB, registry string, id uint32) *goavro.Codec {
 	return codec
 }
 
-// TestRealClients has Python's confluent-kafka write events, and it and kcat
+// TestRealClients has librdkafka, kafka-python, Kafka's own Java client and
+// franz-go write events with every compression, and kcat, confluent-kafka and Java
 // read the scores, with scorer and trainer as processes.
 func TestRealClients(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{})
@@ -106,29 +168,45 @@ func TestRealClients(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	type delivered struct {
-		EventID     string `json:"event_id"`
-		CustomerID  string `json:"customer_id"`
-		Partition   int    `json:"partition"`
-		Offset      int64  `json:"offset"`
-		Compression string `json:"compression"`
-	}
 	const each = 40
 	codecs := []string{"none", "gzip", "lz4", "snappy", "zstd"}
 	sent := map[Position]delivered{}
-	produce := func(partitioner string, codecs ...string) (misplaced int) {
-		args := append([]string{p.Brokers(), p.Registry.URL(), partitioner, strconv.Itoa(each)}, codecs...)
-		for _, line := range python(t, "produce_events.py", args...) {
-			d := unmarshal[delivered](t, line)
+	clients := map[string]string{} // by event
+	take := func(client string, all ...delivered) (misplaced int) {
+		for _, d := range all {
 			sent[Position{d.Partition, d.Offset}] = d
+			clients[d.EventID] = client
 			if d.Partition != kafka.PartitionOf([]byte(d.CustomerID), partitions) {
 				misplaced++
 			}
 		}
 		return misplaced
 	}
-	if n := produce("murmur2_random", codecs...); n > 0 || len(sent) != each*len(codecs) {
-		t.Errorf("with partitioner=murmur2_random: %d events, %d of them not where our producers put them", len(sent), n)
+	lines := func(lines []string) (all []delivered) {
+		for _, line := range lines {
+			all = append(all, unmarshal[delivered](t, line))
+		}
+		return all
+	}
+	produce := func(partitioner string, codecs ...string) (misplaced int) {
+		args := append([]string{p.Brokers(), p.Registry.URL(), partitioner, strconv.Itoa(each)}, codecs...)
+		return take("confluent-kafka", lines(python(t, "produce_events.py", args...))...)
+	}
+	where := append([]string{p.Brokers(), p.Registry.URL(), strconv.Itoa(each)}, codecs...)
+	for i, c := range []struct {
+		client  string
+		produce func() int
+	}{
+		{"confluent-kafka, murmur2_random", func() int { return produce("murmur2_random", codecs...) }},
+		{"kafka-python", func() int {
+			return take("kafka-python", lines(python(t, "produce_kafka_python.py", where...))...)
+		}},
+		{"java", func() int { return take("java", lines(java(t, append([]string{"produce"}, where...)...))...) }},
+		{"franz-go", func() int { return take("franz-go", produceFranz(t, p.Addrs(), codec, each, codecs...)...) }},
+	} {
+		if n := c.produce(); n > 0 || len(sent) != (i+1)*each*len(codecs) {
+			t.Errorf("%s: %d events of all so far, %d of them not where our producers put them", c.client, len(sent), n)
+		}
 	}
 	if got := compressions(t, p.Kafka, schemas.TopicEvents, partitions); !slices.Equal(got, slices.Sorted(slices.Values(codecs))) {
 		t.Errorf("batches on the broker's disk are compressed with %v, want %v", got, codecs)
@@ -159,9 +237,9 @@ func TestRealClients(t *testing.T) {
 			t.Errorf("the score of %+v: %+v", d, s)
 			continue
 		}
-		scored[d.Compression]++
+		scored[clients[d.EventID]+" "+d.Compression]++
 	}
-	t.Logf("events written by Python and scored once each, by compression: %v", scored)
+	t.Logf("events scored once each, by client and compression: %v", scored)
 	t.Logf("with librdkafka's default partitioner %d of %d customers land in another partition than with murmur2", misplaced, each)
 	counted, err := roles.Metric("churn_scorer_misplaced_events_total")
 	if err != nil || int(counted) != misplaced {
@@ -257,6 +335,14 @@ func TestRealClients(t *testing.T) {
 			read[s.Value.EventID] = s.Value.Probability
 		}
 		agree("Python's confluent-kafka", read)
+	})
+	t.Run("java", func(t *testing.T) {
+		for _, line := range java(t, "read", p.Brokers(), p.Registry.URL(), schemas.TopicScores) {
+			got := unmarshal[decoded](t, line)
+			if got.Error != "" || got.Values != len(scores) {
+				t.Errorf("%+v, there are %d scores", got, len(scores))
+			}
+		}
 	})
 	if !roles.Running() {
 		t.Error("scorer and trainer ended")
