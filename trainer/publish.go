@@ -16,6 +16,9 @@ import (
 // control the trainer needs Write on it.
 const transactionalID = "churn-trainer-models"
 
+// errNumbersUsedUp is matched when no number is left for a version.
+var errNumbersUsedUp = errors.New("no number is left for a model version")
+
 // errSuperseded is matched when another trainer has published a version that
 // has seen as many labels as ours.
 var errSuperseded = errors.New("superseded by another trainer's version")
@@ -68,6 +71,9 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 			verdict, judged = judge(champion), number
 		}
 		m.Version = t.models.Highest() + 1
+		if m.Version > schemas.MaxModelVersion {
+			return retry.Permanent(fmt.Errorf("%w after %d", errNumbersUsedUp, m.Version-1))
+		}
 		m.Stage = schemas.StageChallenger
 		if verdict.Promote {
 			m.Stage = schemas.StageChampion

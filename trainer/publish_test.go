@@ -31,7 +31,7 @@ func (w *world) idle() *Trainer {
 // publish fills in.
 func (w *world) unpublished(labels int64) *schemas.ModelVersion {
 	w.t.Helper()
-	m, err := models.Describe(w.codec.Set(), &scoring.Model{Intercept: float64(labels) / 1000, Features: []scoring.ModelFeature{
+	m, err := models.Describe(w.codec.Set(), &scoring.Model{Intercept: float64(labels%100_000) / 1000, Features: []scoring.ModelFeature{
 		{Name: "plan", Kind: "categorical", Levels: []string{"basic"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "region", Kind: "categorical", Levels: []string{"north"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "bill", Kind: "numeric", Bins: []scoring.Bin{{Max: 1, Mean: 0.5, Frequency: 1}}},

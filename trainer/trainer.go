@@ -101,6 +101,7 @@ type Trainer struct {
 	started   time.Time           // start of the last training
 	trained   int64               // labels seen by the last training, published or not
 	rebase    int64               // what the newest version saw beyond what there is
+	short     time.Time           // since when there are fewer labels than it saw; zero if there are not
 	caughtUp  time.Time
 }
 
@@ -376,13 +377,18 @@ func (t *Trainer) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.caughtUp = t.now()
-	if seen := t.seen(); t.labels() < seen {
-		t.log.Warn("there are fewer labels than the newest model version had seen: outcomes were lost; counting from here",
-			"labels", t.labels(), "seen", seen)
-		t.rebase = seen - t.labels()
+	if t.labels() < t.seen() {
+		t.countFromHere("there are fewer labels than the newest model version had seen: outcomes were lost; counting from here")
 	}
 	t.log.Info("read all outcomes and scores", "labels", t.labels(), "examples", t.data.Len(),
 		"churned", t.data.Churners(), "without_score", t.join.pending, "new_labels", t.labels()-t.seen())
+}
+
+// countFromHere makes the labels there are as many as the newest version has
+// seen, so that new ones look new. The caller holds mu.
+func (t *Trainer) countFromHere(why string) {
+	t.log.Warn(why, "labels", t.labels(), "seen", t.seen())
+	t.rebase += t.seen() - t.labels()
 }
 
 // Errors of Retrain.
@@ -470,6 +476,15 @@ func (t *Trainer) due(now time.Time) (trigger string, pause time.Duration) {
 	}
 	t.show()
 	fresh := t.labels() - t.seen()
+	switch {
+	case fresh >= 0:
+		t.short = time.Time{}
+	case t.short.IsZero():
+		t.short = now // another trainer has read on, or somebody has made a version up
+	case now.Sub(t.short) >= t.cfg.Grace:
+		t.countFromHere("a model version claims more labels than there are; counting from here")
+		fresh, t.short = 0, time.Time{}
+	}
 	champion := t.models.Champion()
 	switch {
 	case fresh <= 0:
@@ -563,6 +578,11 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	if errors.Is(err, errSuperseded) {
 		t.metrics.trainings.WithLabelValues("superseded").Inc()
 		t.log.Warn("another trainer runs and was faster; the model is dropped", "trigger", trigger, "labels", labels, "error", err)
+		return nil
+	}
+	if errors.Is(err, errNumbersUsedUp) {
+		t.metrics.failed()
+		t.log.Error("the model cannot be published", "trigger", trigger, "error", err)
 		return nil
 	}
 	if err != nil {

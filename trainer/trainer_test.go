@@ -589,6 +589,30 @@ func (w *world) publishVersion(number, seen int64, at time.Time) error {
 	return w.out.Produce(w.ctx, schemas.TopicModels, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, m)})
 }
 
+// A version that somebody made up, with a number or labels that leave none to
+// the trainer, does not keep it from training.
+func TestMadeUpVersionsDoNotStopTraining(t *testing.T) {
+	w := newWorld(t)
+	tr, _ := w.trainer(Config{MinLabels: 100, MinNewLabels: 100, MinInterval: time.Millisecond, Grace: 50 * time.Millisecond})
+	for _, v := range []struct{ number, seen int64 }{{math.MaxInt64, 1}, {math.MaxInt64 - 1, 1}, {3, math.MaxInt64}, {4, 1 << 40}} {
+		if err := w.publishVersion(v.number, v.seen, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.version(4)
+	w.load(0, 200)
+	w.until("new labels to count", func() bool {
+		tr.wake()
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		return tr.rebase > 0
+	})
+	w.load(200, 200)
+	if v := w.version(5); v.LabelsSeen <= 1<<40 {
+		t.Errorf("version 5 has seen %d labels", v.LabelsSeen)
+	}
+}
+
 func TestLostOutcomesDoNotStopTraining(t *testing.T) {
 	w := newWorld(t)
 	if err := w.publishVersion(5, 10_000, time.Now()); err != nil {

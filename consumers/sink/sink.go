@@ -14,6 +14,7 @@ import (
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
@@ -219,7 +220,7 @@ func (s *Sink) newWorker(claim *kafka.Claim) *worker {
 	outcomes.Poison = passOver
 	w.scores = intake.NewReader(s.intake, scores)
 	w.outcomes = intake.NewReader(s.intake, outcomes)
-	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Poison: letter})
+	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Check: checkModel, Poison: letter})
 	return w
 }
 
@@ -279,6 +280,18 @@ func (w *worker) newScore() *schemas.ChurnScore {
 func (w *worker) eraseOutcomes(id string) {
 	w.batch.Outcomes = slices.DeleteFunc(w.batch.Outcomes, func(o *schemas.ChurnOutcome) bool { return o.CustomerID == id })
 	w.batch.ErasedOutcomes = append(w.batch.ErasedOutcomes, id)
+}
+
+// checkModel keeps what no role takes for a model version out of the table, which
+// says who is the champion.
+func checkModel(r *kafka.Record, v *schemas.ModelVersion) *schemas.PoisonError {
+	if v == nil {
+		return nil
+	}
+	if err := models.CheckRecord(r, v); err != nil {
+		return &schemas.PoisonError{Reason: schemas.ReasonForeign, Detail: schemas.Clip(err.Error(), 1024)}
+	}
+	return nil
 }
 
 // flush stores the batch, then commits next as the offset to go on from. It

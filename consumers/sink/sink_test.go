@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -253,8 +254,15 @@ func TestSinkStoresEverything(t *testing.T) {
 			stack.outcome("anna", 1767225700000),
 			kafka.Record{Key: []byte("anna"), Value: []byte{0, 0, 0}},
 		)
-		model := schemas.ModelVersion{Version: 1, Stage: schemas.StageChampion, Payload: "{}", FeatureFingerprint: stack.set.Spec().Fingerprint()}
+		model := schemas.ModelVersion{Version: 1, Stage: schemas.StageChampion, Payload: "{}", SHA256: models.SHA256("{}"), FeatureFingerprint: stack.set.Spec().Fingerprint()}
+		// Neither is what anybody takes for a version.
+		tampered, beyond := model, model
+		tampered.Version, tampered.Payload = 2, "{ }"
+		beyond.Version = math.MaxInt64
 		stack.produce(t, schemas.TopicModels,
+			kafka.Record{Key: []byte("2"), Value: stack.codec.AppendModel(nil, &tampered)},
+			kafka.Record{Key: models.Key(math.MaxInt64), Value: stack.codec.AppendModel(nil, &beyond)},
+			kafka.Record{Key: []byte("3"), Value: stack.codec.AppendModel(nil, &model)},
 			kafka.Record{Key: []byte("1"), Value: stack.codec.AppendModel(nil, &model)}, kafka.Record{Key: []byte("0")})
 
 		stop := stack.start(t, Config{Store: s, Dependencies: role.Dependencies{Registerer: reg}})
@@ -275,6 +283,9 @@ func TestSinkStoresEverything(t *testing.T) {
 		})
 		expectRows(t, slices.Compact(letters),
 			`bad_frame churn.scores "anna" "junk" by sink `+s.Name(),
+			fmt.Sprintf("foreign churn.models \"2\" %q by sink %s", stack.codec.AppendModel(nil, &tampered), s.Name()),
+			fmt.Sprintf("foreign churn.models \"3\" %q by sink %s", stack.codec.AppendModel(nil, &model), s.Name()),
+			fmt.Sprintf("foreign churn.models \"9223372036854775807\" %q by sink %s", stack.codec.AppendModel(nil, &beyond), s.Name()),
 			`foreign churn.scores "bert" "" by sink `+s.Name(),
 			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink %s", stack.score(t, "anna", 7, 0.5).Value, s.Name()),
 			`missing_customer_id churn.scores "" "" by sink `+s.Name())

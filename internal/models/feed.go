@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -44,8 +43,8 @@ type Version struct {
 // hashed, is no valid model, or belongs to another feature specification, and
 // thresholds that are not the payload's.
 func Open(set *schemas.Set, v schemas.ModelVersion) (*Version, error) {
-	if sum := SHA256(v.Payload); sum != v.SHA256 {
-		return nil, &refusal{"sha256", fmt.Errorf("%w: payload has SHA-256 %s, not %.64s", ErrRefused, sum, v.SHA256)}
+	if err := checkHash(&v); err != nil {
+		return nil, err
 	}
 	if own := set.Spec().Fingerprint(); v.FeatureFingerprint != own {
 		return nil, &refusal{"fingerprint", fmt.Errorf("%w: feature specification %.64s, not %s", ErrRefused, v.FeatureFingerprint, own)}
@@ -63,6 +62,28 @@ func Open(set *schemas.Set, v schemas.ModelVersion) (*Version, error) {
 			ErrRefused, v.MediumThreshold, v.HighThreshold, t.Medium, t.High)}
 	}
 	return &Version{ModelVersion: v, Model: model, Predictor: predictor}, nil
+}
+
+// CheckRecord refuses, matching ErrRefused, what can be no version's record,
+// whatever the features: one under another key, with a number that none has, or
+// with a payload that is not the one that was hashed.
+func CheckRecord(r *kafka.Record, v *schemas.ModelVersion) error {
+	switch {
+	case string(r.Key) != string(Key(v.Version)):
+		return &refusal{"version", fmt.Errorf("%w: version %d under the key %.32q", ErrRefused, v.Version, r.Key)}
+	case v.Version < 1 || v.Version > schemas.MaxModelVersion:
+		return &refusal{"version", fmt.Errorf("%w: version %d, not from 1 to %d", ErrRefused, v.Version, schemas.MaxModelVersion)}
+	case v.LabelsSeen < 0 || v.LabelsSeen > schemas.MaxModelVersion:
+		return &refusal{"version", fmt.Errorf("%w: version %d has seen %d labels", ErrRefused, v.Version, v.LabelsSeen)}
+	}
+	return checkHash(v)
+}
+
+func checkHash(v *schemas.ModelVersion) error {
+	if sum := SHA256(v.Payload); sum != v.SHA256 {
+		return &refusal{"sha256", fmt.Errorf("%w: payload has SHA-256 %s, not %.64s", ErrRefused, sum, v.SHA256)}
+	}
+	return nil
 }
 
 // refusal is an ErrRefused with the value of the metric's label.
@@ -101,6 +122,10 @@ type FeedConfig struct {
 // Feed follows the topic of model versions from its start. Its methods but Run
 // are safe for concurrent use and do not block.
 //
+// A number is believed up to believable, and beyond only if it is at most maxStep
+// above the highest so far: so nobody's number can use up those that the trainer
+// has still to give. What is not believed uses no number up.
+//
 // Of each version the latest record counts, as after compaction. The champion
 // is the one of them with stage CHAMPION and the highest offset, so a version
 // becomes champion, for the first time or again, by being published as such.
@@ -123,7 +148,7 @@ type Feed struct {
 type state struct {
 	versions []*Version // newest first
 	champion *Version
-	highest  int64 // version, refused ones included
+	highest  int64 // version that is believed, refused ones included
 	next     int64 // offset after the last record taken in
 }
 
@@ -168,7 +193,7 @@ func NewFeed(cfg FeedConfig) *Feed {
 			Help: "Changes of the champion seen by this process.",
 		})),
 	}
-	for _, reason := range []string{"sha256", "fingerprint", "payload", "thresholds", "undecodable"} {
+	for _, reason := range []string{"version", "sha256", "fingerprint", "payload", "thresholds", "undecodable"} {
 		f.metrics.refused.WithLabelValues(reason)
 	}
 	return f
@@ -216,8 +241,8 @@ func (f *Feed) Get(version int64) *Version {
 // changed.
 func (f *Feed) List() []*Version { return f.state.Load().versions }
 
-// Highest returns the highest version number ever seen, those of refused
-// versions included, 0 if there was none: a new version must be higher.
+// Highest returns the highest version number ever seen and believed, those of
+// refused versions included, 0 if there was none: a new version must be higher.
 func (f *Feed) Highest() int64 { return f.state.Load().highest }
 
 // WaitFor waits until the feed has taken in the record at an offset, or a later
@@ -246,17 +271,18 @@ func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 		next := f.state.Load().clone()
 		next.next = r.Offset + 1
 		// A version that is refused, or withdrawn, has used its number up.
-		if key, err := strconv.ParseInt(string(r.Key), 10, 64); err == nil && key > 0 && key < math.MaxInt64 {
+		key, err := strconv.ParseInt(string(r.Key), 10, 64)
+		believed := err == nil && string(Key(key)) == string(r.Key) && next.believes(key)
+		if believed {
 			next.highest = max(next.highest, key)
 			if kind == intake.Tombstone {
 				next.remove(key)
 			}
 		}
 		if kind == intake.Message {
-			if v, err := f.open(r, *f.reader.Message()); err != nil {
+			if v, err := f.open(r, *f.reader.Message(), believed); err != nil {
 				f.refuse(r, err)
 			} else {
-				next.highest = max(next.highest, v.Version)
 				next.remove(v.Version)
 				next.versions = append(next.versions, v)
 			}
@@ -267,9 +293,13 @@ func (f *Feed) handle(ctx context.Context, records []kafka.Record) error {
 }
 
 // open checks what a record holds.
-func (f *Feed) open(r *kafka.Record, m schemas.ModelVersion) (*Version, error) {
-	if string(r.Key) != string(Key(m.Version)) || m.Version <= 0 {
-		return nil, fmt.Errorf("%w: version %d under the key %.32q", ErrRefused, m.Version, r.Key)
+func (f *Feed) open(r *kafka.Record, m schemas.ModelVersion, believed bool) (*Version, error) {
+	if err := CheckRecord(r, &m); err != nil {
+		return nil, err
+	}
+	if !believed {
+		return nil, &refusal{"version", fmt.Errorf("%w: version %d is beyond %d and more than %d above the highest so far, %d",
+			ErrRefused, m.Version, int64(believable), maxStep, f.Highest())}
 	}
 	v, err := Open(f.cfg.Codec.Set(), m)
 	if err != nil {
@@ -287,6 +317,19 @@ func (f *Feed) refuse(r *kafka.Record, err error) {
 	f.metrics.refused.WithLabelValues(reason).Inc()
 	f.log.Error("refused a model version; the champion stays",
 		"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "key", fmt.Sprintf("%.32q", r.Key), "champion", number(f.Champion()), "error", err)
+}
+
+const (
+	// believable is up to where any number of a version is believed: dates and
+	// milliseconds are, for those who number by them.
+	believable = 1 << 52
+	// maxStep is how far above the highest a number beyond that may be.
+	maxStep = 1000
+)
+
+// believes reports whether a number can be a version's.
+func (s *state) believes(number int64) bool {
+	return number > 0 && (number <= believable || number <= min(s.highest+maxStep, schemas.MaxModelVersion))
 }
 
 // maxVersions bounds the versions known at a time: the newest, and the champion.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -70,7 +71,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) version(number int64, stage schemas.Stage) schemas.ModelVersion {
 	w.t.Helper()
 	spec := w.codec.Set().Spec()
-	m := scoring.Model{Intercept: float64(number) / 100}
+	m := scoring.Model{Intercept: float64(number%1000) / 100}
 	for j := range spec.Len() {
 		f := scoring.ModelFeature{Name: spec.Feature(j).Name, Kind: spec.Feature(j).Kind.String()}
 		if spec.Feature(j).Kind == scoring.Categorical {
@@ -223,7 +224,8 @@ churn_models_refused_total{reason="fingerprint"} 1
 churn_models_refused_total{reason="payload"} 1
 churn_models_refused_total{reason="sha256"} 1
 churn_models_refused_total{reason="thresholds"} 1
-churn_models_refused_total{reason="undecodable"} 2
+churn_models_refused_total{reason="undecodable"} 1
+churn_models_refused_total{reason="version"} 1
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(expected), "churn_models_champion_version", "churn_models_refused_total"); err != nil {
 		t.Error(err)
@@ -243,6 +245,60 @@ churn_models_refused_total{reason="undecodable"} 2
 	}
 	// Feeds of one process share their metrics.
 	models.NewFeed(models.FeedConfig{Cluster: w.cluster, Codec: w.codec, Registerer: registry})
+}
+
+// Numbers that nobody's version has neither count nor use up those to come.
+func TestFeedBelievesNumbersWithinReach(t *testing.T) {
+	w := newWorld(t)
+	feed := w.run(nil)
+	published := func(number int64) func() {
+		return func() { w.publish(w.version(number, schemas.StageChampion)) }
+	}
+	// labels is one that claims to have seen so many.
+	labels := func(seen int64) func() {
+		return func() {
+			v := w.version(8, schemas.StageChampion)
+			v.LabelsSeen = seen
+			w.publish(v)
+		}
+	}
+	const half = 1 << 52
+	for _, step := range []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"the greatest of 64 bits", published(math.MaxInt64), "champion 0 of [], highest 0"},
+		{"withdrawn", func() { w.write("9223372036854775807", nil) }, "champion 0 of [], highest 0"},
+		{"one less", published(math.MaxInt64 - 1), "champion 0 of [], highest 0"},
+		{"the least", published(math.MinInt64), "champion 0 of [], highest 0"},
+		{"none", published(0), "champion 0 of [], highest 0"},
+		{"the greatest of JSON, out of reach", published(schemas.MaxModelVersion), "champion 0 of [], highest 0"},
+		{"the first", published(1), "champion 1 of [1 CHAMPION], highest 1"},
+		{"its key in another spelling", func() { w.write("+1", nil); w.write("01", nil) }, "champion 1 of [1 CHAMPION], highest 1"},
+		{"more labels than can be", labels(math.MaxInt64), "champion 1 of [1 CHAMPION], highest 8"},
+		{"fewer than none", labels(-1), "champion 1 of [1 CHAMPION], highest 8"},
+		{"a date", published(20261130), "champion 20261130 of [20261130 CHAMPION, 1 CHAMPION], highest 20261130"},
+		{"half of all", published(half), fmt.Sprintf("champion %d of [%[1]d CHAMPION, 20261130 CHAMPION, 1 CHAMPION], highest %[1]d", int64(half))},
+		{"a leap beyond", published(half + 1001), fmt.Sprintf("champion %d of [%[1]d CHAMPION, 20261130 CHAMPION, 1 CHAMPION], highest %[1]d", int64(half))},
+		{"a step beyond", published(half + 1000), fmt.Sprintf("champion %d of [%[1]d CHAMPION, %d CHAMPION, 20261130 CHAMPION, 1 CHAMPION], highest %[1]d", int64(half+1000), int64(half))},
+	} {
+		step.do()
+		w.write(schemas.MarkerKey, nil)
+		_, end, err := w.cluster.Offsets(w.ctx, schemas.TopicModels, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := feed.WaitFor(w.ctx, end-1); err != nil {
+			t.Fatal(err)
+		}
+		if got := describe(feed); got != step.want {
+			t.Errorf("%s: %s, want %s", step.name, got, step.want)
+		}
+	}
+	if got, want := describe(w.run(nil)), describe(feed); got != want {
+		t.Errorf("one that starts now: %s, want %s", got, want)
+	}
 }
 
 // Versions are for ever in the topic, but not in memory.
