@@ -477,6 +477,7 @@ func (s *Server) follow(ctx context.Context) error {
 	handle := intake.Handle(s.intake, scores, s.take)
 	return s.tailer.Tail(ctx, kafka.TailConfig{
 		Topics: []string{schemas.TopicScores},
+		Reader: "serving",
 		OnCaughtUp: func() {
 			s.customers.once.Do(func() { close(s.customers.caughtUp) })
 			s.progress()

@@ -217,6 +217,7 @@ func wait(ctx context.Context, closed <-chan struct{}) bool {
 func (t *Trainer) tail(ctx context.Context, topic string, caughtUp chan struct{}, take func(context.Context, []kafka.Record) error) error {
 	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{
 		Topics:     []string{topic},
+		Reader:     name,
 		OnCaughtUp: func() { close(caughtUp) },
 	}, func(ctx context.Context, records []kafka.Record) error {
 		if err := take(ctx, records); err != nil {
@@ -241,7 +242,7 @@ func (t *Trainer) readDeadLetters(ctx context.Context) error {
 		Decode: t.cfg.Codec.DecodeDeadLetter, Poison: t.intake.PassOver(nil),
 		Reserved: true, // a letter has the key of its record, whatever that was
 	}
-	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicDeadLetters}, ToEnd: true},
+	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicDeadLetters}, ToEnd: true, Reader: name},
 		intake.Handle(t.intake, topic, func(_ context.Context, _ *kafka.Record, d *schemas.DeadLetter) error {
 			if d != nil && d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
 				t.mu.Lock()

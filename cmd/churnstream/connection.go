@@ -38,6 +38,8 @@ type connection struct {
 	RegistryTLSKey       string        `name:"registry-tls-key" help:"PEM file with the client certificate's key." type:"existingfile" placeholder:"FILE" advanced:""`
 	RegistryTimeout      time.Duration `name:"registry-timeout" help:"Longest that one attempt at one request to the schema registry may take; it is tried again." default:"10s" advanced:""`
 
+	ProbeInterval time.Duration `name:"probe-interval" help:"Time between two questions to Kafka and the registry, and longest that an answer may take, before they count as down." default:"3s" advanced:""`
+
 	Schema       string        `name:"schema" help:"Avro schema (.avsc) of the customer attributes or events, if not the shipped Telco ones." type:"existingfile" placeholder:"FILE"`
 	SchemaBytes  int           `name:"schema-bytes" help:"Longest schema of a writer, as the registry has it; records of longer ones are set aside." default:"256KiB" type:"bytes" advanced:""`
 	MaxClockSkew time.Duration `name:"max-clock-skew" help:"How far the time of an event or outcome may be ahead of its record's in Kafka; what is further ahead is set aside. The same for every role." default:"24h" advanced:""`
@@ -166,7 +168,7 @@ func (c *connection) process(l *listener, log *slog.Logger) (*process.Process, e
 	if err != nil {
 		return nil, err
 	}
-	cfg := process.Config{Kafka: login, Codec: codec, RegistryURL: c.Registry, Guard: guard, Logger: log}
+	cfg := process.Config{Kafka: login, Codec: codec, RegistryURL: c.Registry, ProbeInterval: c.ProbeInterval, Guard: guard, Logger: log}
 	if c.CreateTopics {
 		cfg.Topics = topics.Configs(c.Partitions, c.Replication)
 	}

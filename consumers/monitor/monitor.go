@@ -23,6 +23,9 @@ import (
 	"github.com/churnstream/churnstream/scoring"
 )
 
+// name names the monitor in reports and metrics.
+const name = "monitor"
+
 // Config says what a Monitor measures. The zero value of a setting is its
 // default.
 type Config struct {
@@ -125,6 +128,7 @@ func New(cfg Config) (*Monitor, error) {
 		windows:        windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
 		recent:         recentScores{limit: cfg.DriftWindow, features: spec.Len()},
 	}
+	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
 	m.metrics = newMetrics(m)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(m.metrics); err != nil {
@@ -147,8 +151,6 @@ func (m *Monitor) Run(ctx context.Context) error {
 }
 
 func (m *Monitor) run(ctx context.Context) error {
-	const name = "monitor"
-	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
 	started := m.now()
 	partitions, err := m.open(ctx)
 	if err != nil {
@@ -250,10 +252,15 @@ func (m *Monitor) grow(ctx context.Context, group *errgroup.Group, n int) error 
 func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration) source {
 	lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
 	lag.Set(float64(s.End - s.Start))
+	position := m.cfg.Cluster.Follow(name, s.Topic, s.Partition, start)
+	position.Show(lag)
+	position.Advance(start)
 	return source{
-		fetcher: m.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait}),
-		end:     s.End,
-		lag:     lag,
+		fetcher: m.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
+			Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait, Position: position,
+		}),
+		end:      s.End,
+		position: position,
 	}
 }
 

@@ -562,11 +562,10 @@ func TestRestartAgrees(t *testing.T) {
 			}
 			m.now = func() time.Time { return records[max(line.there-1, 0)].Time }
 			var l ledger
-			lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
 			p := m.newPartition()
 			p.join = newJoin(8, 0, newCustomers(), &l)
-			p.scores = source{fetcher: scores, end: int64(there), lag: lag}
-			p.outcome = source{fetcher: outcomes, end: int64(there), lag: lag}
+			p.scores = source{fetcher: scores, end: int64(there)}
+			p.outcome = source{fetcher: outcomes, end: int64(there)}
 			caughtUp := 0
 			if err := p.run(ctx, func() { caughtUp++ }); ctx.Err() == nil {
 				t.Fatal(err)
@@ -611,9 +610,8 @@ func TestOpenTransaction(t *testing.T) {
 			cancel()
 		}
 	}
-	lag := prometheus.NewGauge(prometheus.GaugeOpts{Name: "lag"})
 	p := m.newPartition()
-	p.scores, p.outcome = source{fetcher: scores, lag: lag}, source{fetcher: outcomes, lag: lag}
+	p.scores, p.outcome = source{fetcher: scores}, source{fetcher: outcomes}
 	timeout := time.AfterFunc(10*time.Second, cancel)
 	p.run(ctx, func() {})
 	if !timeout.Stop() {

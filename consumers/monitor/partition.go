@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -68,8 +66,17 @@ type source struct {
 	records []kafka.Record
 	// drained reports that nothing could be read after records at the last
 	// fetch. An open transaction may end what can be read before the end.
-	drained bool
-	lag     prometheus.Gauge
+	drained  bool
+	position *kafka.Position
+}
+
+// advance notes how far the source has been handled.
+func (s *source) advance() {
+	if len(s.records) > 0 {
+		s.position.Advance(s.records[0].Offset)
+	} else {
+		s.position.Advance(s.fetcher.Offset())
+	}
 }
 
 // fill fetches until there are records or nothing more can be read.
@@ -80,9 +87,7 @@ func (s *source) fill(ctx context.Context) error {
 		if s.records, err = s.fetcher.Fetch(ctx); err != nil {
 			return err
 		}
-		lag := s.fetcher.HighWatermark() - s.fetcher.Offset()
-		s.lag.Set(float64(max(lag, 0)))
-		s.drained = lag <= 0 || s.fetcher.Offset() == before
+		s.drained = s.fetcher.HighWatermark() <= s.fetcher.Offset() || s.fetcher.Offset() == before
 		if s.drained {
 			break
 		}
@@ -94,7 +99,13 @@ func (s *source) fill(ctx context.Context) error {
 // the start has been handled.
 func (p *partition) run(ctx context.Context, caughtUp func()) error {
 	p.history = true
+	defer p.scores.position.Close()
+	defer p.outcome.position.Close()
+	// They are read in the order of time, so what holds one up holds up both.
+	ctx = p.scores.position.Watch(p.outcome.position.Watch(ctx))
 	for {
+		p.scores.advance()
+		p.outcome.advance()
 		if p.history && p.scores.fetcher.Offset() >= p.scores.end && p.outcome.fetcher.Offset() >= p.outcome.end &&
 			len(p.scores.records) == 0 && len(p.outcome.records) == 0 {
 			p.history = false
@@ -127,6 +138,8 @@ func (p *partition) run(ctx context.Context, caughtUp func()) error {
 			if err := p.handle(ctx, next); err != nil {
 				return err
 			}
+			p.scores.advance()
+			p.outcome.advance()
 		}
 	}
 }

@@ -189,6 +189,7 @@ func (s *Scorer) Run(ctx context.Context) error {
 	go s.forgetOldStates(ctx)
 	err := s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
 		Group:          s.cfg.Group,
+		Reader:         "scorer",
 		Topics:         []string{schemas.TopicEvents},
 		SessionTimeout: s.cfg.SessionTimeout,
 		OnAssigned: func(claims []*kafka.Claim) {
@@ -205,7 +206,7 @@ func (s *Scorer) Run(ctx context.Context) error {
 		if err := s.checkPartitions(workerCtx); err != nil {
 			return err
 		}
-		return s.work(ctx, workerCtx, claim{partition: c.Partition, committed: c.Committed, commit: c.Commit})
+		return s.work(ctx, workerCtx, claim{partition: c.Partition, committed: c.Committed, commit: c.Commit, position: c.Position})
 	})
 	if ctx.Err() != nil {
 		return nil
@@ -302,6 +303,7 @@ func (s *Scorer) model(ctx context.Context, limit time.Duration) (*models.Versio
 		}
 		if late == nil {
 			late = time.After(limit)
+			defer retry.Begin(ctx, "there is no model yet")()
 		}
 		select {
 		case <-changed:

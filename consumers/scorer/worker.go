@@ -21,6 +21,7 @@ type claim struct {
 	partition int
 	committed int64 // offset of events committed to the group, −1 if none
 	commit    func(offset int64) error
+	position  *kafka.Position // nil outside of a group
 	// written is the offset after the last record that a worker of this claim
 	// has had acknowledged, or has read.
 	written int64
@@ -54,7 +55,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// the two fence each other.
 			s.metrics.refenced.Inc()
 			log.Warn("another scorer owns this partition now; waiting for the group to say so")
-			if !retry.Sleep(ctx, s.cfg.SessionTimeout) {
+			if !pause(ctx, s.cfg.SessionTimeout, "another scorer owns this partition, and the group has not said so yet") {
 				return nil
 			}
 		case errors.Is(err, kafka.ErrOutOfSequence):
@@ -63,7 +64,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// more.
 			s.metrics.refenced.Inc()
 			log.Warn("the broker has forgotten this worker; taking the partition anew", "error", err)
-			if !retry.Sleep(ctx, retakePause) {
+			if !pause(ctx, retakePause, "the broker has forgotten this worker") {
 				return nil
 			}
 		case errors.Is(err, errShortened):
@@ -71,13 +72,19 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			// offset relies on.
 			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
 			claim.committed, claim.written = -1, 0
-			if !retry.Sleep(ctx, retakePause) {
+			if !pause(ctx, retakePause, "the broker has lost records of the output topic") {
 				return nil
 			}
 		default:
 			return fmt.Errorf("scoring partition %d: %w", claim.partition, err)
 		}
 	}
+}
+
+// pause waits, and says why meanwhile. It reports false when ctx ended first.
+func pause(ctx context.Context, d time.Duration, why string) bool {
+	defer retry.Begin(ctx, why)()
+	return retry.Sleep(ctx, d)
 }
 
 // retakePause is how long a worker waits before it takes its partition anew.
@@ -119,6 +126,7 @@ func newWorker(s *Scorer, claim claim) *worker {
 		committed: claim.committed,
 	}
 	w.events = intake.NewReader(s.intake, w.eventTopic())
+	claim.position.Show(w.gauges.lag)
 	return w
 }
 
@@ -142,6 +150,7 @@ func (w *worker) run(ctx context.Context) error {
 		return err
 	}
 	w.next = max(w.state.watermark+1, w.claim.committed, 0)
+	w.advance()
 	if err := w.checkSource(ctx); err != nil {
 		return err
 	}
@@ -184,7 +193,7 @@ func (w *worker) run(ctx context.Context) error {
 			return err
 		}
 		w.next = source.Offset()
-		w.gauges.lag.Set(float64(max(0, source.HighWatermark()-w.next)))
+		w.advance()
 		if err := w.rescore(finishing); err != nil {
 			return err
 		}
@@ -201,6 +210,7 @@ func (w *worker) run(ctx context.Context) error {
 // take makes this worker the only writer of the output partition and then
 // restores the state up to the marker by which it did.
 func (w *worker) take(ctx context.Context) error {
+	defer retry.Begin(ctx, "restoring the state from "+schemas.TopicScores)()
 	started := w.cfg.Now()
 	at, marker, err := w.owner.fence(ctx)
 	if err != nil {
@@ -227,14 +237,22 @@ func (w *worker) take(ctx context.Context) error {
 	return nil
 }
 
+// start returns the offset to read from: the next one, or −1 for the first there
+// is when none has been scored yet, as then nothing has been missed.
+func (w *worker) start() int64 {
+	if w.next == 0 {
+		return -1
+	}
+	return w.next
+}
+
+// advance notes how far the events are dealt with.
+func (w *worker) advance() { w.claim.position.Advance(w.start()) }
+
 // source reads the events from the next one on.
 func (w *worker) source() *kafka.Fetcher {
-	offset := w.next
-	if offset == 0 {
-		offset = -1 // from the first there is: nothing has been missed
-	}
 	return w.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-		Topic: schemas.TopicEvents, Partition: w.partition, Offset: offset,
+		Topic: schemas.TopicEvents, Partition: w.partition, Offset: w.start(), Position: w.claim.position,
 	})
 }
 
@@ -448,7 +466,7 @@ func (w *worker) checkSource(ctx context.Context) error {
 			return fmt.Errorf("%w (%s ends at %d, scored up to %d)", ErrSourceShortened, schemas.TopicEvents, end, w.next-1)
 		}
 		w.log.Warn("waiting for events that have been scored to be there again", "topic", schemas.TopicEvents, "end", end, "scored", w.next-1)
-		if !retry.Sleep(ctx, retakePause) {
+		if !pause(ctx, retakePause, "events that have been scored are not there any more") {
 			return ctx.Err()
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,10 @@ type Sink struct {
 	metrics *metrics
 	letters *deadletters.Writer
 	intake  *intake.Intake
+
+	mu     sync.Mutex // also so that the last report is the valid one
+	store  error      // what the store last answered
+	joined bool       // the consumer group
 }
 
 // New returns a sink. It does no I/O.
@@ -83,7 +88,7 @@ func New(cfg Config) (*Sink, error) {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
 	log := cfg.Logger.With("store", cfg.Store.Name())
-	return &Sink{
+	s := &Sink{
 		cfg:     cfg,
 		log:     log,
 		metrics: m,
@@ -91,7 +96,9 @@ func New(cfg Config) (*Sink, error) {
 			Name: "sink " + cfg.Store.Name() + " intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer,
 		}),
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, name+" "+cfg.Store.Name()),
-	}, nil
+	}
+	s.state(errors.New("not connected yet"))
+	return s, nil
 }
 
 // Run creates the tables if need be and writes until ctx ends; it returns nil
@@ -106,7 +113,6 @@ func (s *Sink) Run(ctx context.Context) error {
 }
 
 func (s *Sink) run(ctx context.Context) error {
-	s.state(errors.New("not connected yet"))
 	err := retry.Do(ctx, s.log, "creating the tables", func(ctx context.Context) error {
 		err := s.cfg.Store.Migrate(ctx)
 		s.state(err)
@@ -131,28 +137,53 @@ func (s *Sink) run(ctx context.Context) error {
 	}
 	return s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
 		Group:          s.cfg.Group,
+		Reader:         name + " " + s.cfg.Store.Name(),
 		Topics:         []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels},
 		SessionTimeout: s.cfg.SessionTimeout,
+		OnAssigned:     s.assigned,
 	}, s.work)
 }
 
 // state makes known whether the store is up: err is what it last answered.
 func (s *Sink) state(err error) {
-	name := "sink " + s.cfg.Store.Name()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store = err
+	s.metrics.up.Set(1)
 	if err != nil {
 		s.metrics.up.Set(0)
-		s.cfg.Ready(name, false, s.cfg.Store.Name()+": "+err.Error())
-		return
 	}
-	s.metrics.up.Set(1)
-	s.cfg.Ready(name, true, "")
+	s.report()
+}
+
+// assigned makes known that the sink has its share of the partitions.
+func (s *Sink) assigned([]*kafka.Claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.joined = true
+	s.report()
+}
+
+// report reports readiness. The caller holds mu.
+func (s *Sink) report() {
+	name := name + " " + s.cfg.Store.Name()
+	switch {
+	case s.store != nil:
+		s.cfg.Ready(name, false, s.cfg.Store.Name()+": "+s.store.Error())
+	case !s.joined:
+		s.cfg.Ready(name, false, "joining the consumer group "+s.cfg.Group)
+	default:
+		s.cfg.Ready(name, true, "")
+	}
 }
 
 // work reads one partition until ctx ends.
 func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
+	claim.Position.Advance(claim.Committed)
 	fetcher := s.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
 		Topic: claim.Topic, Partition: claim.Partition, Offset: claim.Committed,
-		MaxWait: min(max(s.cfg.MaxDelay/4, 10*time.Millisecond), 500*time.Millisecond),
+		MaxWait:  min(max(s.cfg.MaxDelay/4, 10*time.Millisecond), 500*time.Millisecond),
+		Position: claim.Position,
 	})
 	w := s.newWorker(claim)
 	for {
@@ -323,6 +354,7 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	w.metrics.erased.Add(float64(len(b.Erased)))
 
 	w.committed, w.since, w.bytes = next, time.Time{}, 0
+	w.claim.Position.Advance(next)
 	w.free = append(w.free, b.Scores...)
 	clear(b.Outcomes)
 	clear(b.Models)

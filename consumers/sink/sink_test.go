@@ -424,7 +424,8 @@ func TestSinkWaitsForItsStore(t *testing.T) {
 	}
 	expectRows(t, s.ask(t, "SELECT count(*), min(source_offset), max(source_offset) FROM churn_scores"), "25 | 0 | 24")
 	expectRows(t, states,
-		"sink sqlite false sqlite: not connected yet", "sink sqlite false sqlite: connection refused", "sink sqlite true ",
+		"sink sqlite false sqlite: not connected yet", "sink sqlite false sqlite: connection refused",
+		"sink sqlite false joining the consumer group churn-sink-sqlite", "sink sqlite true ",
 		"sink sqlite false sqlite: no space left on device", "sink sqlite true ")
 	if n := store.rows.Load(); n != 10 {
 		t.Errorf("the largest batch had %d rows, want MaxRows, 10", n)

@@ -212,6 +212,7 @@ func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, value
 	first := err
 	return retry.Loop{
 		Log: r.intake.log, Doing: "decoding",
+		Waiting:   w.what(),
 		Attrs:     []any{"topic", w.topic, "partition", w.partition, "offset", w.offset, "schema_id", w.schema},
 		Failing:   func(err error) { w.err = err; r.intake.begin(w) },
 		Recovered: func() { r.intake.end(w) },
@@ -236,11 +237,13 @@ type wait struct {
 	err       error
 }
 
-// String says what is waited for, and at which record.
-func (w *wait) String() string {
-	return fmt.Sprintf("waiting for the schema registry: schema %s, of %s/%d at offset %d: %v",
-		w.schema, w.topic, w.partition, w.offset, w.err)
+// what says what is waited for, and at which record.
+func (w *wait) what() string {
+	return fmt.Sprintf("waiting for the schema registry: schema %s, of %s/%d at offset %d", w.schema, w.topic, w.partition, w.offset)
 }
+
+// String adds why.
+func (w *wait) String() string { return w.what() + ": " + w.err.Error() }
 
 func (in *Intake) begin(w *wait) {
 	in.waiting.WithLabelValues(w.topic).Inc()

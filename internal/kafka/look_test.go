@@ -109,7 +109,7 @@ func TestStandstill(t *testing.T) {
 	var stuck []kafka.Standstill
 	eventually(t, "a standstill", func() bool {
 		e.look(t)
-		stuck, _ = e.cluster.Standstills()
+		stuck = e.cluster.Standstills()
 		return len(stuck) > 0
 	})
 	s := stuck[0]
@@ -123,14 +123,13 @@ func TestStandstill(t *testing.T) {
 		t.Errorf("stuck for %v s", got)
 	}
 	end()
-	if stuck, _ = e.cluster.Standstills(); stuck[0].Why != "" {
+	if stuck = e.cluster.Standstills(); stuck[0].Why != "" {
 		t.Errorf("it still waits for %s", stuck[0].Why)
 	}
 	position.Advance(3)
 	e.look(t)
-	stuck, readers := e.cluster.Standstills()
-	if len(stuck) > 0 || len(readers) != 1 || readers[0] != "reader" {
-		t.Errorf("at the end: %v of %v", stuck, readers)
+	if stuck = e.cluster.Standstills(); len(stuck) > 0 {
+		t.Errorf("at the end: %v", stuck)
 	}
 	e.expectPosition(t, "at the end", "churn_stuck_seconds", 0, 0)
 }
@@ -151,7 +150,7 @@ func TestStandstillAtATransaction(t *testing.T) {
 	go e.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{topic}, Reader: "reader"}, func(context.Context, []kafka.Record) error { return nil })
 	eventually(t, "the reason of the standstill", func() bool {
 		e.look(t)
-		stuck, _ := e.cluster.Standstills()
+		stuck := e.cluster.Standstills()
 		return len(stuck) > 0 && strings.Contains(stuck[0].Why, "transaction")
 	})
 }

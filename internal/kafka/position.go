@@ -203,12 +203,11 @@ func (s Standstill) String() string {
 	return text
 }
 
-// Standstills returns what stood still at the last look, by topic and
-// partition, and the names of all readers.
-func (c *Cluster) Standstills() (stuck []Standstill, readers []string) {
-	names := map[string]bool{}
+// Standstills returns what stood still at the last look, by reader, topic and
+// partition.
+func (c *Cluster) Standstills() []Standstill {
+	var stuck []Standstill
 	for _, p := range c.followed() {
-		names[p.reader] = true
 		still := p.still(c.cfg.StuckAfter)
 		p.mu.Lock()
 		s := Standstill{
@@ -228,7 +227,7 @@ func (c *Cluster) Standstills() (stuck []Standstill, readers []string) {
 	slices.SortFunc(stuck, func(a, b Standstill) int {
 		return cmp.Or(strings.Compare(a.Reader, b.Reader), strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 	})
-	return stuck, slices.Sorted(maps.Keys(names))
+	return stuck
 }
 
 func (c *Cluster) followed() []*Position {

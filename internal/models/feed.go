@@ -204,6 +204,7 @@ func NewFeed(cfg FeedConfig) *Feed {
 func (f *Feed) Run(ctx context.Context) error {
 	err := f.cfg.Cluster.Tail(ctx, kafka.TailConfig{
 		Topics:     []string{schemas.TopicModels},
+		Reader:     "models",
 		OnCaughtUp: func() { close(f.caughtUp) },
 	}, f.handle)
 	if err != nil {

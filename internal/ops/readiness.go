@@ -31,6 +31,13 @@ func (r *Readiness) Set(name string, ready bool, why string) {
 	r.checks[name] = Check{Ready: ready, Why: why}
 }
 
+// Forget takes a part out that has nothing more to say.
+func (r *Readiness) Forget(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.checks, name)
+}
+
 // Ready reports whether all parts are ready, and what each said last. The map
 // is the caller's own.
 func (r *Readiness) Ready() (bool, map[string]Check) {

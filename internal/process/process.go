@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -38,6 +39,12 @@ type Config struct {
 	Codec *schemas.Codec
 	// RegistryURL is named in reports of readiness.
 	RegistryURL string
+	// ProbeInterval is the time between two questions to Kafka and to the
+	// registry; see ops.Probe. Default ops.DefaultProbeInterval.
+	ProbeInterval time.Duration
+	// WaitPatience is how long a role may wait for something until it counts as
+	// not ready. Default 10 s.
+	WaitPatience time.Duration
 	// Topics are created if they do not exist. Without any they must exist.
 	Topics []kafka.TopicConfig
 	// Guard decides who may ask for changes by HTTP. Default: one without a
@@ -57,6 +64,7 @@ type Process struct {
 	Log     *slog.Logger
 
 	cfg      Config
+	health   *health
 	handlers map[string]http.Handler
 	tasks    []task
 	// waiting is true until Kafka has answered for the first time.
@@ -79,6 +87,8 @@ func New(cfg Config) (*Process, error) {
 	if cfg.Guard == nil {
 		cfg.Guard = ops.NewGuard("")
 	}
+	cfg.ProbeInterval = cmp.Or(cfg.ProbeInterval, ops.DefaultProbeInterval)
+	cfg.WaitPatience = cmp.Or(cfg.WaitPatience, 10*time.Second)
 	p := &Process{
 		Codec: cfg.Codec, Metrics: prometheus.NewRegistry(), Ready: ops.NewReadiness(), Log: cfg.Logger,
 		cfg: cfg, handlers: map[string]http.Handler{},
@@ -97,13 +107,14 @@ func New(cfg Config) (*Process, error) {
 	if p.Cluster, err = kafka.Connect(cfg.Kafka); err != nil {
 		return nil, fmt.Errorf("--brokers %s: %w", strings.Join(cfg.Kafka.Brokers, ","), err)
 	}
+	p.health = newHealth(p)
 	p.Models = models.NewFeed(models.FeedConfig{Cluster: p.Cluster, Codec: p.Codec, Logger: p.Log, Registerer: p.Metrics})
 	return p, nil
 }
 
-func (p *Process) awaitedKafka() string {
-	return "waiting for Kafka at " + strings.Join(p.cfg.Kafka.Brokers, ",")
-}
+func (p *Process) brokers() string { return strings.Join(p.cfg.Kafka.Brokers, ",") }
+
+func (p *Process) awaitedKafka() string { return "waiting for Kafka at " + p.brokers() }
 
 // Add makes a role of its settings, to be run by Run. Roles that answer by HTTP
 // for others are added after them.
@@ -176,6 +187,7 @@ func (p *Process) Prepare(ctx context.Context) error {
 	}
 	p.waiting.Store(false)
 	p.Ready.Set("kafka", true, "")
+	close(p.health.kafka)
 	awaited := "waiting for the schema registry at " + cmp.Or(p.cfg.RegistryURL, "its address")
 	p.Ready.Set("registry", false, awaited)
 	if err := retry.Do(ctx, p.Log, "registering the schemas", func(ctx context.Context) error {
@@ -188,6 +200,7 @@ func (p *Process) Prepare(ctx context.Context) error {
 		return fmt.Errorf("registering the schemas: %w", err)
 	}
 	p.Ready.Set("registry", true, "")
+	close(p.health.schemas)
 	return nil
 }
 
@@ -197,6 +210,7 @@ func (p *Process) Run(ctx context.Context, server *ops.Server) error {
 	p.Log.Info("listening", "url", server.URL()+"/", "serving", "/metrics, /healthz, /readyz")
 	p.Ready.Set("models", false, "reading "+schemas.TopicModels)
 	g, ctx := errgroup.WithContext(ctx)
+	p.health.run(ctx)
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error {
 		if err := p.Prepare(ctx); err != nil {
@@ -213,7 +227,8 @@ func (p *Process) Run(ctx context.Context, server *ops.Server) error {
 
 // Start runs the feed of the models and what was added, after Prepare.
 func (p *Process) Start(ctx context.Context, g *errgroup.Group) {
-	g.Go(func() error { return p.Models.Run(ctx) })
+	p.health.run(ctx)
+	g.Go(func() error { return p.Models.Run(p.health.watched(ctx, "models")) })
 	g.Go(func() error {
 		select {
 		case <-p.Models.CaughtUp():
@@ -224,7 +239,7 @@ func (p *Process) Start(ctx context.Context, g *errgroup.Group) {
 	})
 	for _, t := range p.tasks {
 		g.Go(func() error {
-			if err := t.role.Run(ctx); err != nil {
+			if err := t.role.Run(p.health.watched(ctx, t.name)); err != nil {
 				return fmt.Errorf("%s: %w", t.name, err)
 			}
 			return nil

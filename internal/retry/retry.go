@@ -2,6 +2,7 @@
 package retry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ type Loop struct {
 	Log *slog.Logger
 	// Doing says what is being done, for the log and the error.
 	Doing string
+	// Waiting says what is waited for, in Waits. Default Doing.
+	Waiting string
 	// Attrs are attributes of what is logged, as slog takes them.
 	Attrs []any
 	// Failing is called at the first failure that is going to be retried,
@@ -94,7 +97,7 @@ func (l Loop) Run(ctx context.Context, fn func(context.Context) error) error {
 		last = err
 		if failures == 0 {
 			since = time.Now()
-			waiting, waited = begin(ctx, l.Doing)
+			waiting, waited = begin(ctx, cmp.Or(l.Waiting, l.Doing))
 			if l.Failing != nil {
 				l.Failing(err)
 			}
