@@ -26,17 +26,11 @@ type Registry interface {
 	// the registry says that it has none, and is an *PoisonError if it has
 	// one that cannot be used.
 	Schema(ctx context.Context, id int) (string, error)
+	// SchemaByGUID is Schema for a GUID, as text.
+	SchemaByGUID(ctx context.Context, guid string) (string, error)
 	// Register makes schema the latest of subject, unless it is already one of
 	// subject's, and returns its id.
 	Register(ctx context.Context, subject, schema string) (int, error)
-}
-
-// GUIDRegistry is a Registry that knows schemas by GUID, too. To another Registry
-// no GUID is known.
-type GUIDRegistry interface {
-	Registry
-	// SchemaByGUID is Schema for a GUID, as text.
-	SchemaByGUID(ctx context.Context, guid string) (string, error)
 }
 
 const (
@@ -90,7 +84,7 @@ type Codec struct {
 	frames [messageKinds]atomic.Pointer[[frameLength]byte]
 
 	lookup  chan struct{} // holds a token while someone adds to the below
-	unknown map[schemaName]time.Time
+	unknown map[SchemaName]time.Time
 	flooded time.Time // until then unknown schemas are asked for once
 
 	pause time.Duration // unknownPause, but in tests
@@ -101,14 +95,14 @@ type Codec struct {
 // their schema so.
 type plans struct {
 	byID   map[uint32]*plan
-	byGUID map[guid]*plan
+	byGUID map[[16]byte]*plan
 }
 
-func (p *plans) get(name schemaName) *plan {
-	if name.guid != (guid{}) {
-		return p.byGUID[name.guid]
+func (p *plans) get(name SchemaName) *plan {
+	if name.HasGUID() {
+		return p.byGUID[name.GUID]
 	}
-	return p.byID[name.id]
+	return p.byID[name.ID]
 }
 
 // plan is a writer's schema resolved against one of ours, or why it cannot be.
@@ -127,7 +121,7 @@ func NewCodec(set *Set, reg Registry) *Codec {
 		registry:     reg,
 		featureIndex: make(map[string]int, set.spec.Len()),
 		lookup:       make(chan struct{}, 1),
-		unknown:      map[schemaName]time.Time{},
+		unknown:      map[SchemaName]time.Time{},
 		pause:        unknownPause,
 		now:          time.Now,
 	}
@@ -165,7 +159,7 @@ func (c *Codec) Register(ctx context.Context) error {
 		}
 		own := c.planFor(messageKind(k), c.set.messages[k].text)
 		own.own = true
-		c.add(messageKind(k), schemaName{id: uint32(id)}, own)
+		c.add(messageKind(k), SchemaName{ID: uint32(id)}, own)
 		c.unlock()
 		c.frames[k].Store(&frame)
 	}
@@ -186,7 +180,7 @@ func (c *Codec) NewScore() *ChurnScore {
 // open takes the frame off value and returns the rest to be read, with the plan
 // for the record that it was written as.
 func (c *Codec) open(ctx context.Context, k messageKind, value []byte) (input, *avro.Node, error) {
-	name, datum, ok := cutFrame(value)
+	name, datum, ok := CutFrame(value)
 	if !ok {
 		return input{}, nil, badFrame(value)
 	}
@@ -226,7 +220,7 @@ func badFrame(value []byte) error {
 
 // otherBranch says what was written of a union at the top of a schema, where a
 // message of another kind was.
-func otherBranch(k messageKind, name schemaName, branch *avro.Node) error {
+func otherBranch(k messageKind, name SchemaName, branch *avro.Node) error {
 	written := branch.Writer.Name
 	if written == "" {
 		written = branch.Writer.Kind.String()
@@ -252,7 +246,7 @@ func (c *Codec) unlock() { <-c.lookup }
 
 // learn asks the registry for a schema and resolves it. One goroutine at a
 // time does so.
-func (c *Codec) learn(ctx context.Context, k messageKind, name schemaName) (*plan, error) {
+func (c *Codec) learn(ctx context.Context, k messageKind, name SchemaName) (*plan, error) {
 	if err := c.lock(ctx); err != nil {
 		return nil, err
 	}
@@ -301,7 +295,7 @@ func compile(text string, reader *avro.Type) (*avro.Node, error) {
 }
 
 // add keeps a plan. The caller holds the lock.
-func (c *Codec) add(k messageKind, name schemaName, p *plan) {
+func (c *Codec) add(k messageKind, name SchemaName, p *plan) {
 	known := c.plans[k].Load()
 	others, bytes := 0, p.bytes
 	count := func(q *plan) {
@@ -321,37 +315,34 @@ func (c *Codec) add(k messageKind, name schemaName, p *plan) {
 		maps.DeleteFunc(grown.byID, func(_ uint32, q *plan) bool { return !q.own })
 		grown.byGUID = nil
 	}
-	if name.guid == (guid{}) {
+	if !name.HasGUID() {
 		if grown.byID == nil {
 			grown.byID = map[uint32]*plan{}
 		}
-		grown.byID[name.id] = p
+		grown.byID[name.ID] = p
 	} else {
 		if grown.byGUID == nil {
-			grown.byGUID = map[guid]*plan{}
+			grown.byGUID = map[[16]byte]*plan{}
 		}
-		grown.byGUID[name.guid] = p
+		grown.byGUID[name.GUID] = p
 	}
 	c.plans[k].Store(grown)
 }
 
 // ask asks the registry once.
-func (c *Codec) ask(ctx context.Context, name schemaName) (string, error) {
-	if name.guid == (guid{}) {
-		return c.registry.Schema(ctx, int(name.id))
+func (c *Codec) ask(ctx context.Context, name SchemaName) (string, error) {
+	if name.HasGUID() {
+		return c.registry.SchemaByGUID(ctx, name.String())
 	}
-	if r, ok := c.registry.(GUIDRegistry); ok {
-		return r.SchemaByGUID(ctx, name.guid.String())
-	}
-	return "", avro.ErrSchemaNotFound
+	return c.registry.Schema(ctx, int(name.ID))
 }
 
 // fetch asks the registry for a schema. The error is a *PoisonError with
 // ReasonUnknownSchema if that has none, one with another reason if it has one
 // that cannot be used, or passing.
-func (c *Codec) fetch(ctx context.Context, name schemaName) (string, error) {
+func (c *Codec) fetch(ctx context.Context, name SchemaName) (string, error) {
 	notFound := poison(ReasonUnknownSchema, "the registry has no schema %s", name)
-	if name.id > math.MaxInt32 || c.now().Before(c.unknown[name]) {
+	if name.ID > math.MaxInt32 || c.now().Before(c.unknown[name]) {
 		return "", notFound
 	}
 	tries := unknownTries

@@ -3,7 +3,7 @@ package schemas
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
+	"strconv"
 )
 
 const (
@@ -26,54 +26,40 @@ const KeySchemaHeader = "__key_schema_id"
 // AppendFramed appends to dst a value after the frame that the record's
 // ValueSchemaHeader holds. The error is a *PoisonError.
 func AppendFramed(dst, header, value []byte) ([]byte, error) {
-	if _, rest, ok := cutFrame(header); !ok || len(rest) > 0 {
+	if _, rest, ok := CutFrame(header); !ok || len(rest) > 0 {
 		return dst, poison(ReasonBadFrame, "header %s holds neither the id nor the GUID of a schema, but %d bytes", ValueSchemaHeader, len(header))
 	}
 	return append(append(dst, header...), value...), nil
 }
 
-// FrameSchema returns the id or the GUID of the schema that a value's frame names,
-// "" without a frame.
-func FrameSchema(value []byte) string {
-	name, _, ok := cutFrame(value)
-	if !ok {
-		return ""
-	}
-	return name.String()
+// SchemaName is what a frame names a schema by: its id or, if that is not zero,
+// its GUID, which is the same in all registries.
+type SchemaName struct {
+	ID   uint32
+	GUID [16]byte
 }
 
-// guid is the GUID of a schema, the same in all registries.
-type guid [16]byte
-
-// String returns the GUID as registries write it.
-func (g guid) String() string {
-	text := hex.EncodeToString(g[:])
+// String returns the id, or the GUID as registries write it.
+func (n SchemaName) String() string {
+	if !n.HasGUID() {
+		return strconv.FormatUint(uint64(n.ID), 10)
+	}
+	text := hex.EncodeToString(n.GUID[:])
 	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
 }
 
-// schemaName is what a frame names a schema by: its id or, if that is not zero,
-// its GUID.
-type schemaName struct {
-	id   uint32
-	guid guid
-}
+// HasGUID reports whether it is a GUID.
+func (n SchemaName) HasGUID() bool { return n.GUID != [16]byte{} }
 
-// String returns the id or the GUID.
-func (n schemaName) String() string {
-	if n.guid != (guid{}) {
-		return n.guid.String()
-	}
-	return fmt.Sprint(n.id)
-}
-
-// cutFrame takes the frame off value. A GUID of zeros is none.
-func cutFrame(value []byte) (name schemaName, rest []byte, ok bool) {
+// CutFrame takes the frame off a value; ok is false if it has none. A GUID of
+// zeros is none.
+func CutFrame(value []byte) (name SchemaName, datum []byte, ok bool) {
 	switch {
 	case len(value) >= frameLength && value[0] == magicByte:
-		return schemaName{id: binary.BigEndian.Uint32(value[1:])}, value[frameLength:], true
+		return SchemaName{ID: binary.BigEndian.Uint32(value[1:])}, value[frameLength:], true
 	case len(value) >= guidFrameLength && value[0] == magicGUID:
-		name.guid = guid(value[1:guidFrameLength])
-		return name, value[guidFrameLength:], name.guid != guid{}
+		name.GUID = [16]byte(value[1:guidFrameLength])
+		return name, value[guidFrameLength:], name.HasGUID()
 	}
 	return name, nil, false
 }

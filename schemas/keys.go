@@ -57,7 +57,7 @@ func (f KeyFormat) ID(header, key []byte) []byte {
 	}
 	rest := key
 	if header == nil {
-		if _, datum, framed := cutFrame(key); framed {
+		if _, datum, framed := CutFrame(key); framed {
 			rest = datum
 		} else if f == KeyAvro {
 			return key

@@ -8,13 +8,13 @@ package avrojson
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 
 	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/avro"
 )
 
@@ -30,10 +30,11 @@ const (
 	maxSchemasBytes = 4 << 20
 )
 
-// Registry is where schemas are looked up. The error for an id that it does
-// not know matches avro.ErrSchemaNotFound.
+// Registry is where schemas are looked up. The error for one that it does not
+// know matches avro.ErrSchemaNotFound.
 type Registry interface {
 	Schema(ctx context.Context, id int) (string, error)
+	SchemaByGUID(ctx context.Context, guid string) (string, error)
 }
 
 // Decoder decodes values in the Confluent wire format, of any schema that the
@@ -41,17 +42,17 @@ type Registry interface {
 type Decoder struct {
 	registry Registry
 	log      *slog.Logger
-	known    map[uint32]*Schema
+	known    map[schemas.SchemaName]*Schema
 	bytes    int // of the texts of known
 }
 
 // NewDecoder returns a Decoder that logs to log while the registry is down.
 func NewDecoder(registry Registry, log *slog.Logger) *Decoder {
-	return &Decoder{registry: registry, log: log, known: map[uint32]*Schema{}}
+	return &Decoder{registry: registry, log: log, known: map[schemas.SchemaName]*Schema{}}
 }
 
-// ErrFrame is matched for a value that does not start with byte 0 and a
-// schema id.
+// ErrFrame is matched for a value that does not start with byte 0 and a schema
+// id, or byte 1 and a GUID.
 var ErrFrame = errors.New("not framed: it does not start with byte 0 and a schema id")
 
 // UndecodableError is a value that cannot be decoded, for a reason that lies
@@ -65,69 +66,88 @@ func (e *UndecodableError) Error() string { return e.Err.Error() }
 func (e *UndecodableError) Unwrap() error { return e.Err }
 
 // Schema returns the schema that a value was written with, and the value
-// without its frame. It waits while the registry is down. A schema that is not
+// without its frame, which the record's schemas.ValueSchemaHeader may have: nil if
+// there is none. It waits while the registry is down. A schema that is not
 // known, or cannot be used, is one that decodes nothing. The error matches
 // ErrFrame, or says that ctx ended.
-func (d *Decoder) Schema(ctx context.Context, value []byte) (s *Schema, datum []byte, err error) {
-	if len(value) < 5 || value[0] != 0 {
-		return nil, nil, ErrFrame
+func (d *Decoder) Schema(ctx context.Context, header, value []byte) (s *Schema, datum []byte, err error) {
+	frame := value
+	if header != nil {
+		frame = header
 	}
-	id := binary.BigEndian.Uint32(value[1:])
-	s, ok := d.known[id]
+	name, datum, ok := schemas.CutFrame(frame)
+	switch {
+	case !ok, header != nil && len(datum) > 0:
+		return nil, nil, ErrFrame
+	case header != nil:
+		datum = value
+	}
+	s, ok = d.known[name]
 	if !ok {
 		var text string
+		var unusable error
 		err := retry.Do(ctx, d.log, "asking the registry for a schema", func(ctx context.Context) (err error) {
-			if id > math.MaxInt32 {
-				return retry.Permanent(fmt.Errorf("%w: id %d", avro.ErrSchemaNotFound, id))
+			switch {
+			case name.HasGUID():
+				text, err = d.registry.SchemaByGUID(ctx, name.String())
+			case name.ID > math.MaxInt32:
+				err = avro.ErrSchemaNotFound
+			default:
+				text, err = d.registry.Schema(ctx, int(name.ID))
 			}
-			text, err = d.registry.Schema(ctx, int(id))
+			if poison, ok := schemas.AsPoison(err); ok { // its references cannot be used
+				unusable = poison
+				return nil
+			}
 			if errors.Is(err, avro.ErrSchemaNotFound) {
 				return retry.Permanent(err)
 			}
 			return err
 		})
 		switch {
+		case unusable != nil:
+			s = &Schema{err: fmt.Errorf("the schema: %w", unusable)}
 		case err == nil:
 			s = parseSchema(text)
 			d.bytes += len(text)
 		case errors.Is(err, avro.ErrSchemaNotFound):
-			s = &Schema{err: fmt.Errorf("%w in the registry: id %d", avro.ErrSchemaNotFound, id)}
+			s = &Schema{err: fmt.Errorf("%w in the registry: %s", avro.ErrSchemaNotFound, name)}
 		default:
 			return nil, nil, err
 		}
-		s.id = id
+		s.name = name
 		if len(d.known) >= maxSchemas || d.bytes > maxSchemasBytes {
 			clear(d.known)
 			d.bytes = len(text)
 		}
-		d.known[id] = s
+		d.known[name] = s
 	}
-	return s, value[5:], nil
+	return s, datum, nil
 }
 
-// Decode returns a framed value as JSON, and the id of its schema, 0 if there
-// is no frame. The error is an *UndecodableError, or says that ctx ended.
-func (d *Decoder) Decode(ctx context.Context, value []byte) (text []byte, id uint32, err error) {
-	s, datum, err := d.Schema(ctx, value)
+// Decode returns a value as JSON, and the name of its schema, the zero value if
+// there is no frame; see Schema. The error is an *UndecodableError, or says that ctx ended.
+func (d *Decoder) Decode(ctx context.Context, header, value []byte) (text []byte, name schemas.SchemaName, err error) {
+	s, datum, err := d.Schema(ctx, header, value)
 	if errors.Is(err, ErrFrame) {
-		return nil, 0, &UndecodableError{err}
+		return nil, name, &UndecodableError{err}
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, name, err
 	}
 	text, err = s.Decode(datum)
-	return text, s.id, err
+	return text, s.name, err
 }
 
 // Schema is a schema of the registry.
 type Schema struct {
-	id      uint32
+	name    schemas.SchemaName
 	err     error // why it cannot be used
 	generic *avro.Generic
 }
 
-// ID returns the schema's id.
-func (s *Schema) ID() uint32 { return s.id }
+// ID returns the schema's id or GUID.
+func (s *Schema) ID() schemas.SchemaName { return s.name }
 
 // Name returns the full name of the type, or its kind where it has none, "" if
 // Err is not nil.
@@ -149,7 +169,7 @@ func parseSchema(text string) *Schema {
 	if len(text) > maxSchemaBytes {
 		return &Schema{err: fmt.Errorf("the schema is %d bytes long, at most %d are allowed", len(text), maxSchemaBytes)}
 	}
-	t, err := avro.Parse([]byte(text))
+	t, err := avro.ParseWriter([]byte(text))
 	if err != nil {
 		return &Schema{err: fmt.Errorf("the schema: %w", err)}
 	}

@@ -50,6 +50,46 @@ const everyType = `{"type":"record","name":"R","namespace":"a.b","fields":[
 	{"name":"table","type":{"type":"map","values":["long","string"]}}
 ]}`
 
+// Names of writers are any text, a schema may be named in a header or by its GUID,
+// and a decimal is shown as a number.
+func TestDecodeOfForeignWriters(t *testing.T) {
+	const schema = `{"type":"record","name":"Kündigung","namespace":"crm.customer-events","fields":[
+		{"name":"Monats-Betrag","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}},
+		{"name":"ja/nein","type":["null",{"type":"enum","name":"J$","symbols":["nö","ja!"]}]},
+		{"name":"other","type":{"type":"fixed","name":"D","size":2,"logicalType":"decimal","precision":3,"scale":3}},
+		{"name":"whole","type":{"type":"bytes","logicalType":"decimal","precision":3}},
+		{"name":"none","type":{"type":"bytes","logicalType":"decimal","precision":3}}]}`
+	registry := registrytest.New()
+	registry.Put(1, schema)
+	registry.PutGUID("00112233-4455-6677-8899-aabbccddeeff", schema)
+	datum := []byte{4, 0x1d, 0x65, 2, 2, 0xff, 0xfb, 2, 0x80, 0}
+	id, guid := []byte{0, 0, 0, 0, 1}, []byte("\x01\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff")
+	d := NewDecoder(registry, slog.New(slog.DiscardHandler))
+	for name, c := range map[string]struct {
+		header, value []byte
+		schema        string
+	}{
+		"id":             {nil, slices.Concat(id, datum), "1"},
+		"GUID":           {nil, slices.Concat(guid, datum), "00112233-4455-6677-8899-aabbccddeeff"},
+		"id in header":   {id, datum, "1"},
+		"GUID in header": {guid, datum, "00112233-4455-6677-8899-aabbccddeeff"},
+	} {
+		text, of, err := d.Decode(t.Context(), c.header, c.value)
+		if want := `{"Monats-Betrag":75.25,"ja/nein":"ja!","other":-0.005,"whole":-128,"none":""}`; err != nil || string(text) != want || of.String() != c.schema {
+			t.Errorf("%s: schema %s, %v, %s", name, of, err, text)
+		}
+	}
+	for name, c := range map[string]struct{ header, value []byte }{
+		"none":               {nil, datum},
+		"junk in the header": {[]byte("junk"), slices.Concat(id, datum)},
+		"too long a header":  {slices.Concat(id, id), datum},
+	} {
+		if _, _, err := d.Decode(t.Context(), c.header, c.value); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	d := quietDecoder("", everyType)
 	// goavro takes times as numbers only where the schema does not call them
@@ -66,8 +106,8 @@ func TestDecode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, id, err := d.Decode(t.Context(), framed(1, datum))
-	if err != nil || id != 1 {
+	text, id, err := d.Decode(t.Context(), nil, framed(1, datum))
+	if err != nil || id.String() != "1" {
 		t.Fatal(id, err)
 	}
 	want := `{"z":"Zoë \"\n","no":null,"flag":true,"i":-7,"l":-9223372036854775808,"f":0.1,"d":"-Infinity","raw":"a\u0000é",` +
@@ -84,7 +124,7 @@ func TestDecode(t *testing.T) {
 	schema := parseSchema(everyType)
 	fields := 0
 	for n := range datum {
-		if _, _, err := d.Decode(t.Context(), framed(1, datum[:n])); err == nil {
+		if _, _, err := d.Decode(t.Context(), nil, framed(1, datum[:n])); err == nil {
 			t.Fatalf("%d of %d bytes are taken", n, len(datum))
 		}
 		part := schema.DecodePart(datum[:n])
@@ -106,7 +146,7 @@ func TestDecode(t *testing.T) {
 	if fields != 14 {
 		t.Errorf("at most %d of 15 fields are shown", fields)
 	}
-	if _, _, err := d.Decode(t.Context(), framed(1, append(datum, 0))); err == nil || !strings.Contains(err.Error(), "1 bytes are left over") {
+	if _, _, err := d.Decode(t.Context(), nil, framed(1, append(datum, 0))); err == nil || !strings.Contains(err.Error(), "1 bytes are left over") {
 		t.Errorf("a byte too many: %v", err)
 	}
 }
@@ -160,13 +200,13 @@ func TestHostileSchemas(t *testing.T) {
 			for i := range datum {
 				datum[i] = 2
 			}
-			_, _, err := d.Decode(t.Context(), framed(1, datum))
+			_, _, err := d.Decode(t.Context(), nil, framed(1, datum))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %.2000v, want %q in it", err, c.want)
 			} else if len(err.Error()) > 10_000 {
 				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
-			s, datum, err := d.Schema(t.Context(), framed(1, datum))
+			s, datum, err := d.Schema(t.Context(), nil, framed(1, datum))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +270,7 @@ func TestForgottenSchemas(t *testing.T) {
 	texts := slices.Repeat([]string{`"long"`}, 3*maxSchemas)
 	d := quietDecoder(texts...)
 	for id := range texts {
-		if text, _, err := d.Decode(t.Context(), framed(uint32(id), []byte{2})); err != nil || string(text) != "1" {
+		if text, _, err := d.Decode(t.Context(), nil, framed(uint32(id), []byte{2})); err != nil || string(text) != "1" {
 			t.Fatalf("schema %d: %s, %v", id, text, err)
 		}
 		if len(d.known) > maxSchemas {
@@ -240,7 +280,7 @@ func TestForgottenSchemas(t *testing.T) {
 	large := slices.Repeat([]string{`"long"` + strings.Repeat(" ", maxSchemaBytes-6)}, 20)
 	d = quietDecoder(large...)
 	for id := range large {
-		if _, _, err := d.Decode(t.Context(), framed(uint32(id), []byte{2})); err != nil {
+		if _, _, err := d.Decode(t.Context(), nil, framed(uint32(id), []byte{2})); err != nil {
 			t.Fatal(err)
 		}
 		if d.bytes > maxSchemasBytes+maxSchemaBytes {
@@ -258,7 +298,7 @@ func TestUnknownAndUnframed(t *testing.T) {
 		{[]byte{}, "not framed"}, {[]byte{0, 0, 0, 0}, "not framed"}, {[]byte("{}     "), "not framed"},
 		{framed(9, nil), "schema not found"}, {framed(math.MaxUint32, nil), "schema not found"},
 	} {
-		_, _, err := d.Decode(t.Context(), c.value)
+		_, _, err := d.Decode(t.Context(), nil, c.value)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.value, err, c.want)
 		}
@@ -302,7 +342,7 @@ func FuzzDecode(f *testing.F) {
 			t.Skip("too long")
 		}
 		d := quietDecoder("", schema)
-		text, _, err := d.Decode(t.Context(), framed(1, datum))
+		text, _, err := d.Decode(t.Context(), nil, framed(1, datum))
 		if err == nil && !json.Valid(text) {
 			t.Fatalf("not JSON: %s", text)
 		}
@@ -312,13 +352,13 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("%s, %v\ngoavro: %t, %s", text, err, taken, want)
 			}
 		}
-		s, _, _ := d.Schema(t.Context(), framed(1, datum))
+		s, _, _ := d.Schema(t.Context(), nil, framed(1, datum))
 		if part := s.DecodePart(datum); part != nil && !json.Valid(part) {
 			t.Fatalf("not JSON: %s", part)
 		}
 		// The same bytes as a whole value, their frame among them.
 		var undecodable *UndecodableError
-		if text, _, err := d.Decode(t.Context(), datum); err == nil && !json.Valid(text) || err != nil && !errors.As(err, &undecodable) {
+		if text, _, err := d.Decode(t.Context(), nil, datum); err == nil && !json.Valid(text) || err != nil && !errors.As(err, &undecodable) {
 			t.Fatalf("%s, %v", text, err)
 		}
 	})

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/big"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -50,8 +52,15 @@ func (w *writer) value(t *avro.Type, v any) {
 	case float64:
 		w.out = appendNumber(w.out, v, 64)
 	case string:
+		if t.Kind == avro.Enum {
+			v = w.generic.Symbol(t, v)
+		}
 		w.text([]byte(v), utf8.DecodeRune)
 	case []byte:
+		if t.Logical == "decimal" && len(v) > 0 && len(v) <= maxDecimal {
+			w.out = appendDecimal(w.out, v, t.Scale)
+			return
+		}
 		w.text(v, latin)
 	case []any:
 		w.out = append(w.out, '[')
@@ -91,7 +100,7 @@ func (w *writer) composite(t *avro.Type, v any) {
 		for i := range t.Fields {
 			f := &t.Fields[i]
 			end := len(w.out)
-			if w.member(i, f.Name, f.Type, members[f.Name]); w.err != nil && partial && i > 0 {
+			if w.member(i, f.Name, f.Type, w.generic.Field(v, i)); w.err != nil && partial && i > 0 {
 				w.out, w.err = w.out[:end], nil
 				break
 			} else if w.err != nil {
@@ -125,6 +134,31 @@ func (w *writer) text(b []byte, next func([]byte) (rune, int)) {
 		}
 	}
 	w.out = append(w.out, '"')
+}
+
+// maxDecimal bounds the bytes of a decimal that is shown as a number.
+const maxDecimal = 128
+
+// appendDecimal appends an unscaled number in two's complement over ten to the
+// power of scale, exactly.
+func appendDecimal(dst, unscaled []byte, scale int) []byte {
+	n := new(big.Int).SetBytes(unscaled)
+	if unscaled[0] >= 0x80 {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(unscaled))))
+	}
+	digits := n.Text(10)
+	if digits[0] == '-' {
+		dst, digits = append(dst, '-'), digits[1:]
+	}
+	if missing := scale + 1 - len(digits); missing > 0 {
+		digits = strings.Repeat("0", missing) + digits
+	}
+	point := len(digits) - scale
+	dst = append(dst, digits[:point]...)
+	if scale > 0 {
+		dst = append(append(dst, '.'), digits[point:]...)
+	}
+	return dst
 }
 
 // latin takes a byte for a rune, as Avro's own JSON has bytes.

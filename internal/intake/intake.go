@@ -208,7 +208,8 @@ func (r *Reader[T]) decodeLater(ctx context.Context, record *kafka.Record, value
 	if _, poison := schemas.AsPoison(err); poison {
 		return err
 	}
-	w := &wait{topic: record.Topic, partition: record.Partition, offset: record.Offset, schema: schemas.FrameSchema(value)}
+	schema, _, _ := schemas.CutFrame(value) // one without a frame is poison
+	w := &wait{topic: record.Topic, partition: record.Partition, offset: record.Offset, schema: schema}
 	first := err
 	return retry.Loop{
 		Log: r.intake.log, Doing: "decoding",
@@ -233,7 +234,7 @@ type wait struct {
 	topic     string
 	partition int
 	offset    int64
-	schema    string // id or GUID
+	schema    schemas.SchemaName
 	err       error
 }
 

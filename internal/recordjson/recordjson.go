@@ -26,15 +26,19 @@ func AppendHeaders(b []byte, headers []kafka.Header) []byte {
 }
 
 // AppendValue appends the members that show a record's value to an object
-// that has members: schema_id and value, or error and value_base64.
-func AppendValue(ctx context.Context, b []byte, d *avrojson.Decoder, value []byte) ([]byte, error) {
+// that has members: schema_id or schema_guid, and value, or error and
+// value_base64. The header is the record's schemas.ValueSchemaHeader, nil for none.
+func AppendValue(ctx context.Context, b []byte, d *avrojson.Decoder, header, value []byte) ([]byte, error) {
 	if value == nil {
 		return append(b, `,"value":null`...), nil
 	}
-	text, id, err := d.Decode(ctx, value)
-	if id != 0 {
+	text, name, err := d.Decode(ctx, header, value)
+	switch {
+	case name.HasGUID():
+		b = append(append(append(b, `,"schema_guid":"`...), name.String()...), '"')
+	case name.ID != 0:
 		b = append(b, `,"schema_id":`...)
-		b = strconv.AppendUint(b, uint64(id), 10)
+		b = strconv.AppendUint(b, uint64(name.ID), 10)
 	}
 	var reason *avrojson.UndecodableError
 	switch {

@@ -13,6 +13,7 @@ import (
 	"github.com/churnstream/churnstream/internal/avrojson"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/recordjson"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Config says which records to print, and where.
@@ -303,7 +304,7 @@ func (t *tail) print(ctx context.Context, r *kafka.Record) error {
 	b = avrojson.AppendBytes(b, "key", r.Key)
 	b = append(b, `,"headers":`...)
 	b = recordjson.AppendHeaders(b, r.Headers)
-	b, err := recordjson.AppendValue(ctx, b, t.Decoder, r.Value)
+	b, err := recordjson.AppendValue(ctx, b, t.Decoder, r.Header(schemas.ValueSchemaHeader), r.Value)
 	if err != nil {
 		return err
 	}

@@ -27,8 +27,8 @@ var errDuplicateKey = errors.New("a key occurs twice in a map")
 // where any record is shown and speed does not matter. goavro does the work,
 // which trusts what it is given: it allocates what a count asks for, goes as
 // deep as the data say, and writes a type's full name out wherever the type is
-// used. So the schema it gets is written anew, with short names for types and
-// without what does not decide about the bytes, and data are read over by a
+// used, and takes no names but those of the specification. So the schema it gets is
+// written anew, with short names for types, fields and symbols and without what does not decide about the bytes, and data are read over by a
 // Reader first. A Generic is safe for concurrent use.
 type Generic struct {
 	root      *Type
@@ -99,11 +99,11 @@ func (g *Generic) appendNamed(dst []byte, t *Type) []byte {
 	switch {
 	case t.Kind == Enum:
 		dst = append(dst, `enum","symbols":[`...)
-		for i, s := range t.Symbols {
+		for i := range t.Symbols {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = strconv.AppendQuote(dst, s) // a name: there is nothing to escape
+			dst = strconv.AppendQuote(dst, shortName(i))
 		}
 		return append(dst, `]}`...)
 	case t.Kind == Fixed && t.Size > 0:
@@ -116,7 +116,7 @@ func (g *Generic) appendNamed(dst []byte, t *Type) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(strconv.AppendQuote(append(dst, `{"name":`...), t.Fields[i].Name), `,"type":`...)
+		dst = append(strconv.AppendQuote(append(dst, `{"name":`...), shortName(i)), `,"type":`...)
 		dst = append(g.appendSchema(dst, t.Fields[i].Type), '}')
 	}
 	delete(g.open, t)
@@ -125,8 +125,8 @@ func (g *Generic) appendNamed(dst []byte, t *Type) []byte {
 
 // Decode decodes a datum that has to be a value of the type and nothing else.
 // The value is goavro's: nil, bool, int32, int64, float32, float64, []byte (for
-// a fixed, too), string (for an enum, too), []any for an array, map[string]any
-// for a map and for a record. Branch has what a union's value is.
+// a fixed, too), string, []any for an array, map[string]any for a map. What the
+// values of unions, records and enums are, Branch, Field and Symbol have.
 func (g *Generic) Decode(datum []byte) (any, error) {
 	c := counter{Reader: NewReader(datum), left: maxValues}
 	c.value(g.root)
@@ -153,6 +153,26 @@ func (g *Generic) Branch(u *Type, v any) (*Type, any) {
 		}
 	}
 	return u.Branches[g.branches[u][name]], v
+}
+
+// shortName is what goavro knows a field or a symbol by, from its position.
+func shortName(i int) string { return "N" + strconv.Itoa(i) }
+
+// Field returns the value of field i in that of a record.
+func (g *Generic) Field(v any, i int) any {
+	record, _ := v.(map[string]any)
+	return record[shortName(i)]
+}
+
+// Symbol returns the symbol of the enum t that a value is, "" for a value of
+// another type.
+func (g *Generic) Symbol(t *Type, v any) string {
+	name, _ := v.(string)
+	i, err := strconv.Atoi(strings.TrimPrefix(name, "N"))
+	if err != nil || i < 0 || i >= len(t.Symbols) {
+		return ""
+	}
+	return t.Symbols[i]
 }
 
 // Prefix returns a Generic of the first fields of a record that can be read of

@@ -50,7 +50,7 @@ type Client struct {
 	references references
 }
 
-var _ schemas.GUIDRegistry = (*Client)(nil)
+var _ schemas.Registry = (*Client)(nil)
 
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*Client, error) {

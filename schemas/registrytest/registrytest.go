@@ -14,6 +14,7 @@ import (
 type Registry struct {
 	mu      sync.Mutex
 	schemas map[int]string
+	guids   map[string]string
 	ids     map[version]int
 	last    int // id
 	err     error
@@ -25,7 +26,9 @@ type version struct{ subject, schema string }
 
 // New returns a registry without schemas. The first that is registered gets id
 // 1, the next 2, and so on.
-func New() *Registry { return &Registry{schemas: map[int]string{}, ids: map[version]int{}} }
+func New() *Registry {
+	return &Registry{schemas: map[int]string{}, guids: map[string]string{}, ids: map[version]int{}}
+}
 
 // Schema returns the schema with an id. The error for one that is not known
 // matches avro.ErrSchemaNotFound.
@@ -39,6 +42,21 @@ func (r *Registry) Schema(_ context.Context, id int) (string, error) {
 	schema, ok := r.schemas[id]
 	if !ok {
 		return "", fmt.Errorf("%w: id %d", avro.ErrSchemaNotFound, id)
+	}
+	return schema, nil
+}
+
+// SchemaByGUID is Schema for a GUID that PutGUID has made known.
+func (r *Registry) SchemaByGUID(_ context.Context, guid string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lookups++
+	if r.err != nil {
+		return "", r.err
+	}
+	schema, ok := r.guids[guid]
+	if !ok {
+		return "", fmt.Errorf("%w: GUID %s", avro.ErrSchemaNotFound, guid)
 	}
 	return schema, nil
 }
@@ -83,14 +101,21 @@ func (r *Registry) Put(id int, schema string) {
 	r.schemas[id] = schema
 }
 
-// Fail lets Schema and Register answer err, until it is nil.
+// PutGUID makes a schema known under a GUID.
+func (r *Registry) PutGUID(guid, schema string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.guids[guid] = schema
+}
+
+// Fail lets Schema, SchemaByGUID and Register answer err, until it is nil.
 func (r *Registry) Fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
 }
 
-// Lookups returns how often Schema was called.
+// Lookups returns how often Schema and SchemaByGUID were called.
 func (r *Registry) Lookups() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

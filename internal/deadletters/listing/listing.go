@@ -22,6 +22,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/recordjson"
 	"github.com/churnstream/churnstream/internal/terminal"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // Lines prints letters as JSON, one per line, without their values.
@@ -48,7 +49,7 @@ func Table(out io.Writer, letters []deadletters.Letter) error {
 
 // JSON prints one letter as JSON, with its value decoded or in base64.
 func JSON(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l *deadletters.Letter) error {
-	b, err := recordjson.AppendValue(ctx, appendLetter(nil, l), decoder, l.Value)
+	b, err := recordjson.AppendValue(ctx, appendLetter(nil, l), decoder, schemaHeader(l), l.Value)
 	if err != nil {
 		return err
 	}
@@ -80,16 +81,16 @@ func Letter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l *de
 		line("value", "(none)")
 		return w.Flush()
 	}
-	schema, datum, err := decoder.Schema(ctx, l.Value)
+	schema, datum, err := decoder.Schema(ctx, schemaHeader(l), l.Value)
 	switch {
 	case errors.Is(err, avrojson.ErrFrame):
 		line("schema", "none: the value is %s", err)
 	case err != nil:
 		return err
 	case schema.Err() != nil:
-		line("schema", "%d: %s", schema.ID(), plain(schema.Err().Error(), 2000))
+		line("schema", "%s: %s", schema.ID(), plain(schema.Err().Error(), 2000))
 	default:
-		line("schema", "%d %s", schema.ID(), plain(schema.Name(), 300))
+		line("schema", "%s %s", schema.ID(), plain(schema.Name(), 300))
 	}
 	line("value", "%d bytes", len(l.Value))
 	if err := w.Flush(); err != nil {
@@ -110,6 +111,16 @@ func Letter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l *de
 		fmt.Fprintln(out, "as far as it goes:")
 	}
 	return indentJSON(out, text)
+}
+
+// schemaHeader returns the header of a letter's record that may name its schema.
+func schemaHeader(l *deadletters.Letter) []byte {
+	for _, h := range slices.Backward(l.Headers) {
+		if h.Key == schemas.ValueSchemaHeader {
+			return h.Value
+		}
+	}
+	return nil
 }
 
 // Plan prints what a redrive would do.
