@@ -292,7 +292,9 @@ func TestRealClients(t *testing.T) {
 				continue
 			}
 			value := []byte(out[:size])
-			out = out[size:]
+			if out = out[size:]; schemas.IsReservedKey(key) {
+				continue
+			}
 			if value[0] != 0 {
 				t.Fatalf("a value starts with byte %d", value[0])
 			}
@@ -339,7 +341,7 @@ func TestRealClients(t *testing.T) {
 	t.Run("java", func(t *testing.T) {
 		for _, line := range java(t, "read", p.Brokers(), p.Registry.URL(), schemas.TopicScores) {
 			got := unmarshal[decoded](t, line)
-			if got.Error != "" || got.Values != len(scores) {
+			if got.Error != "" || got.Values < len(scores) { // markers have values, too
 				t.Errorf("%+v, there are %d scores", got, len(scores))
 			}
 		}

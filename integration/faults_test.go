@@ -307,7 +307,7 @@ func followScores(t testing.TB, c *kafka.Cluster, codec *schemas.Codec) *progres
 		ended <- c.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores}}, func(ctx context.Context, records []kafka.Record) error {
 			s := codec.NewScore()
 			for _, r := range records {
-				if r.Value == nil {
+				if r.Value == nil || schemas.IsReservedKey(r.Key) {
 					continue
 				}
 				if err := codec.DecodeScore(ctx, r.Value, s); err != nil {
@@ -803,7 +803,7 @@ func (f *faults) check(all bool) []Score {
 	s := f.codec.NewScore()
 	last := map[string]Score{}
 	each(f.t, f.cluster, schemas.TopicScores, func(ctx context.Context, r kafka.Record) error {
-		if r.Value == nil {
+		if r.Value == nil || schemas.IsReservedKey(r.Key) {
 			return nil
 		}
 		if err := f.codec.DecodeScore(ctx, r.Value, s); err != nil {

@@ -213,7 +213,7 @@ func BenchmarkRestore(b *testing.B) {
 		r = nil
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		r = newRestorer(full.w.site)
+		r = newRestorer(full.w.site, topicIDs{})
 		r.state = newState(full.codec.Set().Spec())
 		for i := range records {
 			records[i].Offset = int64(i)

@@ -54,7 +54,8 @@ type world struct {
 	stateDir string
 	// committed is the group's committed offset.
 	committed atomic.Int64
-	metrics   *metrics // of all processes
+	note      atomic.Value // that was committed with it
+	metrics   *metrics     // of all processes
 	log       *slog.Logger
 }
 
@@ -119,6 +120,7 @@ func (w *world) process(change func(*Config)) *Scorer {
 		w.t.Fatal(err)
 	}
 	s.partitions.Store(1)
+	s.refusalPause = time.Millisecond
 	if w.metrics == nil {
 		w.metrics = s.metrics
 	}
@@ -129,11 +131,15 @@ func (w *world) process(change func(*Config)) *Scorer {
 // run starts a worker; stop ends it as a rebalance does, or as the end of the
 // process does, and waits.
 func (w *world) run(s *Scorer) (stop func(process bool)) {
-	return w.work(s, claim{committed: w.committed.Load(), commit: func(offset int64) error {
-		for old := w.committed.Load(); offset > old && !w.committed.CompareAndSwap(old, offset); old = w.committed.Load() {
-		}
-		return nil
-	}})
+	return w.work(s, claim{committed: w.committed.Load(), commit: w.commit})
+}
+
+// commit is what a group would do.
+func (w *world) commit(offset int64, scores string) error {
+	w.note.Store(noteOf(scores))
+	for old := w.committed.Load(); offset > old && !w.committed.CompareAndSwap(old, offset); old = w.committed.Load() {
+	}
+	return nil
 }
 
 // work is run with a claim.
@@ -177,6 +183,32 @@ func (w *world) records(topic string) []kafka.Record { w.t.Helper(); return w.re
 
 func (w *world) recordsOf(topic string, partition int) []kafka.Record {
 	w.t.Helper()
+	return slices.DeleteFunc(w.all(topic, partition), func(r kafka.Record) bool { return schemas.IsReservedKey(r.Key) })
+}
+
+// marker returns the last marker of progress.
+func (w *world) marker() (last kafka.Record) {
+	w.t.Helper()
+	for _, r := range w.all(schemas.TopicScores, 0) {
+		if string(r.Key) == schemas.ProgressKey {
+			last = r
+		}
+	}
+	return last
+}
+
+// progress returns what it says.
+func (w *world) progress() *schemas.Progress {
+	w.t.Helper()
+	p := &schemas.Progress{}
+	if err := w.process(nil).cfg.Codec.DecodeProgress(w.t.Context(), w.marker().Value, p); err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+func (w *world) all(topic string, partition int) []kafka.Record {
+	w.t.Helper()
 	ctx := w.t.Context()
 	first, end, err := w.cluster.Offsets(ctx, topic, partition)
 	if err != nil {
@@ -190,9 +222,7 @@ func (w *world) recordsOf(topic string, partition int) []kafka.Record {
 			w.t.Fatal(err)
 		}
 		for _, r := range records {
-			if !schemas.IsReservedKey(r.Key) {
-				out = append(out, copied(r))
-			}
+			out = append(out, copied(r))
 		}
 	}
 	return out
@@ -211,6 +241,18 @@ func copied(r kafka.Record) kafka.Record {
 func (w *world) produce(topic string, records ...kafka.Record) {
 	w.t.Helper()
 	if err := w.cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(w.t.Context(), topic, 0, records); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// own writes records to the output partition as its owner would.
+func (w *world) own(records ...kafka.Record) {
+	w.t.Helper()
+	owner, err := w.cluster.Fence(w.t.Context(), kafka.FenceConfig{TransactionalID: transactionalID(0), Topic: schemas.TopicScores})
+	if err == nil {
+		_, err = owner.Append(w.t.Context(), records)
+	}
+	if err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -470,6 +512,16 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 				t.Fatalf("score %d is of %s %v, want %s %v", i, got[i].Key, got[i].Headers, want.outbox.scores[i].Key, want.outbox.scores[i].Headers)
 			}
 		}
+	}
+	p, q := w.progress(), want.state.progress
+	if compacting {
+		// After a crash, an event whose score is compacted already looks as if it
+		// had none.
+		p.Scored, p.Duplicates = p.Scored+p.Duplicates, 0
+		q.Scored, q.Duplicates = q.Scored+q.Duplicates, 0
+	}
+	if p.Sums != q.Sums || p.Since != 0 || p.Next != int64(len(events)) || p.Unaccounted() != 0 {
+		t.Errorf("the last marker says %+v, want the sums %+v", p, q.Sums)
 	}
 	letters := map[int64]schemas.Reason{}
 	for _, r := range w.records(schemas.TopicDeadLetters) {

@@ -29,6 +29,10 @@ type metrics struct {
 	rescored     prometheus.Counter
 	misplaced    prometheus.Counter
 	refenced     prometheus.Counter
+	refused      *prometheus.GaugeVec // partition, reason
+	offsets      *prometheus.GaugeVec // partition, result
+	unaccounted  *prometheus.GaugeVec
+	orphans      *prometheus.GaugeVec
 	modelVersion prometheus.Gauge
 
 	snapshots, failedSnapshots prometheus.Counter
@@ -128,6 +132,22 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 			Name: "churn_scorer_fenced_total",
 			Help: "Times a worker lost the ownership of its output partition.",
 		}),
+		refused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_scorer_refused_partitions",
+			Help: "1 while a partition is not scored until somebody decides what is to become of it, by reason.",
+		}, []string{"partition", "reason"}),
+		offsets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_scorer_progress_offsets",
+			Help: "Offsets of a partition of churn.customer-events processed since its scores carry markers, by what became of them: scored, duplicate, dead_letter, erasure or no_record (control records, aborted transactions, what had left the log).",
+		}, []string{"partition", "result"}),
+		unaccounted: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_scorer_unaccounted_offsets",
+			Help: "Processed offsets of a partition of churn.customer-events less those of which is known what became of them; 0 unless something is wrong.",
+		}, []string{"partition"}),
+		orphans: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_scorer_orphaned_customers",
+			Help: "Keys under which a partition of churn.scores holds only what its owners have not written, as of the latest restore: customers who are made up, or whose own scores compaction has removed since.",
+		}, []string{"partition"}),
 		modelVersion: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "churn_scorer_model_version",
 			Help: "Model version in use; 0 while there is none.",
@@ -139,21 +159,35 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 	if reg != nil {
 		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.saturated, m.latency, m.lag,
 			m.customers, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
+			m.refused, m.offsets, m.unaccounted, m.orphans,
 			m.modelVersion, snapshots, m.refusedSnapshots, m.snapshotPause)
 	}
 	return m
 }
 
 // gauges are the figures of one partition.
-type gauges struct{ lag, customers, restoring prometheus.Gauge }
+type gauges struct {
+	lag, customers, restoring, unaccounted, orphans prometheus.Gauge
+	offsets                                         [len(results)]prometheus.Gauge
+}
+
+// results are what can become of an offset, in the order of schemas.Sums.
+var results = [...]string{"scored", "duplicate", "dead_letter", "erasure", "no_record"}
 
 func (m *metrics) of(partition int) gauges {
 	name := strconv.Itoa(partition)
-	return gauges{
+	g := gauges{
 		lag:       m.lag.WithLabelValues(name),
 		customers: m.customers.WithLabelValues(name),
 		restoring: m.restoring.WithLabelValues(name),
+
+		unaccounted: m.unaccounted.WithLabelValues(name),
+		orphans:     m.orphans.WithLabelValues(name),
 	}
+	for i, result := range results {
+		g.offsets[i] = m.offsets.WithLabelValues(name, result)
+	}
+	return g
 }
 
 // forget removes a partition: another scorer reports it now.
@@ -162,4 +196,9 @@ func (m *metrics) forget(partition int) {
 	m.lag.DeleteLabelValues(name)
 	m.customers.DeleteLabelValues(name)
 	m.restoring.DeleteLabelValues(name)
+	m.unaccounted.DeleteLabelValues(name)
+	m.orphans.DeleteLabelValues(name)
+	for _, result := range results {
+		m.offsets.DeleteLabelValues(name, result)
+	}
 }

@@ -78,6 +78,14 @@ func (b *outbox) erasure(id []byte, r *kafka.Record) {
 	b.metrics.erased.Inc()
 }
 
+// mark adds a marker of progress: what was added before it is then written.
+func (b *outbox) mark(p *schemas.Progress) {
+	start := len(b.arena)
+	b.arena = b.cfg.Codec.AppendProgress(b.arena, p)
+	value := b.arena[start:len(b.arena):len(b.arena)]
+	b.add(kafka.Record{Key: progressKey, Value: value, Time: b.cfg.Now()}, p.Next-1)
+}
+
 // letter adds a dead letter.
 func (b *outbox) letter(r *kafka.Record, why *schemas.PoisonError) {
 	b.letters = append(b.letters, b.Scorer.letters.Letter(r, why, b.cfg.Now()))

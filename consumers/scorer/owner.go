@@ -16,7 +16,7 @@ const headerOwner = "owner"
 
 // markerKey is the key of the record by which a worker makes the broker refuse
 // the former owner's writes. No customer id starts with a zero byte.
-var markerKey = []byte("\x00fence")
+var markerKey = []byte(schemas.MarkerKey)
 
 // errShortened means that an append was given an offset that another record
 // had already.
@@ -36,10 +36,19 @@ type owner struct {
 	// others.
 	repairs [][]byte
 	foreign int // records found that the owner has not written
+	// overwritten is set when others have written a marker of progress after
+	// the owner's.
+	overwritten bool
 }
 
 func newOwner(s *site) *owner {
 	return &owner{site: s, id: fmt.Appendf(nil, "%016x", rand.Uint64())}
+}
+
+// transactionalID names the right to write to a partition of the output topic,
+// whatever group has it: two groups must not both have it.
+func transactionalID(partition int) string {
+	return fmt.Sprintf("%s-%d", schemas.TopicScores, partition)
 }
 
 // fence makes this worker the only writer of the output partition, and returns
@@ -49,7 +58,7 @@ func newOwner(s *site) *owner {
 func (o *owner) fence(ctx context.Context) (marker int64, record *kafka.Record, err error) {
 	o.renewed = o.cfg.Now()
 	o.out, err = o.cfg.Cluster.Fence(ctx, kafka.FenceConfig{
-		TransactionalID: fmt.Sprintf("%s-%d", o.cfg.Group, o.partition),
+		TransactionalID: transactionalID(o.partition),
 		Topic:           schemas.TopicScores,
 		Partition:       o.partition,
 	})
@@ -142,11 +151,15 @@ func (o *owner) inspect(ctx context.Context, from, to int64) error {
 	err := o.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, _ int64) error {
 		for i := range records {
 			r := &records[i]
-			if len(r.Key) == 0 || schemas.IsReservedKey(r.Key) {
+			if string(r.Key) == schemas.ProgressKey {
+				o.overwritten = true
+			} else if len(r.Key) == 0 || schemas.IsReservedKey(r.Key) {
 				continue
 			}
 			o.foreignRecord(&o.foreign, r.Offset, "it was written while this worker owned the partition")
-			seen[string(r.Key)] = true
+			if !schemas.IsReservedKey(r.Key) {
+				seen[string(r.Key)] = true
+			}
 		}
 		return nil
 	})

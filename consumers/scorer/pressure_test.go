@@ -96,14 +96,16 @@ func scoreHistory(w *world, customers, records int) {
 	s.EventID = []byte("6f1c4a52-9d0e-4b7a-8f00-00c0ffee0001")
 	s.ModelVersion, s.Probability, s.Attributes = 1, 0.5, scoring.NewVector(codec.Set().Spec().Len())
 	s.Attributes[0], _ = codec.Set().Vocabulary().CodeString(0, "a")
-	var batch []kafka.Record
+	var batch, events []kafka.Record
 	for i := range records {
 		s.CustomerID = customerName(i % customers)
 		s.OccurredAt, s.SourceOffset = start+int64(i), int64(i)
 		batch = append(batch, kafka.Record{Key: s.CustomerID, Value: codec.AppendScore(nil, s)})
+		events = append(events, kafka.Record{Key: s.CustomerID}) // of which only the offset matters
 		if len(batch) == 5000 || i == records-1 {
 			w.produce(schemas.TopicScores, batch...)
-			batch = batch[:0]
+			w.produce(schemas.TopicEvents, events...)
+			batch, events = batch[:0], events[:0]
 		}
 	}
 }

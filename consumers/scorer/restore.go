@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strconv"
 	"time"
@@ -17,9 +18,9 @@ import (
 )
 
 // ErrUnreadableState means that a score which a scorer has written cannot be
-// read. Going on without it would lose what it holds for good: a restart cures a
-// process that knows too many levels, the right registry one that knows too few
-// schemas.
+// read. Going on without it would lose what it holds for good, so its partition
+// waits: a restart cures a process that knows too many levels, the right registry
+// one that knows too few schemas.
 var ErrUnreadableState = errors.New("the state in " + schemas.TopicScores + " cannot be read; is this the registry it was written with?")
 
 // Where a state was restored from; values of a metric label.
@@ -51,6 +52,17 @@ type restorer struct {
 	// what follows.
 	superseded map[string]*foreignRecords
 
+	ids     topicIDs
+	markers *markers
+	writers writers // who may have written what is read
+	// traces are signs of progress outside of the output topic.
+	traces []trace
+	// unreadable are the keys under which an owner has written what cannot be
+	// read, unless something valid follows.
+	unreadable map[string]error
+	// orphans are the keys under which only others have written.
+	orphans map[string]struct{}
+
 	scores   *intake.Reader[schemas.ChurnScore]
 	read     int
 	started  time.Time
@@ -65,14 +77,14 @@ type foreignRecords struct {
 	reason string
 }
 
-func newRestorer(s *site) *restorer {
+func newRestorer(s *site, ids topicIDs) *restorer {
 	now := s.cfg.Now()
 	r := &restorer{
-		site: s, base: -1, erased: map[string]int64{}, superseded: map[string]*foreignRecords{},
+		site: s, ids: ids, markers: newMarkers(s, ids), unreadable: map[string]error{}, orphans: map[string]struct{}{}, base: -1, erased: map[string]int64{}, superseded: map[string]*foreignRecords{},
 		started: now, progress: now,
 	}
 	r.scores = intake.NewReader(s.intake, intake.Topic[schemas.ChurnScore]{
-		Decode: s.cfg.Codec.DecodeScore, New: s.cfg.Codec.NewScore, Poison: r.unreadable,
+		Decode: s.cfg.Codec.DecodeScore, New: s.cfg.Codec.NewScore, Poison: r.poison,
 	})
 	return r
 }
@@ -96,9 +108,21 @@ func (r *restorer) restore(ctx context.Context, marker int64) (restored, error) 
 	if err != nil {
 		return restored{}, err
 	}
+	if err := r.markers.seek(ctx, r.state.reflected, marker); err != nil {
+		return restored{}, err
+	}
+	r.follow(r.markers.last)
 	r.base = r.state.complete
 	if err := r.run(ctx, marker); err != nil {
 		return restored{}, err
+	}
+	for _, err := range r.unreadable {
+		return restored{}, err
+	}
+	r.gauges.orphans.Set(float64(len(r.orphans)))
+	if n := len(r.orphans); n > 0 {
+		r.log.Error("customers of whom the output topic holds only what its owners have not written: they are made up, or compaction has removed their scores",
+			"topic", schemas.TopicScores, "customers", n)
 	}
 	out := restored{state: r.state, from: from}
 	for id, f := range r.superseded {
@@ -109,6 +133,33 @@ func (r *restorer) restore(ctx context.Context, marker int64) (restored, error) 
 	}
 	out.foreign = r.named
 	return out, nil
+}
+
+// follow has the state go on from the last marker in the log.
+func (r *restorer) follow(m *marker) {
+	p := &r.state.progress
+	switch {
+	case m == nil:
+	case m.Since == p.Since && m.Next < p.Next && len(p.Writers) > 0 && p.Writers[0] == m.Writers[0]:
+		// The state is further than the marker of the same account.
+		p.Writers = m.Writers
+	default:
+		if m.Next < p.Next {
+			r.state.ahead = nil
+		}
+		maps.DeleteFunc(r.state.ahead, func(offset int64, _ struct{}) bool { return offset < m.Next })
+		*p = m.Progress
+	}
+	r.writers = p.Writers
+	if r.state.ahead == nil {
+		r.state.ahead = map[int64]struct{}{}
+	}
+}
+
+// empty reports whether nothing was restored: no marker, no customer, none who
+// was erased.
+func (r *restorer) empty() bool {
+	return r.state.watermark < 0 && r.state.customers.Len() == 0 && len(r.state.progress.Writers) == 0
 }
 
 // start sets the state to start from.
@@ -124,6 +175,10 @@ func (r *restorer) start(ctx context.Context, marker int64) (from string, err er
 			return fromMemory, nil
 		case errors.Is(err, customers.ErrRefused):
 			r.log.Info("the state kept in memory is of no use", "reason", err)
+			r.trace("the state in memory", &s.progress)
+			if different(s.progress.ScoresTopicID, r.ids.scores) {
+				r.lost.keep(r.partition, s) // for as long as this is not decided
+			}
 		default:
 			r.lost.keep(r.partition, s)
 			return "", err
@@ -154,6 +209,8 @@ func (r *restorer) start(ctx context.Context, marker int64) (from string, err er
 // left the log. Reasons to refuse it match customers.ErrRefused.
 func (r *restorer) fits(ctx context.Context, s *state, first, end int64) error {
 	switch age := r.cfg.Now().Sub(s.asOf); {
+	case different(s.progress.ScoresTopicID, r.ids.scores):
+		return customers.Refuse("it is of the topic with the id %s; the one of today is %s", s.progress.ScoresTopicID, r.ids.scores)
 	case s.reflected < first:
 		return customers.Refuse("it reflects the topic up to offset %d, which now starts at %d", s.reflected, first)
 	case s.reflected > end:
@@ -184,6 +241,11 @@ func (r *restorer) fits(ctx context.Context, s *state, first, end int64) error {
 	return customers.Refuse("no record is left by which the topic could be known again")
 }
 
+// trace notes what a state of before says.
+func (r *restorer) trace(where string, p *schemas.Progress) {
+	r.traces = append(r.traces, trace{where, p.ScoresTopicID, p.Next})
+}
+
 // loadSnapshot reads the partition's snapshot. The error matches
 // fs.ErrNotExist, or customers.ErrRefused when it is of no use.
 func (r *restorer) loadSnapshot(ctx context.Context, first, end int64) (*state, error) {
@@ -207,7 +269,8 @@ func (r *restorer) loadSnapshot(ctx context.Context, first, end int64) (*state, 
 	case h.Topic != schemas.TopicScores || h.Partition != r.partition:
 		return nil, customers.Refuse("it is of %s/%d", h.Topic, h.Partition)
 	}
-	s := &state{watermark: h.Watermark, complete: h.Watermark, reflected: h.Reflected, landmarks: h.Landmarks, asOf: h.Written}
+	s := &state{watermark: h.Watermark, complete: h.Watermark, reflected: h.Reflected, landmarks: h.Landmarks, asOf: h.Written, progress: h.Progress}
+	r.trace("the snapshot "+r.snapshotPath(), &h.Progress)
 	if err := r.fits(ctx, s, first, end); err != nil {
 		return nil, err
 	}
@@ -260,6 +323,11 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	if len(record.Key) == 0 {
 		return nil
 	}
+	own, known := r.writers.wrote(record)
+	if known && !own {
+		r.stranger(record)
+		return nil
+	}
 	kind, err := r.scores.Read(ctx, record)
 	if err != nil || kind == intake.Nothing {
 		return err
@@ -278,6 +346,8 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	switch {
 	case !bytes.Equal(s.CustomerID, record.Key):
 		problem = "a score under another customer's key"
+	case !known && len(r.writers) > 0 && int(s.SourcePartition) == r.partition && s.SourceOffset >= r.state.progress.Since:
+		problem = fmt.Sprintf("a score of the event at offset %d from before anybody counted it", s.SourceOffset)
 	case int(s.SourcePartition) != r.partition || s.SourceOffset < 0:
 		problem = fmt.Sprintf("a score of an event in partition %d at offset %d", s.SourcePartition, s.SourceOffset)
 	}
@@ -293,15 +363,40 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	}
 	r.state.customers.Put(s)
 	r.state.watermark = max(r.state.watermark, s.SourceOffset)
+	if len(r.writers) > 0 && s.SourceOffset >= r.state.progress.Next {
+		r.state.ahead[s.SourceOffset] = struct{}{}
+	}
 	r.settled(s.CustomerID)
 	return nil
 }
 
-// unreadable is the policy for a record that cannot be decoded. A score of this
-// partition's own ends the restore: going on without it would lose it.
-func (r *restorer) unreadable(_ context.Context, record *kafka.Record, why *schemas.PoisonError) error {
+// stranger takes a record that is known not to be an owner's.
+func (r *restorer) stranger(record *kafka.Record) {
+	const problem = "its producer is none of the scorers that have owned the partition"
+	if schemas.IsReservedKey(record.Key) {
+		if string(record.Key) == schemas.ProgressKey {
+			r.foreign(record, problem, false) // a marker follows this restore
+		}
+		return
+	}
+	// A state that was complete once knows who is none of its customers.
+	knows := r.knows(record.Key) || r.base >= 0
+	r.foreign(record, problem, knows)
+	if !knows && len(r.orphans) < maxOrphans {
+		r.orphans[string(record.Key)] = struct{}{}
+	}
+}
+
+// maxOrphans bounds the keys that are remembered since others wrote under them.
+const maxOrphans = 100_000
+
+// poison is the policy for a record that cannot be decoded. Unless something
+// valid follows one that is this partition's own, it ends the restore: going on
+// without it would lose it.
+func (r *restorer) poison(_ context.Context, record *kafka.Record, why *schemas.PoisonError) error {
 	if offset, ok := sourceOffset(record); ok && sourcePartition(record) == r.partition {
-		return fmt.Errorf("%w: the score of the event at offset %d: %v", ErrUnreadableState, offset, why)
+		r.unreadable[string(record.Key)] = fmt.Errorf("%w: at offset %d, the score of the event at offset %d: %v", ErrUnreadableState, record.Offset, offset, why)
+		return nil
 	}
 	r.foreign(record, why.Error(), r.knows(record.Key))
 	return nil
@@ -342,6 +437,12 @@ func (r *restorer) erasure(record *kafka.Record, offset int64) {
 func (r *restorer) settled(id []byte) {
 	if len(r.superseded) > 0 {
 		delete(r.superseded, string(id))
+	}
+	if len(r.unreadable) > 0 {
+		delete(r.unreadable, string(id))
+	}
+	if len(r.orphans) > 0 {
+		delete(r.orphans, string(id))
 	}
 }
 

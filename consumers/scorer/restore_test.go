@@ -122,6 +122,7 @@ func (w *world) stateOf(s *Scorer, events int) (c map[string]string, from string
 	for _, source := range []string{fromTopic, fromSnapshot, fromMemory} {
 		before[source] = w.restores(source)
 	}
+	w.committed.Store(-1)
 	stop := w.run(s)
 	w.until("a state to be restored", func() bool {
 		for source, n := range before {
@@ -230,8 +231,9 @@ func TestSnapshotRefused(t *testing.T) {
 		}},
 		{name: "with no record left to know the log by", change: func(t *testing.T, w *world) {
 			for _, r := range w.records(schemas.TopicScores) {
-				w.produce(schemas.TopicScores, r)
+				w.own(r)
 			}
+			w.own(w.marker())
 			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
 			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
 			w.broker.Cluster().Compact()
@@ -456,7 +458,7 @@ func TestRestoreByMoment(t *testing.T) {
 		r.Value = codec.AppendScore(nil, c)
 		return r
 	}
-	w.produce(schemas.TopicScores,
+	w.own(
 		// Anna's is followed by those of earlier moments, and repaired.
 		again(written[0], schemas.TriggerTime, 1, start+2*day, 3),
 		again(written[0], schemas.TriggerTime, 1, start+day, 2),
@@ -740,10 +742,15 @@ func TestRestoreShowsItsProgress(t *testing.T) {
 	again.joined = true
 	// The broker gives out the second half only when the first has been looked at.
 	half := make(chan struct{})
-	fetches := 0
+	fetches, fenced := 0, false
+	w.broker.Cluster().ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		fenced = true // from here on it restores
+		return nil, nil, false
+	})
 	w.broker.Cluster().ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		w.broker.Cluster().KeepControl()
-		if req.(*kmsg.FetchRequest).Topics[0].Topic == schemas.TopicScores {
+		if req.(*kmsg.FetchRequest).Topics[0].Topic == schemas.TopicScores && fenced {
 			if fetches++; fetches == 2 {
 				w.broker.Cluster().SleepControl(func() { <-half })
 			}

@@ -39,7 +39,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 )
 
-// DefaultGroup is the consumer group scorers join by default. It also prefixes their transactional ids.
+// DefaultGroup is the consumer group scorers join by default.
 const DefaultGroup = "churn-scorer"
 
 // Explain says which explanations a score carries.
@@ -62,7 +62,7 @@ type Config struct {
 	role.Dependencies `kong:"-"`
 
 	// Group is the consumer group.
-	Group string `name:"score-group" help:"Consumer group of the scorers, and prefix of their transactional ids." default:"churn-scorer"`
+	Group string `name:"score-group" help:"Consumer group of the scorers. One group at a time scores into churn.scores." default:"churn-scorer"`
 	// Explain says which explanations scores carry.
 	Explain Explain `name:"explain" help:"Explanations in each score: lime, shap, both or none." enum:"lime,shap,both,none" default:"lime"`
 	// Reasons is how many features a score explains, those of greatest weight;
@@ -98,9 +98,12 @@ type Config struct {
 	// group gives a scorer's partitions to others.
 	SessionTimeout time.Duration `name:"session-timeout" help:"Time without a sign of life from which a scorer's partitions go to others." default:"15s" advanced:""`
 
-	// CommitInterval is how often offsets are committed. They only serve lag
-	// monitoring and partitions without scores.
+	// CommitInterval is how often offsets are committed. They serve lag
+	// monitoring only: where to go on stands in churn.scores.
 	CommitInterval time.Duration `kong:"-" default:"1s"`
+	// ProgressInterval is how far in time the marker of progress in
+	// churn.scores may be behind.
+	ProgressInterval time.Duration `kong:"-" default:"1m"`
 	// MarkerInterval is how long a worker may stay silent before it repeats
 	// its marker, so that the broker does not forget who owns the partition.
 	MarkerInterval time.Duration `kong:"-" default:"4h"`
@@ -124,19 +127,27 @@ type Scorer struct {
 
 	lost      lostStates
 	misplaced misplaced
+	// topicIDs asks for the ids of the topics; ids are those of a moment ago.
+	topicIDs func(context.Context) (topicIDs, error)
+	idsMu    sync.Mutex
+	ids      topicIDs
+	idsAt    time.Time
 	// partitions is their number; 0 until Run has asked.
 	partitions atomic.Int64
 
 	// What readiness depends on.
 	mu         sync.Mutex
 	joined     bool
-	unrestored map[int]bool // partitions that are to be restored before they can be worked on
+	unrestored map[int]bool   // partitions that are to be restored before they can be worked on
+	refused    map[int]string // why partitions are not worked on
 
 	// grace is how long a worker may go on to finish a batch when it has to
 	// stop. It must stay below the time the group waits for workers.
 	grace time.Duration
 	// sourcePatience is sourcePatience outside of tests.
 	sourcePatience time.Duration
+	// refusalPause is refusalPause outside of tests.
+	refusalPause time.Duration
 	// killed is set by tests: workers end as if their process did.
 	killed atomic.Bool
 }
@@ -156,7 +167,7 @@ func New(cfg Config) (*Scorer, error) {
 		cfg.Now = time.Now
 	}
 	producer := cfg.Cluster.NewProducer(kafka.ProducerConfig{})
-	return &Scorer{
+	s := &Scorer{
 		cfg:      cfg,
 		log:      cfg.Logger,
 		metrics:  newMetrics(cfg.Registerer, cfg.Codec.Set().Spec()),
@@ -168,7 +179,11 @@ func New(cfg Config) (*Scorer, error) {
 		unrestored:     map[int]bool{},
 		grace:          stopGrace,
 		sourcePatience: sourcePatience,
-	}, nil
+		refusalPause:   refusalPause,
+		refused:        map[int]string{},
+	}
+	s.topicIDs = s.askTopicIDs
+	return s, nil
 }
 
 // ErrPartitions means that churn.customer-events and churn.scores differ in
@@ -206,7 +221,10 @@ func (s *Scorer) Run(ctx context.Context) error {
 		if err := s.checkPartitions(workerCtx); err != nil {
 			return err
 		}
-		return s.work(ctx, workerCtx, claim{partition: c.Partition, committed: c.Committed, commit: c.Commit, position: c.Position})
+		return s.work(ctx, workerCtx, claim{
+			partition: c.Partition, committed: c.Committed, note: c.Note, position: c.Position,
+			commit: func(offset int64, scores string) error { return c.CommitNote(offset, noteOf(scores)) },
+		})
 	})
 	if ctx.Err() != nil {
 		return nil
@@ -244,6 +262,18 @@ func (s *Scorer) restoring(partition int, yes bool) {
 	s.report()
 }
 
+// waiting notes why a partition is not worked on, "" for one that is.
+func (s *Scorer) waiting(partition int, why string) {
+	s.mu.Lock()
+	if why == "" {
+		delete(s.refused, partition)
+	} else {
+		s.refused[partition] = why
+	}
+	s.mu.Unlock()
+	s.report()
+}
+
 // report reports readiness: whether the scorer can work.
 func (s *Scorer) report() {
 	s.mu.Lock()
@@ -253,6 +283,9 @@ func (s *Scorer) report() {
 		s.cfg.Ready("scorer", false, "no model yet: events wait in "+schemas.TopicEvents)
 	case !s.joined:
 		s.cfg.Ready("scorer", false, "joining the consumer group "+s.cfg.Group)
+	case len(s.refused) > 0:
+		p := slices.Min(slices.Collect(maps.Keys(s.refused)))
+		s.cfg.Ready("scorer", false, fmt.Sprintf("not scoring partitions %v; %d: %s", slices.Sorted(maps.Keys(s.refused)), p, s.refused[p]))
 	case len(s.unrestored) > 0:
 		s.cfg.Ready("scorer", false, fmt.Sprintf("restoring the state of partitions %v", slices.Sorted(maps.Keys(s.unrestored))))
 	default:

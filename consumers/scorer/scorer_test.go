@@ -770,23 +770,3 @@ func TestGroup(t *testing.T) {
 		t.Errorf("the first scorer restored its states so: %v", restored)
 	}
 }
-
-// TestRefusesEventsTakenForKnown scores, and then gives the scorer an empty
-// topic of events with the scores still there.
-func TestRefusesEventsTakenForKnown(t *testing.T) {
-	s := newStack(t)
-	s.models.set(modelVersion(t, s.set, 1, 0))
-	stop := s.start()
-	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly"}, nil))
-	s.scores(1)
-	stop()
-	sc, err := New(Config{Dependencies: role.Dependencies{Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sc.sourcePatience = 0
-	w := newWorker(sc, claim{partition: kafka.PartitionOf([]byte("anna"), partitions), committed: 100})
-	if err := w.run(t.Context()); !errors.Is(err, ErrSourceShortened) {
-		t.Errorf("run: %v, want ErrSourceShortened", err)
-	}
-}

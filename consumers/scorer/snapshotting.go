@@ -28,14 +28,15 @@ type snapshotting struct {
 // step begins a snapshot when one is due, and goes on with one that was begun,
 // for snapshotPause at most. The state must be that of the topic, which was last
 // written to at a time. None is begun while customers wait to be repaired: a
-// restore has to see the records that the valid one is to be written after.
+// restore has to see the records that the valid one is to be written after; nor
+// while scores are counted again, which stand before what a restore would read.
 func (s *snapshotting) step(state *state, written time.Time, repairs bool) {
 	now := s.cfg.Now()
 	switch {
 	case s.cfg.StateDir == "":
 		return
 	case s.file == nil:
-		if now.Sub(s.last) < s.cfg.SnapshotInterval || state.reflected == s.reflected || repairs {
+		if now.Sub(s.last) < s.cfg.SnapshotInterval || state.reflected == s.reflected || repairs || len(state.ahead) > 0 {
 			return
 		}
 		s.begin(state, written, now)
@@ -75,6 +76,7 @@ func (s *snapshotting) begin(state *state, written, now time.Time) {
 		Watermark:   state.watermark,
 		Written:     written,
 		Landmarks:   state.landmarks,
+		Progress:    state.progress,
 	}))
 }
 
@@ -107,7 +109,7 @@ func (s *snapshotting) end(err error) {
 
 // final writes all of the state and waits for the disk.
 func (s *snapshotting) final(state *state, written time.Time) {
-	if s.cfg.StateDir == "" || s.reflected == state.reflected {
+	if s.cfg.StateDir == "" || s.reflected == state.reflected || len(state.ahead) > 0 {
 		return
 	}
 	s.begin(state, written, s.cfg.Now())

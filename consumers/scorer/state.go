@@ -6,6 +6,7 @@ import (
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -25,6 +26,11 @@ type state struct {
 	// landmarks are the last few records that are in the state, oldest first,
 	// by which the log is known again.
 	landmarks []customers.Landmark
+	// progress is how far the events are processed.
+	progress schemas.Progress
+	// ahead are the offsets from progress.Next on of events whose scores are in
+	// the state already.
+	ahead map[int64]struct{}
 	// asOf is when the state was known to reflect all of the partition.
 	asOf time.Time
 }

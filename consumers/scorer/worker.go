@@ -19,9 +19,11 @@ import (
 // claim is the right to work on a partition, as the group gives it.
 type claim struct {
 	partition int
-	committed int64 // offset of events committed to the group, −1 if none
-	commit    func(offset int64) error
+	committed int64           // offset of events committed to the group, −1 if none; for others to see
+	note      string          // that was committed with it
 	position  *kafka.Position // nil outside of a group
+	// commit commits an offset, with the id of the topic of scores.
+	commit func(offset int64, scores string) error
 	// written is the offset after the last record that a worker of this claim
 	// has had acknowledged, or has read.
 	written int64
@@ -44,11 +46,20 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 		if !s.killed.Load() {
 			w.leave(running.Err() != nil)
 		}
-		claim.committed = max(claim.committed, w.committed)
+		if w.committed >= 0 {
+			claim.committed, claim.note = w.committed, noteOf(w.ids.scores)
+		}
 		log := w.log
+		var refused *refusal
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.As(err, &refused):
+			if !w.refuse(ctx, refused, w.known) {
+				return nil
+			}
+		case errors.Is(err, errOtherTopics):
+			log.Warn("restoring the state anew", "reason", err)
 		case errors.Is(err, kafka.ErrFenced):
 			// Another worker took the partition, so a rebalance is under way
 			// and ends ctx. Taking the partition back at once would only make
@@ -68,10 +79,9 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 				return nil
 			}
 		case errors.Is(err, errShortened):
-			// What was acknowledged is gone, and with it what the committed
-			// offset relies on.
+			// What was acknowledged is gone.
 			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
-			claim.committed, claim.written = -1, 0
+			claim.written = 0
 			if !pause(ctx, retakePause, "the broker has lost records of the output topic") {
 				return nil
 			}
@@ -108,10 +118,14 @@ type worker struct {
 
 	rescoring rescoring
 	snapshots snapshotting
+	ledger    ledger
 
-	// committed is the offset of events committed to the group, next the one
-	// to read next.
-	committed, next int64
+	ids   topicIDs
+	known int64 // offset after the last record of the output partition that is known
+	// counting reads events whose scores are there already.
+	counting *intake.Reader[schemas.CustomerEvent]
+
+	committed int64 // offset of events committed to the group
 }
 
 func newWorker(s *Scorer, claim claim) *worker {
@@ -123,9 +137,16 @@ func newWorker(s *Scorer, claim claim) *worker {
 		outbox:    outbox{site: site},
 		rescoring: rescoring{site: site},
 		snapshots: snapshotting{site: site},
-		committed: claim.committed,
+		ledger:    ledger{site: site, written: schemas.Progress{Next: -1}},
+		committed: -1, // so that what others have committed is put right
 	}
-	w.events = intake.NewReader(s.intake, w.eventTopic())
+	topic := w.eventTopic()
+	w.events = intake.NewReader(s.intake, topic)
+	topic.Poison = func(context.Context, *kafka.Record, *schemas.PoisonError) error {
+		w.state.progress.DeadLetters++
+		return nil
+	}
+	w.counting = intake.NewReader(s.intake, topic)
 	claim.position.Show(w.gauges.lag)
 	return w
 }
@@ -149,17 +170,27 @@ func (w *worker) run(ctx context.Context) error {
 	if err := w.take(ctx); err != nil {
 		return err
 	}
-	w.next = max(w.state.watermark+1, w.claim.committed, 0)
 	w.advance()
-	if err := w.checkSource(ctx); err != nil {
-		return err
-	}
 	w.Scorer.restoring(w.partition, false)
-	source := w.source()
 	// A batch in hand is written even when ctx ends, so that the state stays
 	// that of the topic and the next owner has nothing to do again.
 	finishing, stop := outlive(ctx, w.grace)
 	defer stop()
+	err := w.score(ctx, finishing)
+	if ctx.Err() != nil && !w.killed.Load() && !w.state.dirty && w.state.progress.Next != w.ledger.written.Next {
+		// The next owner goes on here.
+		w.ledger.outdated = true
+		if err := w.flush(finishing); err != nil {
+			w.log.Warn("the marker of progress could not be written; some events will be read again", "error", err)
+		}
+	}
+	return err
+}
+
+// score scores events as they come, until ctx ends.
+func (w *worker) score(ctx, finishing context.Context) error {
+	source := w.source()
+	next := &w.state.progress.Next
 	lastCommit := w.cfg.Now()
 	for {
 		model, err := w.Scorer.model(ctx, w.cfg.MarkerInterval)
@@ -180,19 +211,33 @@ func (w *worker) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("fetching from %s: %w", schemas.TopicEvents, err)
 		}
-		if source.Offset() < w.next || len(records) > 0 && records[0].Offset < w.next {
+		if ids, err := w.currentTopicIDs(ctx, identityInterval); err != nil {
+			return err
+		} else if ids != w.ids {
+			return fmt.Errorf("%w: %+v became %+v", errOtherTopics, w.ids, ids)
+		}
+		if source.Offset() < *next || len(records) > 0 && records[0].Offset < *next {
 			// The log ends before what was read of it: its leader has lost the
 			// rest, or does not know it yet.
-			if err := w.checkSource(ctx); err != nil {
+			if err := w.checkSource(ctx, &w.state.progress); err != nil {
 				return err
 			}
 			source = w.source()
 			continue
 		}
+		if n := len(records); n > 0 && records[n-1].LeaderEpoch != w.state.progress.LeaderEpoch {
+			// Under another leader the log may go on from before what was read.
+			if err := w.checkSource(ctx, &w.state.progress); err != nil {
+				return err
+			}
+		}
 		if err := w.batch(ctx, finishing, records); err != nil {
 			return err
 		}
-		w.next = source.Offset()
+		w.state.skip(source.Offset())
+		if err := w.flush(finishing); err != nil {
+			return err
+		}
 		w.advance()
 		if err := w.rescore(finishing); err != nil {
 			return err
@@ -209,41 +254,173 @@ func (w *worker) run(ctx context.Context) error {
 
 // take makes this worker the only writer of the output partition and then
 // restores the state up to the marker by which it did.
-func (w *worker) take(ctx context.Context) error {
+func (w *worker) take(ctx context.Context) (err error) {
 	defer retry.Begin(ctx, "restoring the state from "+schemas.TopicScores)()
 	started := w.cfg.Now()
+	if w.ids, err = w.currentTopicIDs(ctx, 0); err != nil {
+		return err
+	}
+	first, end, err := w.cfg.Cluster.Offsets(ctx, schemas.TopicScores, w.partition)
+	if err != nil {
+		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicScores, err)
+	}
+	w.known = end
+	r := newRestorer(w.site, w.ids)
+	// A group that scores already must not be fenced off.
+	if err := r.markers.seek(ctx, first, end); err != nil {
+		return err
+	}
+	if err := w.checkGroup(ctx, r.markers.last); err != nil {
+		return err
+	}
 	at, marker, err := w.owner.fence(ctx)
 	if err != nil {
 		return err
 	}
+	w.known = at + 1
 	if at < w.claim.written {
 		return fmt.Errorf("%w: a marker was given offset %d, after %d", errShortened, at, w.claim.written-1)
 	}
-	r := newRestorer(w.site)
 	got, err := r.restore(ctx, at)
 	if err != nil {
 		w.state = r.state
+		if errors.Is(err, ErrUnreadableState) {
+			w.state = nil
+			return w.unreadable(err)
+		}
 		return fmt.Errorf("restoring the state: %w", err)
+	}
+	if err := w.check(ctx, r); err != nil {
+		return err
+	}
+	if err := w.open(ctx, got.state, at); err != nil {
+		return err
+	}
+	if err := w.checkSource(ctx, &got.state.progress); err != nil {
+		return err
 	}
 	w.owner.adopt(got, at, marker)
 	w.begin(got.state)
 	w.restored = true
+	// From here on it is known who may have written what.
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
 	w.snapshots.last = w.cfg.Now()
 	took := w.snapshots.last.Sub(started)
 	w.metrics.restored.WithLabelValues(got.from).Observe(took.Seconds())
-	w.gauges.customers.Set(float64(w.state.customers.Len()))
 	w.log.Info("state restored", "from", got.from, "customers", w.state.customers.Len(), "watermark", w.state.watermark,
-		"committed", w.claim.committed, "repairs", len(got.repairs), "took", took)
+		"next", w.state.progress.Next, "repairs", len(got.repairs), "took", took)
 	return nil
+}
+
+// check refuses an output partition that is not the one the state was in.
+func (w *worker) check(ctx context.Context, r *restorer) error {
+	if err := w.checkGroup(ctx, r.markers.last); err != nil {
+		return err
+	}
+	if r.markers.last != nil {
+		return nil
+	}
+	traces := r.traces
+	if id := readNote(w.claim.note); id != "" {
+		traces = append(traces, trace{"what the consumer group has committed", id, w.claim.committed})
+	}
+	if m := r.markers.other; m != nil {
+		traces = append(traces, trace{fmt.Sprintf("the marker at offset %d", m.offset), m.ScoresTopicID, m.Next})
+	}
+	for _, t := range traces {
+		switch {
+		case different(t.scores, w.ids.scores):
+			return &refusal{reason: reasonScoresReplaced, why: fmt.Sprintf(
+				"%s/%d is another topic than the one with the state: %s speaks of id %s and events up to offset %d, the topic of today has id %s and no marker of its own. Bring the old topic back, or go on from what is there: %s",
+				schemas.TopicScores, w.partition, t.where, t.scores, t.next, w.ids.scores, w.acceptAdvice("first"))}
+		case t.next > 0 && r.empty():
+			return &refusal{reason: reasonScoresReplaced, why: fmt.Sprintf(
+				"%s/%d is empty, though events up to offset %d were scored according to %s. Bring the scores back, or start from nothing: %s",
+				schemas.TopicScores, w.partition, t.next, t.where, w.acceptAdvice("first"))}
+		}
+	}
+	return nil
+}
+
+// checkGroup refuses to score beside another group.
+func (w *worker) checkGroup(ctx context.Context, m *marker) error {
+	if m == nil || m.Group == w.cfg.Group {
+		return nil
+	}
+	members, err := w.cfg.Cluster.GroupMembers(ctx, m.Group)
+	switch {
+	case errors.Is(err, kafka.ErrNotAllowed):
+		return &refusal{reason: reasonOtherGroup, busy: true, err: err, why: fmt.Sprintf(
+			"%s is scored by the group %s, and this user may not see whether that still has members. If it has none: %s",
+			schemas.TopicScores, m.Group, w.acceptAdvice("next"))}
+	case err != nil:
+		return fmt.Errorf("looking at the group %s: %w", m.Group, err)
+	case members > 0:
+		return &refusal{reason: reasonOtherGroup, busy: true,
+			why: fmt.Sprintf("%s is scored by the group %s, which has %d members: one group at a time. Stop it, or give this one topics of its own", schemas.TopicScores, m.Group, members),
+			passed: func(ctx context.Context) bool {
+				members, err := w.cfg.Cluster.GroupMembers(ctx, m.Group)
+				return err == nil && members == 0
+			}}
+	}
+	w.log.Warn("taking over from another group, which has no members", "group", w.cfg.Group, "before", m.Group)
+	return nil
+}
+
+// unreadableAgain is the time after which a state that could not be read is read
+// again.
+const unreadableAgain = time.Minute
+
+// unreadable waits with a partition whose state cannot be read.
+func (w *worker) unreadable(err error) error {
+	since := w.cfg.Now()
+	return &refusal{
+		reason: reasonUnreadable, why: err.Error(), err: err,
+		passed: func(context.Context) bool { return w.cfg.Now().Sub(since) >= unreadableAgain },
+	}
+}
+
+// open begins, or goes on with, the account of a state that was restored up to
+// the marker at an offset, which this worker has written.
+func (w *worker) open(ctx context.Context, s *state, at int64) error {
+	p := &s.progress
+	switch {
+	case len(p.Writers) > 0:
+		if different(p.EventsTopicID, w.ids.events) {
+			return w.otherEvents(p)
+		}
+	case s.watermark >= 0:
+		p.Since, p.LeaderEpoch = s.watermark+1, -1
+		p.Next = p.Since
+	default:
+		first, _, err := w.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, w.partition)
+		if err != nil {
+			return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+		}
+		p.Since, p.Next, p.LeaderEpoch = first, first, -1
+	}
+	p.Group, p.Partition = w.cfg.Group, int32(w.partition)
+	p.EventsTopicID, p.ScoresTopicID = w.ids.events, w.ids.scores
+	p.Writers = writers(p.Writers).with(w.owner.out.ProducerID(), at)
+	return nil
+}
+
+// otherEvents refuses a topic of events that is not the one scored so far.
+func (w *worker) otherEvents(p *schemas.Progress) error {
+	return &refusal{reason: reasonEventsReplaced, why: fmt.Sprintf(
+		"%s was created anew: events up to offset %d of the topic with id %s are scored, the topic of today has id %s. Offsets of the two say nothing of each other. Bring the old topic back, or create %s anew too and go on with %s",
+		schemas.TopicEvents, p.Next, p.EventsTopicID, w.ids.events, schemas.TopicScores, w.acceptAdvice("first"))}
 }
 
 // start returns the offset to read from: the next one, or −1 for the first there
 // is when none has been scored yet, as then nothing has been missed.
 func (w *worker) start() int64 {
-	if w.next == 0 {
+	if w.state.progress.Next == 0 {
 		return -1
 	}
-	return w.next
+	return w.state.progress.Next
 }
 
 // advance notes how far the events are dealt with.
@@ -283,18 +460,20 @@ func (w *worker) batch(ctx, finishing context.Context, records []kafka.Record) e
 	var stopped error
 	for i := range records {
 		r := &records[i]
+		if invariants.Enabled && r.Offset < w.state.progress.Next {
+			panic(fmt.Sprintf("scorer: the event at offset %d comes after the one at %d", r.Offset, w.state.progress.Next-1))
+		}
+		w.state.skip(r.Offset)
 		if r.Offset <= w.state.watermark {
-			continue
+			stopped = w.count(ctx, r)
+		} else {
+			w.state.dirty = true
+			stopped = w.process(ctx, r)
 		}
-		if invariants.Enabled && r.Offset < w.next {
-			panic(fmt.Sprintf("scorer: the event at offset %d comes after the one at %d", r.Offset, w.next-1))
-		}
-		w.state.dirty = true
-		if stopped = w.process(ctx, r); stopped != nil {
+		if stopped != nil {
 			break
 		}
-		w.state.watermark = r.Offset
-		w.next = r.Offset + 1
+		w.state.done(r)
 		// One fetch may bring a batch that was compressed well.
 		if w.outbox.full() {
 			if err := w.flush(finishing); err != nil {
@@ -317,6 +496,7 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 		return err
 	case kind == intake.Tombstone:
 		w.erase(r)
+		w.state.progress.Erasures++
 		return nil
 	}
 	event := w.events.Message()
@@ -333,10 +513,33 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	}
 	if applied.Score == nil {
 		w.metrics.duplicates.Inc()
+		w.state.progress.Duplicates++
 		return nil
 	}
 	w.outbox.score(applied.Score)
+	w.state.progress.Scored++
 	return nil
+}
+
+// count counts an event whose effect is in the state: the owner of before wrote
+// its score, if it has one, and ended before it wrote a marker.
+func (w *worker) count(ctx context.Context, r *kafka.Record) error {
+	p := &w.state.progress
+	if _, ok := w.state.ahead[r.Offset]; ok {
+		delete(w.state.ahead, r.Offset)
+		p.Scored++
+		return nil
+	}
+	kind, err := w.counting.Read(ctx, r)
+	switch {
+	case err != nil:
+		return err
+	case kind == intake.Tombstone:
+		p.Erasures++
+	case kind == intake.Message:
+		p.Duplicates++
+	}
+	return nil // else it was poison, and is counted
 }
 
 // eventTopic returns how events are read.
@@ -344,6 +547,7 @@ func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
 	topic := intake.Events(w.cfg.Codec)
 	topic.Poison = func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
 		w.outbox.letter(r, why)
+		w.state.progress.DeadLetters++
 		return nil
 	}
 	return topic
@@ -390,8 +594,18 @@ func (w *worker) rescore(ctx context.Context) error {
 
 // flush writes what is in the outbox; the state then is that of the topic.
 func (w *worker) flush(ctx context.Context) error {
+	p := &w.state.progress
+	w.ledger.outdated = w.ledger.outdated || w.owner.overwritten
+	due := w.ledger.due(p)
+	if due {
+		w.outbox.mark(p)
+	}
 	if err := w.outbox.flush(ctx, w.append); err != nil {
 		return err
+	}
+	if due {
+		w.ledger.wrote(p)
+		w.owner.overwritten = false
 	}
 	w.state.dirty = false
 	w.gauges.customers.Set(float64(w.state.customers.Len()))
@@ -401,14 +615,15 @@ func (w *worker) flush(ctx context.Context) error {
 // commit lets the group know how far the partition is read. Progress is in the
 // output topic: a commit that fails only makes the lag look larger than it is.
 func (w *worker) commit() {
-	if w.next <= w.committed {
+	next := w.state.progress.Next
+	if next == w.committed {
 		return
 	}
-	if err := w.claim.commit(w.next); err != nil {
-		w.log.Debug("committing the offset", "offset", w.next, "error", err)
+	if err := w.claim.commit(next, w.ids.scores); err != nil {
+		w.log.Debug("committing the offset", "offset", next, "error", err)
 		return
 	}
-	w.committed = w.next
+	w.committed = next
 }
 
 // leave hands the partition over. The state stays in memory, where it is at
@@ -443,31 +658,59 @@ func outlive(ctx context.Context, by time.Duration) (context.Context, func()) {
 	return later, func() { detach(); cancel() }
 }
 
-// ErrSourceShortened means that events up to an offset that does not exist
-// have been scored: churn.customer-events was created anew or has lost records.
-// Going on would take the events to come for known ones, and leave them out.
-var ErrSourceShortened = errors.New("the topic of events is shorter than what was scored of it; create " + schemas.TopicScores + " anew too")
-
 // sourcePatience is how long a partition may look too short. A new leader
 // learns only after a moment how far its log is valid.
 const sourcePatience = 30 * time.Second
 
-// checkSource makes sure that the next event to score can exist.
-func (w *worker) checkSource(ctx context.Context) error {
+// checkSource makes sure that the events up to the next one are those that were
+// scored.
+func (w *worker) checkSource(ctx context.Context, p *schemas.Progress) error {
 	for begin := time.Now(); ; {
-		_, end, err := w.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, w.partition)
+		ids, err := w.topicIDs(ctx)
 		if err != nil {
-			return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+			return err
 		}
-		if w.next <= end {
+		if different(p.EventsTopicID, ids.events) {
+			return w.otherEvents(p)
+		}
+		end, err := w.sourceEnd(ctx, p)
+		if err != nil {
+			return err
+		}
+		if p.Next <= end {
 			return nil
 		}
-		if time.Since(begin) > w.sourcePatience {
-			return fmt.Errorf("%w (%s ends at %d, scored up to %d)", ErrSourceShortened, schemas.TopicEvents, end, w.next-1)
+		if time.Since(begin) >= w.sourcePatience {
+			return &refusal{
+				reason: reasonEventsCut,
+				why: fmt.Sprintf("%s/%d has lost events: those up to offset %d are scored, and of these it has those before %d. Bring them back, or go on from what is left: %s",
+					schemas.TopicEvents, w.partition, p.Next-1, end, w.acceptAdvice(fmt.Sprint(end))),
+				passed: func(ctx context.Context) bool { end, err := w.sourceEnd(ctx, p); return err == nil && p.Next <= end },
+			}
 		}
-		w.log.Warn("waiting for events that have been scored to be there again", "topic", schemas.TopicEvents, "end", end, "scored", w.next-1)
+		w.log.Warn("waiting for events that have been scored to be there again", "topic", schemas.TopicEvents, "end", end, "scored", p.Next-1)
 		if !pause(ctx, retakePause, "events that have been scored are not there any more") {
 			return ctx.Err()
 		}
 	}
+}
+
+// sourceEnd returns the offset up to which the events may be those that were
+// scored: the end of the log, or of what it has of the leader under whom the last
+// of them was written.
+func (w *worker) sourceEnd(ctx context.Context, p *schemas.Progress) (int64, error) {
+	_, end, err := w.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, w.partition)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+	}
+	if p.LeaderEpoch >= 0 && p.Next <= end {
+		of, err := w.cfg.Cluster.EpochEnd(ctx, schemas.TopicEvents, w.partition, p.LeaderEpoch)
+		if err != nil {
+			return 0, fmt.Errorf("asking for the history of %s: %w", schemas.TopicEvents, err)
+		}
+		if of >= 0 {
+			end = min(end, of)
+		}
+	}
+	return end, nil
 }

@@ -27,6 +27,8 @@ while scores < int(count):
     message = consumer.poll(1)
     if message is None or message.value() is None:  # nothing yet; a tombstone
         continue
+    if message.key()[:1] in ("\0", b"\0"):  # a marker
+        continue
     scores += 1
     print(json.dumps({"key": message.key(), "partition": message.partition(), "value": message.value()}, default=str))  # times
 consumer.close()

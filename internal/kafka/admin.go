@@ -199,3 +199,40 @@ func exchangeAny[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Requ
 	}
 	return res, err
 }
+
+// EpochEnd returns the offset at which the partition's log ends as of a leader
+// epoch, so far as its leader of today knows (KIP-101): a log that a reader has
+// read beyond it, under that epoch, has been cut off since. It is −1 when the
+// leader cannot say. It waits while the cluster is down.
+func (c *Cluster) EpochEnd(ctx context.Context, topic string, partition int, epoch int32) (end int64, err error) {
+	what := fmt.Sprintf("asking for the end of leader epoch %d of %s/%d", epoch, topic, partition)
+	err = c.retry(ctx, "offset_for_leader_epoch", what, func(ctx context.Context) error {
+		leader, err := c.leader(ctx, topic, partition)
+		if err != nil {
+			return err
+		}
+		p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+		p.Partition, p.LeaderEpoch = int32(partition), epoch
+		t := kmsg.NewOffsetForLeaderEpochRequestTopic()
+		t.Topic, t.Partitions = topic, append(t.Partitions, p)
+		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+		req.ReplicaID, req.Topics = -1, append(req.Topics, t)
+		return c.conns.do(ctx, leader, c.cfg.RequestTimeout, func(conn *conn) error {
+			m, err := conn.exchange(req)
+			if err != nil {
+				return err
+			}
+			res := m.(*kmsg.OffsetForLeaderEpochResponse)
+			if len(res.Topics) != 1 || len(res.Topics[0].Partitions) != 1 {
+				return errAnswer
+			}
+			a := res.Topics[0].Partitions[0]
+			if a.ErrorCode != 0 {
+				return kafkago.Error(a.ErrorCode)
+			}
+			end = a.EndOffset
+			return nil
+		})
+	})
+	return end, err
+}

@@ -163,13 +163,24 @@ func (g *coordinator) leave(ctx context.Context, id identity) error {
 	return g.check(res.ErrorCode)
 }
 
+// groupOffset is what a group has committed of a partition.
+type groupOffset struct {
+	offset int64
+	note   string
+}
+
+var nowhere = groupOffset{offset: -1}
+
 // commit stores the group's position in one partition.
-func (g *coordinator) commit(ctx context.Context, id identity, topic string, partition int, offset int64) error {
+func (g *coordinator) commit(ctx context.Context, id identity, topic string, partition int, at groupOffset) error {
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group, req.Generation = g.group, id.generation
 	req.MemberID, req.InstanceID = id.member, id.instancePointer()
 	t, p := kmsg.NewOffsetCommitRequestTopic(), kmsg.NewOffsetCommitRequestTopicPartition()
-	p.Partition, p.Offset = int32(partition), offset
+	p.Partition, p.Offset = int32(partition), at.offset
+	if at.note != "" {
+		p.Metadata = &at.note
+	}
 	t.Topic, t.Partitions = topic, append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
 	res, err := ask[*kmsg.OffsetCommitResponse](ctx, g, g.c.cfg.RequestTimeout, req)
@@ -186,9 +197,8 @@ func (g *coordinator) commit(ctx context.Context, id identity, topic string, par
 	return nil
 }
 
-// committed returns the group's positions in partitions; −1 where there is
-// none.
-func (g *coordinator) committed(ctx context.Context, partitions map[string][]int) (map[string]map[int]int64, error) {
+// committed returns the group's positions in partitions, where there are any.
+func (g *coordinator) committed(ctx context.Context, partitions map[string][]int) (map[string]map[int]groupOffset, error) {
 	req := kmsg.NewPtrOffsetFetchRequest()
 	req.Group = g.group
 	for topic, numbers := range partitions {
@@ -206,14 +216,21 @@ func (g *coordinator) committed(ctx context.Context, partitions map[string][]int
 	if err := g.check(res.ErrorCode); err != nil {
 		return nil, err
 	}
-	offsets := map[string]map[int]int64{}
+	offsets := map[string]map[int]groupOffset{}
 	for _, t := range res.Topics {
-		offsets[t.Topic] = map[int]int64{}
+		offsets[t.Topic] = map[int]groupOffset{}
 		for _, p := range t.Partitions {
 			if err := g.check(p.ErrorCode); err != nil {
 				return nil, fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err)
 			}
-			offsets[t.Topic][int(p.Partition)] = max(p.Offset, -1)
+			if p.Offset < 0 {
+				continue
+			}
+			at := groupOffset{offset: p.Offset}
+			if p.Metadata != nil {
+				at.note = *p.Metadata
+			}
+			offsets[t.Topic][int(p.Partition)] = at
 		}
 	}
 	return offsets, nil

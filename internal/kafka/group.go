@@ -65,6 +65,8 @@ type Claim struct {
 	// time of assignment; −1 when there is none. As an offset of a
 	// FetcherConfig −1 means the first record.
 	Committed int64
+	// Note is what was committed with it, "" for nothing.
+	Note string
 	// Position is where the worker says how far it has come. Until then it
 	// counts as being at Committed.
 	Position *Position
@@ -81,13 +83,17 @@ var ErrClaimEnded = errors.New("the partition is not assigned to this member any
 // partition. It makes one attempt, of a few seconds at most. It fails when the
 // worker has returned, when a rebalance is under way, or when the broker does
 // not answer; a later Commit makes up for one that failed.
-func (cl *Claim) Commit(offset int64) error {
+func (cl *Claim) Commit(offset int64) error { return cl.CommitNote(offset, "") }
+
+// CommitNote is Commit, with a note that the next Claim of the partition has.
+// Brokers take 4 KiB by default.
+func (cl *Claim) CommitNote(offset int64, note string) error {
 	err := ErrClaimEnded
 	select {
 	case <-cl.done:
 	default:
 		// The last commit of a worker comes after its context has ended.
-		err = cl.member.coordinator.commit(context.Background(), cl.member.identity(), cl.Topic, cl.Partition, offset)
+		err = cl.member.coordinator.commit(context.Background(), cl.member.identity(), cl.Topic, cl.Partition, groupOffset{offset, note})
 	}
 	if err != nil {
 		return fmt.Errorf("committing offset %d of %s/%d: %w", offset, cl.Topic, cl.Partition, err)
@@ -383,7 +389,7 @@ func (m *member) claim(ctx context.Context, partitions map[string][]int) ([]*Cla
 	if len(partitions) == 0 {
 		return nil, nil
 	}
-	var offsets map[string]map[int]int64
+	var offsets map[string]map[int]groupOffset
 	err := m.c.retry(ctx, "fetch_offsets", "asking for the committed offsets of group "+m.cfg.Group, func(ctx context.Context) (err error) {
 		offsets, err = m.coordinator.committed(ctx, partitions)
 		return err
@@ -396,10 +402,10 @@ func (m *member) claim(ctx context.Context, partitions map[string][]int) ([]*Cla
 		for _, n := range numbers {
 			committed, ok := offsets[topic][n]
 			if !ok {
-				committed = -1
+				committed = nowhere
 			}
-			claim := &Claim{Topic: topic, Partition: n, Committed: committed, member: m, done: make(chan struct{})}
-			claim.Position = m.c.Follow(m.cfg.Reader, topic, n, committed)
+			claim := &Claim{Topic: topic, Partition: n, Committed: committed.offset, Note: committed.note, member: m, done: make(chan struct{})}
+			claim.Position = m.c.Follow(m.cfg.Reader, topic, n, committed.offset)
 			m.claims[partitionOf{topic, n}] = claim
 			claims = append(claims, claim)
 		}

@@ -26,7 +26,7 @@ import (
 // payload is its kind; what follows are varints, and bytes after their length:
 //
 //	header     fingerprint of the feature specification, topic, partition,
-//	           offset reflected, watermark, time written, landmarks
+//	           offset reflected, watermark, time written, landmarks, progress
 //	levels     a feature and its levels, in the order of their numbers; more
 //	           of a feature's levels may come in a later block
 //	customers  packed records, see packing
@@ -35,7 +35,7 @@ import (
 // Records may be newer than the offset reflected, since scoring goes on while
 // they are written. The scores from that offset on are read again at restore
 // and bring every customer to the same point.
-const snapshotMagic = "churnst\x04"
+const snapshotMagic = "churnst\x05"
 
 const (
 	blockHeader    = 1
@@ -82,7 +82,14 @@ type SnapshotHeader struct {
 	Written   time.Time
 	// Landmarks are at most MaxLandmarks records before Reflected.
 	Landmarks []Landmark
+	// Progress is how far the events are processed, with MaxWriters writers at
+	// most.
+	Progress schemas.Progress
 }
+
+// MaxWriters is how many writers of the output partition a snapshot holds at
+// most.
+const MaxWriters = 256
 
 func (h *SnapshotHeader) append(dst []byte) []byte {
 	dst = append(dst, blockHeader)
@@ -97,7 +104,25 @@ func (h *SnapshotHeader) append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, l.Offset)
 		dst = binary.LittleEndian.AppendUint64(dst, l.Hash)
 	}
+	p := &h.Progress
+	dst = appendText(dst, p.Group)
+	dst = appendText(dst, p.EventsTopicID)
+	dst = appendText(dst, p.ScoresTopicID)
+	for _, n := range progressNumbers(p) {
+		dst = binary.AppendVarint(dst, *n)
+	}
+	dst = binary.AppendVarint(dst, int64(p.LeaderEpoch))
+	dst = binary.AppendUvarint(dst, uint64(len(p.Writers)))
+	for _, w := range p.Writers {
+		dst = binary.AppendVarint(dst, w.ProducerID)
+		dst = binary.AppendVarint(dst, w.Since)
+	}
 	return dst
+}
+
+// progressNumbers are the offsets and the sums of p.
+func progressNumbers(p *schemas.Progress) [7]*int64 {
+	return [...]*int64{&p.Since, &p.Next, &p.Scored, &p.Duplicates, &p.DeadLetters, &p.Erasures, &p.NoRecord}
 }
 
 func appendText(dst []byte, s string) []byte {
@@ -226,6 +251,18 @@ func OpenSnapshot(from io.Reader) (*SnapshotReader, error) {
 	h.Written = time.UnixMilli(in.varint())
 	for range in.length(MaxLandmarks) {
 		h.Landmarks = append(h.Landmarks, Landmark{Offset: in.varint(), Hash: in.uint64()})
+	}
+	p := &h.Progress
+	p.Group = string(in.bytes(in.length(1024)))
+	p.EventsTopicID = string(in.bytes(in.length(64)))
+	p.ScoresTopicID = string(in.bytes(in.length(64)))
+	for _, n := range progressNumbers(p) {
+		*n = in.varint()
+	}
+	p.LeaderEpoch = int32(in.varint())
+	p.Partition = int32(h.Partition)
+	for range in.length(MaxWriters) {
+		p.Writers = append(p.Writers, schemas.Writer{ProducerID: in.varint(), Since: in.varint()})
 	}
 	if in.bad || len(in.data) > 0 || h.Reflected < 0 {
 		return nil, Refuse("its header cannot be read")
