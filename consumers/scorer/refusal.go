@@ -64,6 +64,7 @@ func (s *site) refuse(ctx context.Context, r *refusal, known int64) bool {
 		gauge.Set(0)
 		s.waiting(s.partition, "")
 	}()
+	defer retry.Begin(ctx, r.why)()
 	ids, _, err := s.surroundings(ctx)
 	for {
 		if !retry.Sleep(ctx, s.refusalPause) {
