@@ -824,7 +824,7 @@ func (f *faults) check(all bool) []Score {
 		h := held{previous: s.Previous}
 		copy(h.values[:], s.Attributes)
 		if !scoring.IsMissing(h.values[plan]) {
-			h.values[plan] = float64(slices.Index(plans, f.codec.Set().Text(plan, h.values[plan])))
+			h.values[plan] = float64(slices.Index(plans, f.codec.Set().Text(plan, h.values[plan], s.Levels)))
 		}
 		scores, holds = append(scores, score), append(holds, h)
 		return nil

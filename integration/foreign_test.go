@@ -107,7 +107,7 @@ func TestForeignWriters(t *testing.T) {
 			}
 			got := made{string(score.CustomerID), map[string]string{}}
 			for i := range spec.Len() {
-				got.attributes[spec.Feature(i).Name] = codec.Set().Text(i, score.Attributes[i])
+				got.attributes[spec.Feature(i).Name] = codec.Set().Text(i, score.Attributes[i], score.Levels)
 			}
 			scores[at{schemas.TopicEvents, Position{int(score.SourcePartition), score.SourceOffset}}] = got
 			return nil

@@ -295,7 +295,7 @@ func TestSchemaResolution(t *testing.T) {
 			if len(e.Source) != 0 || e.OccurredAt != 5 || string(e.CustomerID) != "c" {
 				t.Errorf("got %+v", e)
 			}
-			for name, v := range s.AttributesToMap(e.Changes) {
+			for name, v := range s.AttributesToMap(e.Changes, e.Levels) {
 				if v != r.want[name] {
 					t.Errorf("%s is %v, want %v", name, v, r.want[name])
 				}
@@ -307,7 +307,7 @@ func TestSchemaResolution(t *testing.T) {
 		e := c.NewEvent()
 		value := full(nil)
 		value["changes"] = native{"A": native{"country": "BE"}}
-		if err := c.DecodeEvent(t.Context(), foreign(t, registry, schema, value), e); err != nil || s.Text(0, e.Changes[0]) != "BE" {
+		if err := c.DecodeEvent(t.Context(), foreign(t, registry, schema, value), e); err != nil || s.Text(0, e.Changes[0], e.Levels) != "BE" {
 			t.Errorf("%v: %+v", err, e)
 		}
 		value["changes"] = nil
@@ -350,7 +350,7 @@ func TestOtherCompanyRoundTrip(t *testing.T) {
 		}
 		for _, name := range []string{"country", "plan", "old_plan", "region"} {
 			if got.Changes[at(name)] != e.Changes[at(name)] {
-				t.Errorf("%s came back as %q", name, s.Text(at(name), got.Changes[at(name)]))
+				t.Errorf("%s came back as %q", name, s.Text(at(name), got.Changes[at(name)], got.Levels))
 			}
 		}
 	}
@@ -403,7 +403,7 @@ func TestNumbersBeyondTheBound(t *testing.T) {
 		if _, err := s.ParseText(tenure, text); err == nil || !strings.Contains(err.Error(), "tenure: must be from -1e+100 to 1e+100") {
 			t.Errorf("table with %g: %v", x, err)
 		}
-		if _, err := s.AttributesFromJSON([]byte(`{"tenure":` + text + `}`)); err == nil || !strings.Contains(err.Error(), "tenure: must be from -1e+100 to 1e+100") {
+		if _, err := s.AttributesFromJSON([]byte(`{"tenure":`+text+`}`), nil); err == nil || !strings.Contains(err.Error(), "tenure: must be from -1e+100 to 1e+100") {
 			t.Errorf("JSON with %g: %v", x, err)
 		}
 		score, got := sampleScore(t, s), c.NewScore()

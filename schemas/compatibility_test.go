@@ -135,7 +135,7 @@ func TestScoreOfTheLastRelease(t *testing.T) {
 	}
 	want := sampleScore(t, c.Set())
 	want.AsOf, want.Trigger = want.OccurredAt, TriggerEvent
-	if dump(got) != dump(want) {
-		t.Errorf("got  %s\nwant %s", dump(got), dump(want))
+	if got, want := dump(numbered(c.Set(), got)), dump(want); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -156,6 +156,7 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 		return err
 	}
 	e.EventID, e.CustomerID, e.Source, e.OccurredAt = nil, nil, nil, 0
+	e.Levels = e.Levels[:0]
 	e.Changes = clearVector(e.Changes, c.set.spec.Len())
 	e.Increments = clearVector(e.Increments, c.set.spec.Len())
 	for i := range root.Fields {
@@ -169,7 +170,7 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 		case eventOccurredAt:
 			e.OccurredAt = in.time(n)
 		case eventChanges:
-			c.attributes(&in, n, e.Changes)
+			c.attributes(&in, n, e.Changes, &e.Levels)
 		case eventIncrements:
 			c.increments(&in, n, e.Increments)
 		case eventSource:
@@ -201,6 +202,7 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		Attributes:    clearVector(s.Attributes, c.set.spec.Len()),
 		AttributeAges: s.AttributeAges[:0],
 		RecentEvents:  s.RecentEvents[:0],
+		Levels:        s.Levels[:0],
 	}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -229,7 +231,7 @@ func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) er
 		case scoreMissing:
 			c.missing(&in, n, s)
 		case scoreAttributes:
-			c.attributes(&in, n, s.Attributes)
+			c.attributes(&in, n, s.Attributes, &s.Levels)
 		case scoreAges:
 			s.AttributeAges = in.integers(n, s.AttributeAges)
 			for k, age := range s.AttributeAges {
@@ -283,7 +285,7 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 		case outcomeAttributes:
 			if n = in.Branch(n); n.Kind != avro.Null {
 				o.Attributes = scoring.NewVector(c.set.spec.Len())
-				c.attributes(&in, n, o.Attributes)
+				c.attributes(&in, n, o.Attributes, &o.Levels)
 			}
 		case outcomeSource:
 			o.Source = string(in.id(n))
@@ -447,7 +449,7 @@ func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) e
 }
 
 // attributes reads a record of attributes into x, whose values are missing.
-func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector) {
+func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector, levels *scoring.Levels) {
 	if n = in.Record(n); n == nil {
 		return
 	}
@@ -457,7 +459,7 @@ func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector) {
 		case f.Position < 0:
 			in.Skip(f.Node.Writer)
 		case c.set.columns[f.Position].categorical:
-			c.level(in, f.Node, f.Position, &x[f.Position])
+			c.level(in, f.Node, f.Position, &x[f.Position], levels)
 		default:
 			if v, ok := in.number(f.Node); ok {
 				x[f.Position] = v
@@ -471,7 +473,7 @@ func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector) {
 }
 
 // level reads a level of a categorical feature into x, unless it is null.
-func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64) {
+func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64, levels *scoring.Levels) {
 	n = in.Branch(n)
 	var level []byte
 	var digits [20]byte
@@ -491,12 +493,7 @@ func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64) {
 	if in.Err() != nil || len(level) == 0 {
 		return
 	}
-	code, err := c.set.vocabulary.Code(feature, level)
-	if err != nil {
-		in.fail(ReasonInvalidValue, "more than %d different levels", scoring.MaxLevels)
-		return
-	}
-	*x = code
+	*x = c.set.vocabulary.Find(feature, level, levels)
 }
 
 // increments reads a record of increments into x, whose values are missing.
@@ -597,7 +594,7 @@ func (c *Codec) bestChange(in *input, n *avro.Node, s *ChurnScore) {
 		s.BestChange = BestChange{}
 		return
 	}
-	value, reason, problem := c.set.parseBytes(feature, text)
+	value, reason, problem := c.set.parseBytes(feature, text, &s.Levels)
 	if problem != "" {
 		in.fail(reason, "value %s", problem)
 		return
@@ -608,24 +605,20 @@ func (c *Codec) bestChange(in *input, n *avro.Node, s *ChurnScore) {
 
 // parseBytes is parseText for bytes, without an allocation for numbers and
 // known levels.
-func (s *Set) parseBytes(feature int, text []byte) (x float64, reason Reason, problem string) {
+func (s *Set) parseBytes(feature int, text []byte, levels *scoring.Levels) (x float64, reason Reason, problem string) {
 	switch c := &s.columns[feature]; {
 	case !c.categorical:
 		// A quartile of whole numbers need not be one: any number will do.
 		x, problem = anyNumber.parseNumber(string(text))
 		return x, ReasonInvalidValue, problem
 	case c.typ.Kind != avro.String:
-		x, problem = s.parseLevel(feature, string(text), learn)
+		x, problem = s.parseLevel(feature, string(text), levels)
 		return x, ReasonInvalidValue, problem
 	}
 	if len(text) > scoring.MaxLevelBytes {
 		return 0, ReasonTooLarge, "is too long"
 	}
-	x, err := s.vocabulary.Code(feature, text)
-	if err != nil {
-		return 0, ReasonInvalidValue, "would be one level too many"
-	}
-	return x, "", ""
+	return s.vocabulary.Find(feature, text, levels), "", ""
 }
 
 func (in *input) metrics(n *avro.Node, m *HoldoutMetrics) {

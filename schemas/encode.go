@@ -16,7 +16,7 @@ func (c *Codec) AppendEvent(dst []byte, e *CustomerEvent) []byte {
 	dst = avro.AppendBytes(dst, e.EventID)
 	dst = avro.AppendBytes(dst, e.CustomerID)
 	dst = avro.AppendLong(dst, e.OccurredAt)
-	dst = c.set.appendAttributes(dst, e.Changes)
+	dst = c.set.appendAttributes(dst, e.Changes, e.Levels)
 	dst = c.set.appendIncrements(dst, e.Increments)
 	return avro.AppendBytes(dst, e.Source)
 }
@@ -43,7 +43,7 @@ func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
 				dst = append(dst, nullBranch)
 			} else {
 				dst = append(dst, valueBranch)
-				dst = c.set.appendText(dst, e.Feature, x)
+				dst = c.set.appendText(dst, e.Feature, x, s.Levels)
 			}
 			dst = appendOptional(dst, e.LIME)
 			dst = appendOptional(dst, e.SHAP)
@@ -57,7 +57,7 @@ func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
 		}
 	}
 	dst = append(dst, 0)
-	dst = c.set.appendAttributes(dst, s.Attributes)
+	dst = c.set.appendAttributes(dst, s.Attributes, s.Levels)
 	dst = appendLongs(dst, s.AttributeAges)
 	dst = appendLongs(dst, s.RecentEvents)
 	dst = avro.AppendLong(dst, int64(s.SourcePartition))
@@ -67,7 +67,7 @@ func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
 	} else {
 		dst = append(dst, valueBranch)
 		dst = avro.AppendString(dst, c.set.spec.Feature(s.BestChange.Feature).Name)
-		dst = c.set.appendText(dst, s.BestChange.Feature, s.BestChange.Value)
+		dst = c.set.appendText(dst, s.BestChange.Feature, s.BestChange.Value, s.Levels)
 		dst = avro.AppendDouble(dst, s.BestChange.Probability)
 	}
 	dst = avro.AppendLong(dst, s.AsOf)
@@ -85,7 +85,7 @@ func (c *Codec) AppendOutcome(dst []byte, o *ChurnOutcome) []byte {
 		dst = append(dst, nullBranch)
 	} else {
 		dst = append(dst, valueBranch)
-		dst = c.set.appendAttributes(dst, o.Attributes)
+		dst = c.set.appendAttributes(dst, o.Attributes, o.Levels)
 	}
 	return avro.AppendString(dst, o.Source)
 }
@@ -213,7 +213,7 @@ func (c *Codec) appendFrame(dst []byte, k messageKind) []byte {
 }
 
 // appendAttributes appends a vector as a CustomerAttributes record.
-func (s *Set) appendAttributes(dst []byte, x scoring.Vector) []byte {
+func (s *Set) appendAttributes(dst []byte, x scoring.Vector, levels scoring.Levels) []byte {
 	for i := range s.columns {
 		c := &s.columns[i]
 		v := x[i]
@@ -225,15 +225,15 @@ func (s *Set) appendAttributes(dst []byte, x scoring.Vector) []byte {
 		case !c.categorical:
 			dst = appendNumeric(append(dst, c.value), c.typ.Kind, v)
 		case c.typ.Kind == avro.String:
-			dst = avro.AppendString(append(dst, c.value), s.vocabulary.Level(i, v))
+			dst = avro.AppendString(append(dst, c.value), s.vocabulary.Text(i, v, levels))
 		case c.typ.Kind == avro.Enum:
-			if int(v) < len(c.typ.Symbols) {
+			if v >= 0 && int(v) < len(c.typ.Symbols) {
 				dst = avro.AppendLong(append(dst, c.value), int64(v))
 			} else {
 				dst = append(dst, c.null) // not a symbol: only a model can know such a level
 			}
 		default:
-			n, err := strconv.ParseInt(s.vocabulary.Level(i, v), 10, 64)
+			n, err := strconv.ParseInt(s.vocabulary.Text(i, v, levels), 10, 64)
 			if err != nil {
 				dst = append(dst, c.null) // not a number: only a model can know such a level
 			} else {
@@ -274,9 +274,9 @@ func appendNumeric(dst []byte, k avro.Kind, x float64) []byte {
 }
 
 // appendText appends a value as a string, as Set.Text has it.
-func (s *Set) appendText(dst []byte, feature int, x float64) []byte {
+func (s *Set) appendText(dst []byte, feature int, x float64, levels scoring.Levels) []byte {
 	if s.columns[feature].categorical {
-		return avro.AppendString(dst, s.vocabulary.Level(feature, x))
+		return avro.AppendString(dst, s.vocabulary.Text(feature, x, levels))
 	}
 	var digits [32]byte
 	return avro.AppendBytes(dst, appendNumber(digits[:0], x))

@@ -276,13 +276,13 @@ func TestLevelsAreTrimmed(t *testing.T) {
 		}
 		e.Changes[contract] = code
 		got := c.NewEvent()
-		if err := c.DecodeEvent(t.Context(), c.AppendEvent(nil, e), got); err != nil || s.Text(contract, got.Changes[contract]) != want {
-			t.Errorf("event, %q: %q, %v", text, s.Text(contract, got.Changes[contract]), err)
+		if err := c.DecodeEvent(t.Context(), c.AppendEvent(nil, e), got); err != nil || s.Text(contract, got.Changes[contract], got.Levels) != want {
+			t.Errorf("event, %q: %q, %v", text, s.Text(contract, got.Changes[contract], got.Levels), err)
 		} else if want == "" && !scoring.IsMissing(got.Changes[contract]) {
 			t.Errorf("event, %q: a level", text)
 		}
-		if x, err := s.ParseText(contract, text); err != nil || s.Text(contract, x) != want {
-			t.Errorf("text, %q: %q, %v", text, s.Text(contract, x), err)
+		if x, err := s.ParseText(contract, text); err != nil || s.Text(contract, x, nil) != want {
+			t.Errorf("text, %q: %q, %v", text, s.Text(contract, x, nil), err)
 		}
 	}
 }
@@ -317,7 +317,7 @@ func TestTextIsUTF8(t *testing.T) {
 	if err := c.DecodeScore(t.Context(), c.AppendScore(nil, score), got); err != nil {
 		t.Fatal(err)
 	}
-	if text := s.Text(contract, got.Attributes[contract]); text != "caf\ufffd" || got.OccurredAt != maxTime {
+	if text := s.Text(contract, got.Attributes[contract], got.Levels); text != "caf\ufffd" || got.OccurredAt != maxTime {
 		t.Errorf("a score's level is %q, its time %d", text, got.OccurredAt)
 	}
 	// Dead letters and models are written so that others can read them.

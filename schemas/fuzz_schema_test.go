@@ -100,8 +100,8 @@ func FuzzSchema(f *testing.F) {
 		switch {
 		case poison == nil && len(o.reasons) > 0:
 			t.Fatalf("accepted in spite of %v", o.reasons)
-		case poison == nil && dump(got) != dump(want):
-			t.Fatalf("got  %s\nwant %s", dump(got), dump(want))
+		case poison == nil && dump(numbered(set, got)) != dump(want):
+			t.Fatalf("got  %s\nwant %s", dump(numbered(set, got)), dump(want))
 		case poison != nil && !o.reasons[poison.Reason] && !knownRefusal(poison.Detail):
 			t.Fatalf("refused (%v), but goavro takes it and the values allow only %v", poison, o.reasons)
 		}

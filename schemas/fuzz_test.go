@@ -98,8 +98,8 @@ func fuzzDecode[T any](
 		if len(o.reasons) > 0 {
 			t.Fatalf("accepted in spite of %v", o.reasons)
 		}
-		if dump(got) != dump(want) {
-			t.Fatalf("got  %s\nwant %s", dump(got), dump(want))
+		if got, want := dump(numbered(set, got)), dump(want); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
 		}
 
 		// What was decoded can be encoded, by us for goavro and for ourselves.
@@ -111,8 +111,8 @@ func fuzzDecode[T any](
 		if err := decode(codec, encoded, again); err != nil {
 			t.Fatalf("we cannot read what we wrote: %v", err)
 		}
-		if source := dump(got); dump(again) != source && writer == 0 && !o.rewritten {
-			t.Fatalf("again %s\nwas   %s", dump(again), source)
+		if source, again := dump(numbered(set, got)), dump(numbered(set, again)); again != source && writer == 0 && !o.rewritten {
+			t.Fatalf("again %s\nwas   %s", again, source)
 		}
 	})
 }

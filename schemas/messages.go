@@ -34,6 +34,8 @@ type CustomerEvent struct {
 	// nothing.
 	Increments scoring.Vector
 	Source     []byte
+	// Levels are those in Changes without a number in the vocabulary.
+	Levels scoring.Levels
 }
 
 // Risk is a score's risk, an enum on the wire.
@@ -124,6 +126,9 @@ type ChurnScore struct {
 	// OccurredAt.
 	AsOf    int64
 	Trigger Trigger
+	// Levels are those in Attributes, and in BestChange, without a number in
+	// the vocabulary.
+	Levels scoring.Levels
 }
 
 // ChurnOutcome says what became of a customer: the label.
@@ -134,6 +139,8 @@ type ChurnOutcome struct {
 	// Attributes is nil unless the sender knows them.
 	Attributes scoring.Vector
 	Source     string
+	// Levels are those in Attributes without a number in the vocabulary.
+	Levels scoring.Levels
 }
 
 // Stage is where a model version stands.
@@ -270,6 +277,7 @@ const (
 	ReasonNoCustomerID  Reason = "missing_customer_id"
 	ReasonKeyMismatch   Reason = "key_mismatch"
 	ReasonTooLarge      Reason = "too_large"
+	ReasonTooManyLevels Reason = "too_many_levels"
 	ReasonUnprocessable Reason = "unprocessable"
 	ReasonAheadOfClock  Reason = "ahead_of_clock"
 	ReasonForeign       Reason = "foreign"

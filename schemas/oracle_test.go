@@ -3,6 +3,7 @@ package schemas
 import (
 	"bytes"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -353,4 +354,32 @@ func (o *oracle) deadLetter(m native) *DeadLetter {
 		d.Headers = append(d.Headers, Header{Key: o.plain(m["key"]), Value: o.text(m["value"])})
 	}
 	return d
+}
+
+// numbered returns a message whose levels are all learnt by the vocabulary, as
+// the oracle has them.
+func numbered(set *Set, message any) any {
+	learn := func(x scoring.Vector, levels scoring.Levels) scoring.Vector {
+		x = slices.Clone(x)
+		set.vocabulary.Learn(x, set.vocabulary, levels, math.MaxInt)
+		return x
+	}
+	switch m := message.(type) {
+	case *CustomerEvent:
+		c := *m
+		c.Changes, c.Levels = learn(m.Changes, m.Levels), nil
+		return &c
+	case *ChurnScore:
+		c := *m
+		c.Attributes, c.Levels = learn(m.Attributes, m.Levels), nil
+		if level, ok := m.Levels.At(m.BestChange.Value); ok && set.columns[m.BestChange.Feature].categorical {
+			c.BestChange.Value, _ = set.vocabulary.CodeString(m.BestChange.Feature, level)
+		}
+		return &c
+	case *ChurnOutcome:
+		c := *m
+		c.Attributes, c.Levels = learn(m.Attributes, m.Levels), nil
+		return &c
+	}
+	return message
 }

@@ -294,7 +294,7 @@ func TestText(t *testing.T) {
 		x, err := s.ParseText(i, c.text)
 		if err != nil {
 			t.Errorf("%s %q: %v", c.feature, c.text, err)
-		} else if got := s.Text(i, x); got != c.want {
+		} else if got := s.Text(i, x, nil); got != c.want {
 			t.Errorf("%s %q: text is %q, want %q", c.feature, c.text, got, c.want)
 		}
 	}
@@ -332,27 +332,28 @@ func TestAttributesFromJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var levels scoring.Levels
 	x, err := s.AttributesFromJSON([]byte(` {"rating": 4.5, "orders": "12", "plan": "PLUS", "country": "NL",
-		"old_plan": null, "region": 7, "points": 1e3} `))
+		"old_plan": null, "region": 7, "points": 1e3} `), &levels)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{"country": "NL", "plan": "PLUS", "old_plan": nil, "region": "7",
 		"orders": 12.0, "points": 1000.0, "rating": 4.5, "since": nil}
-	if got := s.AttributesToMap(x); !reflect.DeepEqual(got, want) {
+	if got := s.AttributesToMap(x, levels); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	country, _ := s.Spec().Index("country")
-	if x, err := s.AttributesFromJSON([]byte(`{"country":"Atlantis"}`)); err != nil || x[country] != scoring.Unknown || s.Vocabulary().Size(country) != 1 {
+	if x, err := s.AttributesFromJSON([]byte(`{"country":"Atlantis"}`), &levels); err != nil || s.Text(country, x[country], levels) != "Atlantis" || s.Vocabulary().Size(country) != 1 {
 		t.Errorf("a level nobody has brought: %v, %v, %d levels known", x, err, s.Vocabulary().Size(country))
 	}
 	// Empty text is what is not known, as in an event or a table.
-	x, err = s.AttributesFromJSON([]byte(`{"country": "", "orders": " ", "plan": "\u00a0", "points": " 7 ", "region": " 7"}`))
-	if got := s.AttributesToMap(x); err != nil || !reflect.DeepEqual(got, map[string]any{"country": nil, "plan": nil,
+	x, err = s.AttributesFromJSON([]byte(`{"country": "", "orders": " ", "plan": "\u00a0", "points": " 7 ", "region": " 7"}`), &levels)
+	if got := s.AttributesToMap(x, levels); err != nil || !reflect.DeepEqual(got, map[string]any{"country": nil, "plan": nil,
 		"old_plan": nil, "region": "7", "orders": nil, "points": 7.0, "rating": nil, "since": nil}) {
 		t.Errorf("white space: %v, %v", got, err)
 	}
-	if x, err := s.AttributesFromJSON([]byte(`{}`)); err != nil || len(x) != 8 || !scoring.IsMissing(x[0]) {
+	if x, err := s.AttributesFromJSON([]byte(`{}`), &levels); err != nil || len(x) != 8 || !scoring.IsMissing(x[0]) {
 		t.Errorf("empty object: %v, %v", x, err)
 	}
 
@@ -385,7 +386,7 @@ func TestAttributesFromJSON(t *testing.T) {
 		{`{"rating": NaN}`, "", "one JSON object"},
 		{"{\"country\": \"\xff\"}", "", "UTF-8"},
 	} {
-		_, err := s.AttributesFromJSON([]byte(c.json))
+		_, err := s.AttributesFromJSON([]byte(c.json), &levels)
 		var f *FieldError
 		if !errors.As(err, &f) || f.Field != c.field || !strings.Contains(f.Problem, c.want) {
 			t.Errorf("%s: error %v, want one of field %q with %q", c.json, err, c.field, c.want)
@@ -409,11 +410,12 @@ func TestAttributesJSONRoundTrip(t *testing.T) {
 				x[i] = scoring.Missing
 			}
 		}
-		text, err := json.Marshal(s.AttributesToMap(x))
+		text, err := json.Marshal(s.AttributesToMap(x, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.AttributesFromJSON(text)
+		var levels scoring.Levels
+		got, err := s.AttributesFromJSON(text, &levels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -425,33 +427,48 @@ func TestAttributesJSONRoundTrip(t *testing.T) {
 	}
 }
 
-func TestVocabularyFull(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fills a vocabulary, which takes seconds")
+// Decoding teaches the vocabulary nothing, whatever comes, and what it does not
+// have goes with the message.
+func TestDecodingDoesNotLearn(t *testing.T) {
+	s, other := ownSet(t), ownSet(t)
+	c, registry := newCodec(t, s)
+	writer := NewCodec(other, registry)
+	if err := writer.Register(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	s := ownSet(t)
-	for i := range scoring.MaxLevels {
-		if _, err := s.ParseText(0, strconv.Itoa(i)); err != nil {
+	e, got := writer.NewEvent(), c.NewEvent()
+	e.CustomerID = []byte("c")
+	sum := func() (n int) {
+		for i := range s.spec.Len() {
+			n += s.vocabulary.Size(i)
+		}
+		return n
+	}
+	before := sum()
+	var value []byte
+	for i := range scoring.MaxLevels + 10 {
+		e.Levels = e.Levels[:0]
+		e.Changes[0] = e.Levels.Add("level " + strconv.Itoa(i))
+		value = writer.AppendEvent(value[:0], e)
+		if err := c.DecodeEvent(t.Context(), value, got); err != nil {
 			t.Fatal(err)
 		}
+		if text := s.Text(0, got.Changes[0], got.Levels); text != e.Levels[0] {
+			t.Fatalf("%q became %q", e.Levels[0], text)
+		}
+		if again := c.AppendEvent(nil, got); !bytes.Equal(again, value) {
+			t.Fatalf("written again as %x, want %x", again, value)
+		}
 	}
-	_, err := s.ParseText(0, "one more")
-	var f *FieldError
-	if !errors.As(err, &f) || f.Field != "gender" {
-		t.Errorf("error %v", err)
+	if n := sum(); n != before {
+		t.Errorf("%d levels are known, %d before", n, before)
 	}
-	c, _ := newCodec(t, s)
-	other := ownSet(t)
-	e := c.NewEvent()
-	e.CustomerID = []byte("c")
-	framed := c.AppendEvent(nil, e)
-	e.Changes[0], _ = other.ParseText(0, "one more")
-	known, _ := newCodec(t, other)
-	unknownLevel := known.AppendEvent(nil, e)
-	if err := c.DecodeEvent(t.Context(), framed, c.NewEvent()); err != nil {
-		t.Error(err)
-	}
-	if got := reasonOf(c.DecodeEvent(t.Context(), unknownLevel, c.NewEvent())); got != ReasonInvalidValue {
-		t.Errorf("reason %q", got)
+	// A level that comes again and again is one string, and costs nothing.
+	if n := testing.AllocsPerRun(100, func() {
+		if err := c.DecodeEvent(t.Context(), value, got); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%g allocations", n)
 	}
 }

@@ -33,13 +33,14 @@ func (e *FieldError) Error() string {
 }
 
 // Text returns the value of a feature as people read it: the level, or the
-// shortest decimal that stands for the number; "" for a missing value.
-func (s *Set) Text(feature int, x float64) string {
+// shortest decimal that stands for the number; "" for a missing value. The
+// levels are those that go with the vector.
+func (s *Set) Text(feature int, x float64, levels scoring.Levels) string {
 	if scoring.IsMissing(x) {
 		return ""
 	}
 	if s.columns[feature].categorical {
-		return s.vocabulary.Level(feature, x)
+		return s.vocabulary.Text(feature, x, levels)
 	}
 	return string(appendNumber(nil, x))
 }
@@ -61,28 +62,21 @@ func appendNumber(dst []byte, x float64) []byte {
 // around it does not count, and nothing else is a missing value. A level that is
 // new is added to the vocabulary. Errors are *FieldError.
 func (s *Set) ParseText(feature int, text string) (float64, error) {
-	x, problem := s.parseText(feature, text, learn)
+	x, problem := s.parseText(feature, text, nil)
 	if problem != "" {
 		return 0, &FieldError{s.spec.Feature(feature).Name, problem}
 	}
 	return x, nil
 }
 
-// What to do with a level that the vocabulary does not have.
-const (
-	learn = true
-	// lookUp makes it scoring.Unknown: who asks about customers must not be
-	// able to fill the vocabulary that events need.
-	lookUp = false
-)
-
-// parseText returns what is wrong with text, or "".
-func (s *Set) parseText(feature int, text string, learning bool) (x float64, problem string) {
+// parseText returns what is wrong with text, or "". A level that the vocabulary
+// does not have is added to others; to the vocabulary if others is nil.
+func (s *Set) parseText(feature int, text string, others *scoring.Levels) (x float64, problem string) {
 	if text = strings.TrimSpace(text); text == "" {
 		return scoring.Missing, ""
 	}
 	if s.columns[feature].categorical {
-		return s.parseLevel(feature, text, learning)
+		return s.parseLevel(feature, text, others)
 	}
 	return s.columns[feature].parseNumber(text)
 }
@@ -131,7 +125,7 @@ func (c *column) bounds() (least, most float64, whole bool) {
 	return -scoring.MaxNumber, scoring.MaxNumber, false
 }
 
-func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, problem string) {
+func (s *Set) parseLevel(feature int, text string, others *scoring.Levels) (x float64, problem string) {
 	c := &s.columns[feature]
 	switch {
 	case !utf8.ValidString(text):
@@ -155,15 +149,12 @@ func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, pr
 		}
 		text = strconv.FormatInt(n, 10) // one spelling only: no +1, no 01
 	}
-	if !learning {
-		if x, known := s.vocabulary.Lookup(feature, text); known {
-			return x, ""
-		}
-		return scoring.Unknown, ""
+	if others != nil {
+		return s.vocabulary.Find(feature, []byte(text), others), ""
 	}
 	x, err := s.vocabulary.CodeString(feature, text)
 	if err != nil {
-		return 0, fmt.Sprintf("has more than %d different values", scoring.MaxLevels)
+		return 0, err.Error()
 	}
 	return x, ""
 }
@@ -176,9 +167,13 @@ func (s *Set) parseLevel(feature int, text string, learning bool) (x float64, pr
 // names (case matters), names that occur twice, true and false, nested values,
 // numbers that are not finite or do not fit the schema's type.
 //
-// A level that neither an event nor a model has brought is scoring.Unknown; the
-// vocabulary does not learn it. Errors are *FieldError.
-func (s *Set) AttributesFromJSON(data []byte) (scoring.Vector, error) {
+// A level that the vocabulary does not have is added to the levels that go with
+// the vector, so that nobody teaches it by asking; nil if they are not wanted.
+// Errors are *FieldError.
+func (s *Set) AttributesFromJSON(data []byte, levels *scoring.Levels) (scoring.Vector, error) {
+	if levels == nil {
+		levels = new(scoring.Levels)
+	}
 	notJSON := &FieldError{"", "the attributes must be one JSON object"}
 	if !utf8.Valid(data) {
 		return nil, &FieldError{"", "the attributes must be in UTF-8"}
@@ -212,7 +207,7 @@ func (s *Set) AttributesFromJSON(data []byte) (scoring.Vector, error) {
 			return nil, notJSON
 		}
 		var problem string
-		if x[i], problem = s.fromJSON(i, v); problem != "" {
+		if x[i], problem = s.fromJSON(i, v, levels); problem != "" {
 			return nil, &FieldError{name, problem}
 		}
 	}
@@ -225,7 +220,7 @@ func (s *Set) AttributesFromJSON(data []byte) (scoring.Vector, error) {
 	return x, nil
 }
 
-func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
+func (s *Set) fromJSON(feature int, v json.Token, levels *scoring.Levels) (x float64, problem string) {
 	c := &s.columns[feature]
 	wanted := "must be a number"
 	if c.categorical {
@@ -235,12 +230,12 @@ func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
 	case nil:
 		return scoring.Missing, ""
 	case string:
-		return s.parseText(feature, v, lookUp)
+		return s.parseText(feature, v, levels)
 	case json.Number:
 		if c.categorical && c.typ.Kind != avro.Int && c.typ.Kind != avro.Long {
 			return 0, wanted + ", not a number"
 		}
-		return s.parseText(feature, v.String(), lookUp)
+		return s.parseText(feature, v.String(), levels)
 	case bool:
 		return 0, wanted + ", not true or false"
 	}
@@ -249,7 +244,7 @@ func (s *Set) fromJSON(feature int, v json.Token) (x float64, problem string) {
 
 // AttributesToMap returns the attributes by name for JSON: numbers as float64,
 // levels as string, nil where missing.
-func (s *Set) AttributesToMap(x scoring.Vector) map[string]any {
+func (s *Set) AttributesToMap(x scoring.Vector, levels scoring.Levels) map[string]any {
 	m := make(map[string]any, len(x))
 	for i, v := range x {
 		name := s.spec.Feature(i).Name
@@ -257,7 +252,7 @@ func (s *Set) AttributesToMap(x scoring.Vector) map[string]any {
 		case scoring.IsMissing(v):
 			m[name] = nil
 		case s.columns[i].categorical:
-			m[name] = s.vocabulary.Level(i, v)
+			m[name] = s.vocabulary.Text(i, v, levels)
 		default:
 			m[name] = v
 		}

@@ -92,6 +92,19 @@ type compiled struct {
 // NewWorkspace returns scratch memory for one goroutine.
 func (p *Predictor) NewWorkspace() *Workspace { return &Workspace{} }
 
+// For returns a predictor with the same model for vectors of another vocabulary
+// of the same specification.
+func (p *Predictor) For(v *Vocabulary) *Predictor {
+	if v == p.vocabulary {
+		return p
+	}
+	other, err := Compile(p.model, v)
+	if err != nil {
+		panic("scoring: a model that was compiled cannot be: " + err.Error())
+	}
+	return other
+}
+
 // Model returns the model. It must not be changed.
 func (p *Predictor) Model() *Model { return p.model }
 

@@ -30,18 +30,18 @@ const (
 
 // data shows attributes as a JSON object in feature order, null for a missing
 // value.
-func (s *Server) data(x scoring.Vector) object {
+func (s *Server) data(x scoring.Vector, levels scoring.Levels) object {
 	o := make(object, len(x))
 	for i := range o {
-		o[i] = member{s.set.Spec().Feature(i).Name, s.jsonValue(i, x[i])}
+		o[i] = member{s.set.Spec().Feature(i).Name, s.jsonValue(i, x[i], levels)}
 	}
 	return o
 }
 
 // jsonValue shows one feature's value.
-func (s *Server) jsonValue(feature int, x float64) any {
+func (s *Server) jsonValue(feature int, x float64, levels scoring.Levels) any {
 	cell := jsonCell{set: s.set}
-	cell.Value(feature, x)
+	cell.Value(feature, x, levels)
 	return cell.value
 }
 
@@ -85,7 +85,8 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	x, err := s.set.AttributesFromJSON(body)
+	var levels scoring.Levels
+	x, err := s.set.AttributesFromJSON(body, &levels)
 	if err != nil {
 		s.problem(w, r, attributeProblem(err, ""))
 		return
@@ -101,7 +102,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		SHAP                object   `json:"shap"`
 		LogOdds             object   `json:"log_odds"`
 		Missing             []string `json:"missing"`
-	}{s.data(x), p.Probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
+	}{s.data(x, levels), p.Probability, v.Predictor.ExpectedProbability(), p.risk.String(), v.Version,
 		s.byFeature(p.LIME), s.byFeature(p.SHAP), s.byFeature(p.LogOdds), s.names(p.Missing)})
 }
 
@@ -145,8 +146,10 @@ func (s *Server) readBatch(w http.ResponseWriter, r *http.Request) ([]scoring.Ve
 		return nil, problem.BadField("customers", "%d customers are too many: at most %d at a time.", len(list), s.limits.Batch)
 	}
 	batch := make([]scoring.Vector, len(list))
+	var levels scoring.Levels // which nobody wants to see
 	for i, attributes := range list {
-		if batch[i], err = s.set.AttributesFromJSON(attributes); err != nil {
+		levels = levels[:0]
+		if batch[i], err = s.set.AttributesFromJSON(attributes, &levels); err != nil {
 			return nil, attributeProblem(err, fmt.Sprintf("customers[%d]", i))
 		}
 	}
@@ -171,7 +174,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	before, changes, err := s.readWhatIf(body)
+	before, changes, levels, err := s.readWhatIf(body)
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -187,7 +190,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 	}
 	ws := v.Predictor.NewWorkspace()
 	show := func(p *scoring.Explanation) side {
-		return side{s.data(p.Attributes), p.Probability, v.Risk(p.Probability).String(), s.byFeature(p.LIME), s.byFeature(p.SHAP),
+		return side{s.data(p.Attributes, levels), p.Probability, v.Risk(p.Probability).String(), s.byFeature(p.LIME), s.byFeature(p.SHAP),
 			s.byFeature(p.LogOdds), s.names(p.Missing)}
 	}
 	now, then := v.Predictor.WhatIf(before, changes, ws)
@@ -207,7 +210,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request) {
 		Note:                whatIfNote,
 	}
 	out.Difference = out.After.Probability - out.Before.Probability
-	out.BestChange = s.changeJSON(bestChange(v, before, ws))
+	out.BestChange = s.changeJSON(bestChange(v, before, ws), nil)
 	s.answer(w, r, out)
 }
 
@@ -234,52 +237,53 @@ func (s *Server) bestChangeOf(c *Customer) *schemas.BestChange {
 	if v == nil {
 		return nil
 	}
-	return bestChange(v, c.Attributes, v.Predictor.NewWorkspace())
+	return bestChange(v, s.current(c).Attributes, v.Predictor.NewWorkspace())
 }
 
 // readWhatIf returns the attributes to start from, and the new values by
-// position: scoring.Missing for a change to null.
-func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int]float64, err error) {
+// position: scoring.Missing for a change to null. The levels go with both.
+func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int]float64, levels scoring.Levels, err error) {
 	fields, err := members(body, "", "attributes", "customer_id", "changes")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	attributes, hasAttributes := fields["attributes"]
 	id, hasID := fields["customer_id"]
 	switch {
 	case hasAttributes && hasID:
-		return nil, nil, problem.BadField("customer_id", "Send either attributes or customer_id, not both.")
+		return nil, nil, nil, problem.BadField("customer_id", "Send either attributes or customer_id, not both.")
 	case hasAttributes:
-		if before, err = s.set.AttributesFromJSON(attributes); err != nil {
-			return nil, nil, attributeProblem(err, "attributes")
+		if before, err = s.set.AttributesFromJSON(attributes, &levels); err != nil {
+			return nil, nil, nil, attributeProblem(err, "attributes")
 		}
 	case hasID:
 		var text *string
 		if err := json.Unmarshal(id, &text); err != nil || text == nil {
-			return nil, nil, problem.BadField("customer_id", "The id of a customer is a string.")
+			return nil, nil, nil, problem.BadField("customer_id", "The id of a customer is a string.")
 		}
 		c, _ := s.customers.Get(*text)
 		if c == nil {
 			p := unknownCustomer(*text)
 			p.Field = "customer_id"
-			return nil, nil, p
+			return nil, nil, nil, p
 		}
-		before = c.Attributes
+		c = s.current(c)
+		before, levels = c.Attributes, slices.Clone(c.Levels)
 	default:
-		return nil, nil, problem.BadField("attributes", "Send the attributes to start from, or the customer_id of a known customer.")
+		return nil, nil, nil, problem.BadField("attributes", "Send the attributes to start from, or the customer_id of a known customer.")
 	}
 
 	raw, ok := fields["changes"]
 	if !ok {
-		return nil, nil, problem.BadField("changes", "Send the changes to try, an object of attributes.")
+		return nil, nil, nil, problem.BadField("changes", "Send the changes to try, an object of attributes.")
 	}
-	x, err := s.set.AttributesFromJSON(raw)
+	x, err := s.set.AttributesFromJSON(raw, &levels)
 	if err != nil {
-		return nil, nil, attributeProblem(err, "changes")
+		return nil, nil, nil, attributeProblem(err, "changes")
 	}
 	var named map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &named); err != nil {
-		return nil, nil, problem.BadField("changes", "A JSON object is wanted here.")
+		return nil, nil, nil, problem.BadField("changes", "A JSON object is wanted here.")
 	}
 	changes = make(map[int]float64, len(named))
 	for name := range named {
@@ -288,7 +292,24 @@ func (s *Server) readWhatIf(body []byte) (before scoring.Vector, changes map[int
 			changes[i] = x[i]
 		}
 	}
-	return before, changes, nil
+	return before, changes, levels, nil
+}
+
+// current returns a customer whose attributes have the levels that a model has
+// brought since the score was read, so that it knows them.
+func (s *Server) current(c *Customer) *Customer {
+	if len(c.Levels) == 0 {
+		return c
+	}
+	now := *c
+	now.Attributes, now.Levels = slices.Clone(c.Attributes), nil
+	s.set.Vocabulary().Renumber(now.Attributes, s.set.Vocabulary(), c.Levels, &now.Levels)
+	if b := &now.BestChange; c.HasBestChange && s.set.Spec().Feature(b.Feature).Kind == scoring.Categorical {
+		if level, ok := c.Levels.At(b.Value); ok {
+			b.Value = now.Levels.Add(level)
+		}
+	}
+	return &now
 }
 
 func unknownCustomer(id string) *problem.Details {
@@ -302,11 +323,12 @@ type changeJSON struct {
 	Note        string  `json:"note"`
 }
 
-func (s *Server) changeJSON(c *schemas.BestChange) *changeJSON {
+// changeJSON shows a change; the levels are those that go with it.
+func (s *Server) changeJSON(c *schemas.BestChange, levels scoring.Levels) *changeJSON {
 	if c == nil {
 		return nil
 	}
-	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value), c.Probability, whatIfNote}
+	return &changeJSON{s.set.Spec().Feature(c.Feature).Name, s.jsonValue(c.Feature, c.Value, levels), c.Probability, whatIfNote}
 }
 
 // listed are the members that a customer has in a list.
@@ -448,8 +470,8 @@ func (s *Server) getCustomer(w http.ResponseWriter, r *http.Request) {
 		points[i] = pointJSON{p.At(), p.Probability()}
 	}
 	out := show(s.set, columns.Score, &c.ChurnScore)
-	out.set("data", s.data(c.Attributes))
-	out.set("best_change", s.changeJSON(s.bestChangeOf(c)))
+	out.set("data", s.data(c.Attributes, c.Levels))
+	out.set("best_change", s.changeJSON(s.bestChangeOf(c), c.Levels))
 	out.set("history", points)
 	s.answer(w, r, out)
 }

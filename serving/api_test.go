@@ -117,7 +117,7 @@ func TestWhatIf(t *testing.T) {
 			}
 			f, value, best, _ := v.Predictor.BestChange(st.attributes(before), nil)
 			if got.BestChange == nil || got.BestChange.Feature != st.set.Spec().Feature(f).Name ||
-				fmt.Sprint(got.BestChange.Value) != st.set.Text(f, value) || got.BestChange.Probability != best {
+				fmt.Sprint(got.BestChange.Value) != st.set.Text(f, value, nil) || got.BestChange.Probability != best {
 				t.Errorf("best change %+v", got.BestChange)
 			}
 			for _, note := range []string{got.Note, got.BestChange.Note} {
@@ -137,7 +137,7 @@ func TestWhatIf(t *testing.T) {
 		})
 	}
 	// The read model's attributes are not changed by trying.
-	if c, _ := st.customers.Get("ann"); c.Attributes[1] != 3 || st.set.Text(0, c.Attributes[0]) != "monthly" {
+	if c, _ := st.customers.Get("ann"); c.Attributes[1] != 3 || st.set.Text(0, c.Attributes[0], c.Levels) != "monthly" {
 		t.Errorf("the customer has become %v", c.Attributes)
 	}
 }
@@ -372,7 +372,7 @@ func TestBestChangeOfACustomer(t *testing.T) {
 	f, value, p, _ := first.Predictor.BestChange(st.attributes(`{"plan":"monthly","visits":3,"town":"Ulm","age":30}`), nil)
 	for id, want := range map[string]*changeJSON{
 		"sent":              {"visits", 9.0, 0.25, whatIfNote},
-		"high":              {st.set.Spec().Feature(f).Name, st.jsonValue(f, value), p, whatIfNote},
+		"high":              {st.set.Spec().Feature(f).Name, st.jsonValue(f, value, nil), p, whatIfNote},
 		"medium":            nil,
 		"forgotten%20model": nil,
 	} {
@@ -629,4 +629,47 @@ func TestEveryMemberIsDescribed(t *testing.T) {
 	}
 	models := decode[struct{ Models []map[string]json.RawMessage }](t, st.do("GET", "/v1/models", ""))
 	check("a model version", models.Models[0], version...)
+}
+
+// A customer's levels are shown whether a model knows them or not, are known to
+// one that comes after the customer was read, and asking teaches nothing.
+func TestLevelsOfCustomers(t *testing.T) {
+	st := newStage(t)
+	st.customers.Apply(st.scored("ann", `{"plan":"monthly","town":"Atlantis","visits":3}`))
+	if n := st.set.Vocabulary().Size(0) + st.set.Vocabulary().Size(2); n != 0 {
+		t.Fatalf("%d levels are known without a model", n)
+	}
+	v := st.version(7, schemas.StageChampion)
+	st.models.add(v)
+	got := decode[struct {
+		Before struct {
+			Data        map[string]any
+			Missing     []string
+			Probability float64
+		}
+		After struct{ Data map[string]any }
+	}](t, st.do("POST", "/v1/what-if", `{"customer_id":"ann","changes":{"plan":"fortnightly"}}`))
+	if got.Before.Data["plan"] != "monthly" || got.Before.Data["town"] != "Atlantis" || got.After.Data["plan"] != "fortnightly" || got.After.Data["town"] != "Atlantis" {
+		t.Errorf("what-if shows %v and %v", got.Before.Data, got.After.Data)
+	}
+	if want := v.Predictor.Probability(st.attributes(`{"plan":"monthly","visits":3}`)); got.Before.Probability != want || !slices.Equal(got.Before.Missing, []string{"town", "age"}) {
+		t.Errorf("probability %v, want %v; missing %v", got.Before.Probability, want, got.Before.Missing)
+	}
+	customer := decode[struct{ Data map[string]any }](t, st.do("GET", "/v1/customers/ann", ""))
+	if customer.Data["plan"] != "monthly" || customer.Data["town"] != "Atlantis" {
+		t.Errorf("the customer is shown with %v", customer.Data)
+	}
+	if page := st.do("GET", "/customers/ann", "").Body.String(); !strings.Contains(page, "Atlantis") || !strings.Contains(page, "monthly") {
+		t.Error("the page does not show the levels")
+	}
+	if explained := decode[struct{ Data map[string]any }](t, st.do("POST", "/v1/explain", `{"town":"El Dorado"}`)); explained.Data["town"] != "El Dorado" {
+		t.Errorf("explained with %v", explained.Data)
+	}
+	for _, level := range []string{"fortnightly", "Atlantis", "El Dorado"} {
+		for f := range 3 {
+			if _, known := st.set.Vocabulary().Lookup(f, level); known {
+				t.Errorf("%q was learnt", level)
+			}
+		}
+	}
 }

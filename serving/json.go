@@ -101,20 +101,22 @@ func (c *jsonCell) Features(positions []int) {
 	c.value = names
 }
 
-func (c *jsonCell) Value(feature int, x float64) {
+func (c *jsonCell) Value(feature int, x float64, levels scoring.Levels) {
 	switch {
 	case scoring.IsMissing(x):
 		c.value = nil
 	case c.set.Spec().Feature(feature).Kind == scoring.Categorical:
-		c.value = c.set.Text(feature, x)
+		c.value = c.set.Text(feature, x, levels)
 	default:
 		c.value = x
 	}
 }
 
-func (c *jsonCell) ValueText(feature int, x float64) { c.Value(feature, x) }
+func (c *jsonCell) ValueText(feature int, x float64, levels scoring.Levels) {
+	c.Value(feature, x, levels)
+}
 
-func (c *jsonCell) Explanations(list []schemas.Explanation, attributes scoring.Vector) {
+func (c *jsonCell) Explanations(list []schemas.Explanation, attributes scoring.Vector, levels scoring.Levels) {
 	type reason struct {
 		Feature string `json:"feature"`
 		Value   any    `json:"value"`
@@ -123,7 +125,7 @@ func (c *jsonCell) Explanations(list []schemas.Explanation, attributes scoring.V
 	}
 	reasons := make([]reason, len(list))
 	for i, e := range list {
-		c.Value(e.Feature, attributes[e.Feature])
+		c.Value(e.Feature, attributes[e.Feature], levels)
 		reasons[i] = reason{c.set.Spec().Feature(e.Feature).Name, c.value, number(e.LIME), number(e.SHAP)}
 	}
 	c.value = reasons

@@ -43,6 +43,7 @@ func newCustomer(s *schemas.ChurnScore) *Customer {
 	c.EventID, c.AttributeAges, c.RecentEvents = nil, nil, nil
 	c.CustomerID = bytes.Clone(s.CustomerID)
 	c.Risk = min(s.Risk, schemas.RiskHigh)
+	c.Levels = slices.Clone(s.Levels)
 	c.Explanations, c.Missing, c.Attributes = slices.Clone(s.Explanations), nil, slices.Clone(s.Attributes)
 	if len(s.Missing) > 0 {
 		c.Missing = slices.Clone(s.Missing)

@@ -218,27 +218,23 @@ func (st *stage) version(n int64, level schemas.Stage) *models.Version {
 	return v
 }
 
-// attributes reads a customer's attributes as an event would bring them: the
-// vocabulary learns their levels.
+// attributes reads a customer's attributes, of which levels that no model has
+// are left out.
 func (st *stage) attributes(text string) scoring.Vector {
 	st.t.Helper()
-	var values map[string]any
-	if err := json.Unmarshal([]byte(text), &values); err != nil {
-		st.t.Fatal(err)
-	}
-	for name, value := range values {
-		if level, ok := value.(string); ok {
-			i, _ := st.set.Spec().Index(name)
-			if _, err := st.set.ParseText(i, level); err != nil {
-				st.t.Fatal(err)
-			}
-		}
-	}
-	x, err := st.set.AttributesFromJSON([]byte(text))
+	x, _ := st.vector(text)
+	return x
+}
+
+// vector reads a customer's attributes, as they are in an event.
+func (st *stage) vector(text string) (scoring.Vector, scoring.Levels) {
+	st.t.Helper()
+	var levels scoring.Levels
+	x, err := st.set.AttributesFromJSON([]byte(text), &levels)
 	if err != nil {
 		st.t.Fatal(err)
 	}
-	return x
+	return x, levels
 }
 
 // scored makes a score as the scorer would, of the stage's champion if it has
@@ -248,7 +244,7 @@ func (st *stage) scored(id string, attributes string) *schemas.ChurnScore {
 	st.offset++
 	s := st.codec.NewScore()
 	s.CustomerID, s.EventID = []byte(id), []byte("7d444840-9dc0-11d1-b245-5ffdce74fad2")
-	s.Attributes = st.attributes(attributes)
+	s.Attributes, s.Levels = st.vector(attributes)
 	s.ScoredAt = 1_750_000_000_000 + 1000*st.offset
 	s.OccurredAt, s.SourceOffset, s.ModelVersion = s.ScoredAt-50, st.offset, 1
 	s.Probability, s.ExpectedProbability = 0.5, 0.4

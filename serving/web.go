@@ -276,7 +276,7 @@ func (s *Server) rowView(c *Customer) rowView {
 		}
 		row.Reasons = append(row.Reasons, reasonView{
 			Label:  s.set.Spec().Feature(e.Feature).Label,
-			Value:  s.valueText(e.Feature, c.Attributes[e.Feature]),
+			Value:  s.valueText(e.Feature, c.Attributes[e.Feature], c.Levels),
 			Weight: signed(weight, 2),
 			Class:  direction(weight),
 		})
@@ -299,11 +299,11 @@ func changeSince(c *Customer) changeView {
 }
 
 // valueText is a value with its unit, or words where it is not known.
-func (s *Server) valueText(feature int, x float64) string {
+func (s *Server) valueText(feature int, x float64, levels scoring.Levels) string {
 	if scoring.IsMissing(x) {
 		return "not known"
 	}
-	text := s.set.Text(feature, x)
+	text := s.set.Text(feature, x, levels)
 	if f := s.set.Spec().Feature(feature); f.Unit != "" {
 		unit := f.Unit
 		if x == 1 {
@@ -399,6 +399,7 @@ func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 		}{frame{Title: "Unknown customer", Section: "customers"}, id, !s.customers.isCaughtUp()})
 		return
 	}
+	c = s.current(c)
 	spec := s.set.Spec()
 	view := &customerView{
 		frame:    frame{Title: "Customer " + c.ID(), Section: "customers"},
@@ -413,7 +414,7 @@ func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 		ws := v.Predictor.NewWorkspace()
 		view.Now = s.nowView(v, c, ws)
 		if f, value, p, ok := v.Predictor.BestChange(c.Attributes, ws); ok {
-			view.Best = s.bestView(f, value, p)
+			view.Best = s.bestView(f, value, p, nil)
 		}
 	} else {
 		lime, shap := scoring.NewVector(spec.Len()), scoring.NewVector(spec.Len())
@@ -421,17 +422,17 @@ func (s *Server) pageCustomer(w http.ResponseWriter, r *http.Request) {
 		for i, e := range c.Explanations {
 			order[i], lime[e.Feature], shap[e.Feature] = e.Feature, e.LIME, e.SHAP
 		}
-		view.Stored = s.contributions(c.Attributes, lime, shap, c.Missing, order, fullBar(lime, shap))
+		view.Stored = s.contributions(c, lime, shap, c.Missing, order, fullBar(lime, shap))
 		if c.HasBestChange {
-			view.Best = s.bestView(c.BestChange.Feature, c.BestChange.Value, c.BestChange.Probability)
+			view.Best = s.bestView(c.BestChange.Feature, c.BestChange.Value, c.BestChange.Probability, c.Levels)
 		}
 	}
 	s.render(w, r, http.StatusOK, "customer", "layout.html", view)
 }
 
-func (s *Server) bestView(feature int, value, probability float64) *bestView {
+func (s *Server) bestView(feature int, value, probability float64, levels scoring.Levels) *bestView {
 	f := s.set.Spec().Feature(feature)
-	return &bestView{f.Name, f.Label, s.set.Text(feature, value), s.valueText(feature, value), probability}
+	return &bestView{f.Name, f.Label, s.set.Text(feature, value, levels), s.valueText(feature, value, levels), probability}
 }
 
 func (s *Server) nowView(v *models.Version, c *Customer, ws *scoring.Workspace) *nowView {
@@ -446,7 +447,7 @@ func (s *Server) nowView(v *models.Version, c *Customer, ws *scoring.Workspace) 
 		Differs:     percent(p.Probability) != percent(c.Probability),
 	}
 	order := scoring.TopByMagnitude(nil, p.LIME, -1)
-	now.Contributions = s.contributions(c.Attributes, p.LIME, p.SHAP, p.Missing, order, now.Scale)
+	now.Contributions = s.contributions(c, p.LIME, p.SHAP, p.Missing, order, now.Scale)
 
 	levels := map[string][]string{}
 	for _, f := range v.Model.Features {
@@ -455,7 +456,7 @@ func (s *Server) nowView(v *models.Version, c *Customer, ws *scoring.Workspace) 
 	for i := range s.set.Spec().Len() {
 		f := s.set.Spec().Feature(i)
 		field := formField{Name: f.Name, Label: f.Label, Unit: f.Unit,
-			Numeric: f.Kind == scoring.Numeric, Value: s.set.Text(i, c.Attributes[i])}
+			Numeric: f.Kind == scoring.Numeric, Value: s.set.Text(i, c.Attributes[i], c.Levels)}
 		if !field.Numeric {
 			field.Options = levelChoices(levels[f.Name], field.Value)
 		}
@@ -483,13 +484,13 @@ func levelChoices(levels []string, value string) []choice {
 
 // contributions lists features in the given order, with bars that are full at
 // the weight scale.
-func (s *Server) contributions(x scoring.Vector, lime, shap []float64, missing, order []int, scale float64) []contribution {
+func (s *Server) contributions(c *Customer, lime, shap []float64, missing, order []int, scale float64) []contribution {
 	list := make([]contribution, len(order))
 	for i, f := range order {
 		feature := s.set.Spec().Feature(f)
 		list[i] = contribution{
-			Name: feature.Name, Label: feature.Label, Value: s.valueText(f, x[f]),
-			Unknown: slices.Contains(missing, f) && !scoring.IsMissing(x[f]),
+			Name: feature.Name, Label: feature.Label, Value: s.valueText(f, c.Attributes[f], c.Levels),
+			Unknown: slices.Contains(missing, f) && !scoring.IsMissing(c.Attributes[f]),
 			LIME:    newBar(lime[f], scale), SHAP: newBar(shap[f], scale),
 		}
 	}

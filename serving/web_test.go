@@ -218,7 +218,7 @@ func TestSingular(t *testing.T) {
 	st := newStage(t)
 	age, _ := st.set.Spec().Index("age")
 	for x, want := range map[float64]string{1: "1 year", 0: "0 years", 1.5: "1.5 years", 24: "24 years"} {
-		if got := st.valueText(age, x); got != want {
+		if got := st.valueText(age, x, nil); got != want {
 			t.Errorf("%v is shown as %q, want %q", x, got, want)
 		}
 	}

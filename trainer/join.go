@@ -233,6 +233,19 @@ func (j *joiner) close(customer uint64, observedAt int64) (unjoined bool) {
 	return unjoined
 }
 
+// renumber gives the vocabulary of the examples the levels that snapshots have,
+// whose numbers are those of a former one.
+func (j *joiner) renumber(former *scoring.Vocabulary) {
+	x := scoring.NewVector(j.data.Spec().Len())
+	for _, t := range j.customers {
+		for s := range t.count(j) {
+			j.unpack(t.row(j, s), x)
+			j.data.Vocabulary().Learn(x, former, nil, fitting.MaxCodes)
+			j.pack(t.row(j, s), x)
+		}
+	}
+}
+
 func (t *timeline) find(observedAt int64) int {
 	for k := range t.open {
 		if t.open[k].observedAt == observedAt {
@@ -287,7 +300,7 @@ func (j *joiner) pack(row []byte, x scoring.Vector) {
 			continue
 		}
 		code := uint16(0)
-		if !scoring.IsMissing(v) {
+		if v >= 0 { // neither missing nor unknown
 			code = uint16(v) + 1
 		}
 		binary.LittleEndian.PutUint16(row, code)

@@ -11,7 +11,7 @@ import (
 
 type metrics struct {
 	labels, repeated                prometheus.Counter
-	unjoined                        prometheus.Counter
+	unjoined, leftOut               prometheus.Counter
 	examples, pending, fresh        prometheus.Gauge
 	trainings, deadLetters          *prometheus.CounterVec
 	badScores                       *prometheus.CounterVec
@@ -39,6 +39,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		examples: gauge("examples", "Labelled examples in memory."),
 		pending:  gauge("pending_outcomes", "Outcomes that wait for the score they belong to."),
 		unjoined: counter("unjoined_outcomes_total", "Outcomes dropped because no score came for them."),
+		leftOut:  counter("levels_left_out_total", "Levels of examples and snapshots taken for missing, because their feature had more than can be kept."),
 		fresh:    gauge("new_labels", "Labels since the newest model version."),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_trainings_total",
@@ -66,7 +67,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		m.trainings.WithLabelValues(result)
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.labels, m.repeated, m.badScores, m.examples, m.pending, m.unjoined, m.fresh,
+		registerer.MustRegister(m.labels, m.repeated, m.badScores, m.examples, m.pending, m.unjoined, m.leftOut, m.fresh,
 			m.trainings, m.deadLetters, m.duration, m.candidateLogLoss, m.championLoss, m.candidateAUC,
 			m.trainingRows, m.lastTraining, m.lastTrainedLabels, m.failing)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
@@ -95,6 +96,7 @@ type Trainer struct {
 	join      *joiner
 	gone      int64               // outcomes that retention had removed before the start
 	letters   map[partOffset]bool // outcomes that are dead letters already
+	leftOut   int                 // levels, since they were numbered anew
 	lastLabel time.Time           // when the last new label came
 	dueSince  time.Time           // since when a training waits for labels to settle
 	requested string              // reason of a training asked for
@@ -131,7 +133,7 @@ func New(cfg Config) (*Trainer, error) {
 		now:      time.Now,
 		ready:    make(chan struct{}),
 		woken:    make(chan struct{}, 1),
-		data:     fitting.NewDataset(cfg.Codec.Set().Vocabulary(), cfg.MaxExamples),
+		data:     fitting.NewDataset(scoring.NewVocabulary(cfg.Codec.Set().Spec()), cfg.MaxExamples),
 		letters:  make(map[partOffset]bool),
 	}
 	t.join = newJoiner(t.data, cfg.Snapshots)
@@ -283,6 +285,7 @@ func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.Chu
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.learn(o.Attributes, o.Levels)
 	added := t.join.outcome(fitting.Example{
 		Customer:   fitting.CustomerHash([]byte(o.CustomerID)),
 		ObservedAt: o.ObservedAt,
@@ -320,6 +323,7 @@ func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.Churn
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.learn(s.Attributes, s.Levels)
 	t.join.score(fitting.CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
 	return nil
 }

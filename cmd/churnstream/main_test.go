@@ -218,7 +218,7 @@ func TestRolesAsProcesses(t *testing.T) {
 		t.Errorf("a score read with a client of its own: %+v", one)
 	}
 	set := schemas.Telco()
-	body, err := json.Marshal(set.AttributesToMap(one.Attributes))
+	body, err := json.Marshal(set.AttributesToMap(one.Attributes, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func TestSimulate(t *testing.T) {
 					continue
 				}
 				of[string(e.CustomerID)] = true
-				row := fmt.Sprint(b.set.AttributesToMap(e.Changes))
+				row := fmt.Sprint(b.set.AttributesToMap(e.Changes, e.Levels))
 				if _, known := rows[row]; !known {
 					return fmt.Errorf("customer %s is of no row: %s", e.CustomerID, row)
 				}

@@ -14,22 +14,58 @@ const scoreBaseline = "churn_probability"
 
 // recentScores holds what the last scores were computed from.
 type recentScores struct {
-	limit, features int
-	probability     []float64
-	// attributes holds the vectors of the scores one after another.
+	limit       int
+	of          *scoring.Vocabulary // of the scores
+	probability []float64
+	// attributes holds the vectors of the scores one after another, with the
+	// numbers of vocabulary, which has the levels of these scores and, until
+	// it is made anew, those of scores that have gone.
 	attributes []float64
+	vocabulary *scoring.Vocabulary
 	next       int
 }
 
+func newRecentScores(limit int, of *scoring.Vocabulary) *recentScores {
+	return &recentScores{limit: limit, of: of, vocabulary: scoring.NewVocabulary(of.Spec())}
+}
+
 func (r *recentScores) add(s *schemas.ChurnScore) {
+	n := r.of.Spec().Len()
 	if len(r.probability) < r.limit {
 		r.probability = append(r.probability, s.Probability)
 		r.attributes = append(r.attributes, s.Attributes...)
+		r.learn(r.attributes[len(r.attributes)-n:], r.of, s.Levels)
 		return
 	}
 	r.probability[r.next] = s.Probability
-	copy(r.attributes[r.next*r.features:], s.Attributes)
-	r.next = (r.next + 1) % r.limit
+	x := r.attributes[r.next*n : (r.next+1)*n]
+	copy(x, s.Attributes)
+	r.learn(x, r.of, s.Levels)
+	if r.next = (r.next + 1) % r.limit; r.next == 0 {
+		r.forget()
+	}
+}
+
+func (r *recentScores) learn(x scoring.Vector, of *scoring.Vocabulary, levels scoring.Levels) {
+	r.vocabulary.Learn(x, of, levels, math.MaxInt)
+}
+
+// forget makes the vocabulary anew if half of a feature's levels or more may be
+// of scores that have gone.
+func (r *recentScores) forget() {
+	many := false
+	for i := range r.of.Spec().Len() {
+		many = many || r.vocabulary.Size(i) > r.limit
+	}
+	if !many {
+		return
+	}
+	former := r.vocabulary
+	r.vocabulary = scoring.NewVocabulary(former.Spec())
+	n := former.Spec().Len()
+	for i := 0; i < len(r.attributes); i += n {
+		r.learn(r.attributes[i:i+n], former, nil)
+	}
 }
 
 // drift is how far recent scores are from a baseline, as population stability
@@ -43,8 +79,9 @@ type drift struct {
 }
 
 // against measures the drift from a baseline.
-func (r *recentScores) against(baseline []schemas.BaselineDistribution, v *scoring.Vocabulary) drift {
-	d := drift{feature: scoring.NewVector(r.features), score: scoring.Missing, scores: len(r.probability)}
+func (r *recentScores) against(baseline []schemas.BaselineDistribution) drift {
+	v := r.vocabulary
+	d := drift{feature: scoring.NewVector(v.Spec().Len()), score: scoring.Missing, scores: len(r.probability)}
 	if d.scores == 0 {
 		return d
 	}
@@ -65,9 +102,9 @@ func (r *recentScores) against(baseline []schemas.BaselineDistribution, v *scori
 		}
 		var counts []float64
 		if v.Spec().Feature(j).Kind == scoring.Categorical {
-			counts = r.countLevels(j, b.Bins, v)
+			counts = r.countLevels(j, b.Bins)
 		} else if bounds, ok := upperBounds(b.Bins); ok {
-			counts = countNumbers(bounds, r.attributes, j, r.features)
+			counts = countNumbers(bounds, r.attributes, j, v.Spec().Len())
 		} else {
 			continue
 		}
@@ -105,9 +142,10 @@ func countNumbers(bounds, values []float64, first, stride int) []float64 {
 
 // countLevels counts the values of a feature at each level, and after them
 // those at none: missing, or a level that the training did not know.
-func (r *recentScores) countLevels(feature int, levels []string, v *scoring.Vocabulary) []float64 {
+func (r *recentScores) countLevels(feature int, levels []string) []float64 {
+	v := r.vocabulary
 	byCode := make([]float64, v.Size(feature)+1) // the last one counts the missing
-	for i := feature; i < len(r.attributes); i += r.features {
+	for i := feature; i < len(r.attributes); i += v.Spec().Len() {
 		code := len(byCode) - 1
 		if x := r.attributes[i]; x >= 0 && x < float64(code) {
 			code = int(x)

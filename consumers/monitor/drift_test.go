@@ -2,6 +2,8 @@ package monitor
 
 import (
 	"math"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/churnstream/churnstream/schemas"
@@ -51,11 +53,11 @@ func TestDrift(t *testing.T) {
 		{Name: "gone", Bins: []string{"+Inf"}, Frequencies: []float64{1}},
 		{Name: scoreBaseline, Bins: []string{"0.5", "+Inf"}, Frequencies: []float64{.5, .5}},
 	}
-	r := recentScores{limit: 4, features: 3}
+	r := newRecentScores(4, v)
 	add := func(p, plan, bill float64) {
 		r.add(&schemas.ChurnScore{Probability: p, Attributes: scoring.Vector{plan, bill, 50}})
 	}
-	if d := r.against(baseline, v); d.scores != 0 || !scoring.IsMissing(d.score) || !scoring.IsMissing(d.feature[0]) {
+	if d := r.against(baseline); d.scores != 0 || !scoring.IsMissing(d.score) || !scoring.IsMissing(d.feature[0]) {
 		t.Errorf("without scores: %+v", d)
 	}
 	add(.9, code("other"), 1e9) // leaves the window again
@@ -63,7 +65,7 @@ func TestDrift(t *testing.T) {
 	add(.6, code("year"), 10.5)
 	add(.7, code("trial"), 21)
 	add(.8, scoring.Missing, scoring.Missing)
-	d := r.against(baseline, v)
+	d := r.against(baseline)
 	psi := func(pairs ...float64) (sum float64) {
 		for i := 0; i < len(pairs); i += 2 {
 			e, a := max(pairs[i], 1e-4), max(pairs[i+1], 1e-4)
@@ -86,5 +88,35 @@ func TestDrift(t *testing.T) {
 	}
 	if d.scores != 4 {
 		t.Errorf("%d scores, want 4", d.scores)
+	}
+}
+
+// The window has the levels of its scores, whoever knows them, and forgets those
+// of scores that have gone.
+func TestWindowForgetsLevels(t *testing.T) {
+	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "plan", Kind: scoring.Categorical}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := scoring.NewVocabulary(spec)
+	r := newRecentScores(100, v)
+	for i := range 20_000 {
+		s := &schemas.ChurnScore{Attributes: scoring.NewVector(1)}
+		s.Attributes[0] = s.Levels.Add("level " + strconv.Itoa(i))
+		r.add(s)
+		if n := r.vocabulary.Size(0); n > 200 {
+			t.Fatalf("%d levels of 100 scores", n)
+		}
+	}
+	counts := r.countLevels(0, []string{"level 19950", "level 19899", "level 19999"})
+	if !slices.Equal(counts, []float64{1, 0, 1, 98}) || v.Size(0) != 0 {
+		t.Errorf("counts %v, %d levels learnt", counts, v.Size(0))
+	}
+	// A model that brings a level afterwards makes no difference.
+	if _, err := v.CodeString(0, "level 19950"); err != nil {
+		t.Fatal(err)
+	}
+	if again := r.countLevels(0, []string{"level 19950", "level 19899", "level 19999"}); !slices.Equal(again, counts) {
+		t.Errorf("counts %v, before %v", again, counts)
 	}
 }

@@ -68,7 +68,7 @@ type Monitor struct {
 	mu       sync.Mutex // guards what follows
 	versions map[int64]*versionCounters
 	windows  windows
-	recent   recentScores
+	recent   *recentScores
 	total    totals
 	// What computed returned last, and when.
 	computedAt    time.Time
@@ -126,7 +126,7 @@ func New(cfg Config) (*Monitor, error) {
 		topicsInterval: 5 * time.Second,
 		intake:         intake.New(intake.Config{Name: "monitor intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
 		windows:        windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
-		recent:         recentScores{limit: cfg.DriftWindow, features: spec.Len()},
+		recent:         newRecentScores(cfg.DriftWindow, cfg.Codec.Set().Vocabulary()),
 	}
 	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
 	m.metrics = newMetrics(m)
@@ -350,7 +350,7 @@ func (m *Monitor) computed() ([]VersionStats, drift) {
 		if champion != nil {
 			baseline = champion.Baseline
 		}
-		m.computedDrift = m.recent.against(baseline, m.cfg.Codec.Set().Vocabulary())
+		m.computedDrift = m.recent.against(baseline)
 		m.computedAt, m.computedFor = now, champion
 	}
 	return m.computedStats, m.computedDrift

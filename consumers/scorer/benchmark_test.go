@@ -119,7 +119,7 @@ func newBench(t testing.TB, customers, events int) *bench {
 // offline returns a worker that has taken an empty partition, without a broker.
 func (s *Scorer) offline() *worker {
 	w := newWorker(s, claim{committed: -1})
-	w.begin(newState(s.cfg.Codec.Set().Spec()))
+	w.begin(newState(s.cfg.Codec.Set().Vocabulary()))
 	w.use(s.cfg.Models.Champion())
 	return w
 }
@@ -214,7 +214,7 @@ func BenchmarkRestore(b *testing.B) {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		r = newRestorer(full.w.site, topicIDs{})
-		r.state = newState(full.codec.Set().Spec())
+		r.state = newState(full.codec.Set().Vocabulary())
 		for i := range records {
 			records[i].Offset = int64(i)
 			if err := r.take(b.Context(), &records[i]); err != nil {

@@ -280,7 +280,7 @@ func (th *theatre) show(t testing.TB, c canonical) string {
 	s := score(t, th.codec, kafka.Record{Value: []byte(c)})
 	text := ""
 	for f, x := range s.Attributes {
-		text += "|" + th.codec.Set().Text(f, x)
+		text += "|" + th.codec.Set().Text(f, x, s.Levels)
 	}
 	return fmt.Sprintf("%s of op %d: %s occurred at %d, as of %d, attributes %s ages %v, recent events %v, probability %v under version %d after %v, all of it: %+v",
 		s.Trigger, s.SourceOffset, s.EventID, s.OccurredAt-start, s.AsOf-start, text, s.AttributeAges, s.RecentEvents, s.Probability, s.ModelVersion, s.Previous, *s)
@@ -465,7 +465,7 @@ func (s *stage) start() {
 			s.t.Fatal(err)
 		}
 	default:
-		r.state = newState(everyTypeSpec)
+		r.state = newState(scorer.cfg.Codec.Set().Vocabulary())
 	}
 	if s.th.spoil != nil {
 		s.th.spoil(r.state)
@@ -536,7 +536,7 @@ func (s *stage) restart(crash bool) {
 
 func (s *stage) encode() []byte {
 	st := s.w.state
-	e := customers.NewSnapshotEncoder(s.w.cfg.Codec.Set().Vocabulary())
+	e := customers.NewSnapshotEncoder()
 	data := e.Start(nil, &customers.SnapshotHeader{
 		Fingerprint: everyTypeSpec.Fingerprint(), Topic: schemas.TopicScores, Partition: s.partition,
 		Reflected: st.reflected, Watermark: st.watermark,

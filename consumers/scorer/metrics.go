@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/churnstream/churnstream/consumers/scorer/customers"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -21,6 +22,8 @@ type metrics struct {
 	latency      prometheus.Histogram
 	lag          *prometheus.GaugeVec
 	customers    *prometheus.GaugeVec
+	levels       *prometheus.GaugeVec
+	categorical  []string // features with levels, "" for others
 	restoring    *prometheus.GaugeVec
 	restored     *prometheus.HistogramVec
 	restoreReads prometheus.Counter
@@ -88,6 +91,10 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 			Name: "churn_scorer_customers",
 			Help: "Customers whose state a worker holds.",
 		}, []string{"partition"}),
+		levels: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_scorer_levels",
+			Help: "Levels of a categorical feature that the customers of a partition have among them; at 10,000 an event that brings another is a dead letter.",
+		}, []string{"partition", "feature"}),
 		restoring: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "churn_scorer_restore_remaining_records",
 			Help: "Records of a partition of churn.scores still to be read before its worker can score.",
@@ -154,11 +161,16 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		}),
 	}
 	for i := range spec.Len() {
-		m.missing = append(m.missing, missing.WithLabelValues(spec.Feature(i).Name))
+		f := spec.Feature(i)
+		m.missing = append(m.missing, missing.WithLabelValues(f.Name))
+		m.categorical = append(m.categorical, "")
+		if f.Kind == scoring.Categorical {
+			m.categorical[i] = f.Name
+		}
 	}
 	if reg != nil {
 		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.saturated, m.latency, m.lag,
-			m.customers, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
+			m.customers, m.levels, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
 			m.refused, m.offsets, m.unaccounted, m.orphans,
 			m.modelVersion, snapshots, m.refusedSnapshots, m.snapshotPause)
 	}
@@ -169,6 +181,7 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 type gauges struct {
 	lag, customers, restoring, unaccounted, orphans prometheus.Gauge
 	offsets                                         [len(results)]prometheus.Gauge
+	levels                                          []prometheus.Gauge // by feature, nil for those without levels
 }
 
 // results are what can become of an offset, in the order of schemas.Sums.
@@ -180,9 +193,15 @@ func (m *metrics) of(partition int) gauges {
 		lag:       m.lag.WithLabelValues(name),
 		customers: m.customers.WithLabelValues(name),
 		restoring: m.restoring.WithLabelValues(name),
+		levels:    make([]prometheus.Gauge, len(m.categorical)),
 
 		unaccounted: m.unaccounted.WithLabelValues(name),
 		orphans:     m.orphans.WithLabelValues(name),
+	}
+	for i, feature := range m.categorical {
+		if feature != "" {
+			g.levels[i] = m.levels.WithLabelValues(name, feature)
+		}
 	}
 	for i, result := range results {
 		g.offsets[i] = m.offsets.WithLabelValues(name, result)
@@ -190,11 +209,22 @@ func (m *metrics) of(partition int) gauges {
 	return g
 }
 
+// hold shows what a table holds.
+func (g *gauges) hold(t *customers.Table) {
+	g.customers.Set(float64(t.Len()))
+	for i, gauge := range g.levels {
+		if gauge != nil {
+			gauge.Set(float64(t.Levels(i)))
+		}
+	}
+}
+
 // forget removes a partition: another scorer reports it now.
 func (m *metrics) forget(partition int) {
 	name := strconv.Itoa(partition)
 	m.lag.DeleteLabelValues(name)
 	m.customers.DeleteLabelValues(name)
+	m.levels.DeletePartialMatch(prometheus.Labels{"partition": name})
 	m.restoring.DeleteLabelValues(name)
 	m.unaccounted.DeleteLabelValues(name)
 	m.orphans.DeleteLabelValues(name)

@@ -19,8 +19,7 @@ import (
 
 // ErrUnreadableState means that a score which a scorer has written cannot be
 // read. Going on without it would lose what it holds for good, so its partition
-// waits: a restart cures a process that knows too many levels, the right registry
-// one that knows too few schemas.
+// waits: the right registry cures a process that knows too few schemas.
 var ErrUnreadableState = errors.New("the state in " + schemas.TopicScores + " cannot be read; is this the registry it was written with?")
 
 // Where a state was restored from; values of a metric label.
@@ -200,7 +199,7 @@ func (r *restorer) start(ctx context.Context, marker int64) (from string, err er
 			return "", err
 		}
 	}
-	r.state = newState(r.cfg.Codec.Set().Spec())
+	r.state = newState(r.cfg.Codec.Set().Vocabulary())
 	r.state.reflected = first
 	return fromTopic, nil
 }

@@ -73,7 +73,7 @@ func testSet(t testing.TB) *schemas.Set {
 // testTable is a table of n customers.
 func testTable(t testing.TB, set *schemas.Set, n int) *customers.Table {
 	t.Helper()
-	table := customers.NewTable(set.Spec())
+	table := customers.NewTable(set.Vocabulary())
 	for i := range n {
 		table.Put(&schemas.ChurnScore{CustomerID: customerName(i), Attributes: scoring.NewVector(set.Spec().Len())})
 	}
@@ -92,7 +92,7 @@ func content(t testing.TB, set *schemas.Set, table *customers.Table) map[string]
 		table.Unpack(record, &s)
 		text := fmt.Sprint(string(s.EventID), s.SourceOffset, s.OccurredAt, s.AsOf, s.ModelVersion, s.Probability, s.AttributeAges, s.RecentEvents)
 		for f, x := range s.Attributes {
-			text += "|" + set.Text(f, x)
+			text += "|" + set.Text(f, x, s.Levels)
 		}
 		out[string(s.CustomerID)] = text
 	}
@@ -195,7 +195,7 @@ func TestSnapshotRefused(t *testing.T) {
 		}},
 		{name: "another partition", change: func(t *testing.T, w *world) {
 			s := w.process(nil)
-			w.writeSnapshot(s, customers.SnapshotHeader{Partition: 3}, customers.NewTable(s.cfg.Codec.Set().Spec()))
+			w.writeSnapshot(s, customers.SnapshotHeader{Partition: 3}, customers.NewTable(s.cfg.Codec.Set().Vocabulary()))
 		}},
 		{name: "too old", config: func(cfg *Config) {
 			cfg.Now = func() time.Time { return time.Now().Add(13 * time.Hour) }
@@ -601,9 +601,10 @@ func TestLateAndDuplicate(t *testing.T) {
 				if len(got) != c.n {
 					t.Fatalf("%d scores, want %d", len(got), c.n)
 				}
-				x := score(t, codec, got[len(got)-1]).Attributes
-				if codec.Set().Text(plan, x[plan]) != c.want.plan || !sameNumber(x[months], c.want.months) || !sameNumber(x[complaints], c.want.complaints) {
-					t.Errorf("attributes %v %q, want %v", x, codec.Set().Text(plan, x[plan]), c.want)
+				last := score(t, codec, got[len(got)-1])
+				x := last.Attributes
+				if codec.Set().Text(plan, x[plan], last.Levels) != c.want.plan || !sameNumber(x[months], c.want.months) || !sameNumber(x[complaints], c.want.complaints) {
+					t.Errorf("attributes %v %q, want %v", x, codec.Set().Text(plan, x[plan], last.Levels), c.want)
 				}
 			})
 		}

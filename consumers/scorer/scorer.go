@@ -37,6 +37,7 @@ import (
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // DefaultGroup is the consumer group scorers join by default.
@@ -144,6 +145,8 @@ type Scorer struct {
 	// grace is how long a worker may go on to finish a batch when it has to
 	// stop. It must stay below the time the group waits for workers.
 	grace time.Duration
+	// maxLevels is the engines', scoring.MaxLevels outside of tests.
+	maxLevels int
 	// sourcePatience is sourcePatience outside of tests.
 	sourcePatience time.Duration
 	// refusalPause is refusalPause outside of tests.
@@ -178,6 +181,7 @@ func New(cfg Config) (*Scorer, error) {
 		lost:           lostStates{limit: cfg.KeepLost},
 		unrestored:     map[int]bool{},
 		grace:          stopGrace,
+		maxLevels:      scoring.MaxLevels,
 		sourcePatience: sourcePatience,
 		refusalPause:   refusalPause,
 		refused:        map[int]string{},

@@ -448,7 +448,7 @@ func TestCarriesOnAfterRestart(t *testing.T) {
 	s.sendEvent(s.event("anna", "e3", start+2000, nil, map[int]float64{months: 1, complaints: 2}))
 	s.start()
 	got := s.scores(3)[2]
-	if got.Attributes[months] != 12 || got.Attributes[complaints] != 2 || s.set.Text(plan, got.Attributes[plan]) != "yearly" {
+	if got.Attributes[months] != 12 || got.Attributes[complaints] != 2 || s.set.Text(plan, got.Attributes[plan], got.Levels) != "yearly" {
 		t.Errorf("attributes after the restart: %v", got.Attributes)
 	}
 	if got.Previous != before[1].Probability {
@@ -462,7 +462,7 @@ func TestCarriesOnAfterRestart(t *testing.T) {
 	s.sendEvent(s.event("anna", "e3", start+2000, nil, map[int]float64{months: 1, complaints: 2}))
 	s.sendEvent(s.event("anna", "e4", start+3000, nil, map[int]float64{months: 1}))
 	got = s.scores(5)[4]
-	if string(got.EventID) != "e4" || got.Attributes[months] != 13 || s.set.Text(plan, got.Attributes[plan]) != "yearly" {
+	if string(got.EventID) != "e4" || got.Attributes[months] != 13 || s.set.Text(plan, got.Attributes[plan], got.Levels) != "yearly" {
 		t.Errorf("event %s, attributes %v", got.EventID, got.Attributes)
 	}
 }

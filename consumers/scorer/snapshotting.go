@@ -66,7 +66,7 @@ func (s *snapshotting) begin(state *state, written, now time.Time) {
 		site: s.site,
 		last: now, reflected: state.reflected, began: now,
 		file:    createSnapshot(s.snapshotPath()),
-		encoder: customers.NewSnapshotEncoder(vocabulary),
+		encoder: customers.NewSnapshotEncoder(),
 	}
 	s.file.hand(s.encoder.Start(s.file.wait(), &customers.SnapshotHeader{
 		Fingerprint: vocabulary.Spec().Fingerprint(),

@@ -35,8 +35,8 @@ type state struct {
 	asOf time.Time
 }
 
-func newState(spec *scoring.Spec) *state {
-	return &state{customers: customers.NewTable(spec), watermark: -1, complete: -1}
+func newState(v *scoring.Vocabulary) *state {
+	return &state{customers: customers.NewTable(v), watermark: -1, complete: -1}
 }
 
 // remember makes a record a landmark.

@@ -163,6 +163,7 @@ func (w *worker) engineConfig() engine.Config {
 		Explain:    w.cfg.Explain,
 		Reasons:    w.cfg.Reasons,
 		BestChange: w.cfg.BestChange,
+		MaxLevels:  w.maxLevels,
 	}
 }
 
@@ -309,6 +310,7 @@ func (w *worker) take(ctx context.Context) (err error) {
 	w.snapshots.last = w.cfg.Now()
 	took := w.snapshots.last.Sub(started)
 	w.metrics.restored.WithLabelValues(got.from).Observe(took.Seconds())
+	w.gauges.hold(w.state.customers)
 	w.log.Info("state restored", "from", got.from, "customers", w.state.customers.Len(), "watermark", w.state.watermark,
 		"next", w.state.progress.Next, "repairs", len(got.repairs), "took", took)
 	return nil
@@ -511,7 +513,12 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	if applied.Saturated > 0 {
 		w.metrics.saturated.Add(float64(applied.Saturated))
 	}
-	if applied.Score == nil {
+	switch {
+	case applied.TooManyLevels:
+		w.outbox.letter(r, w.tooManyLevels(applied.Feature))
+		w.state.progress.DeadLetters++
+		return nil
+	case applied.Score == nil:
 		w.metrics.duplicates.Inc()
 		w.state.progress.Duplicates++
 		return nil
@@ -537,9 +544,18 @@ func (w *worker) count(ctx context.Context, r *kafka.Record) error {
 	case kind == intake.Tombstone:
 		p.Erasures++
 	case kind == intake.Message:
-		p.Duplicates++
+		p.Duplicates++ // or a level too many, which the state cannot tell any more
 	}
 	return nil // else it was poison, and is counted
+}
+
+// tooManyLevels is why an event is not applied that brings a level too many.
+func (w *worker) tooManyLevels(feature int) *schemas.PoisonError {
+	return &schemas.PoisonError{
+		Reason: schemas.ReasonTooManyLevels,
+		Detail: fmt.Sprintf("%s would have more than %d different levels among the customers of this partition",
+			w.cfg.Codec.Set().Spec().Feature(feature).Name, w.maxLevels),
+	}
 }
 
 // eventTopic returns how events are read.
@@ -608,7 +624,7 @@ func (w *worker) flush(ctx context.Context) error {
 		w.owner.overwritten = false
 	}
 	w.state.dirty = false
-	w.gauges.customers.Set(float64(w.state.customers.Len()))
+	w.gauges.hold(w.state.customers)
 	return nil
 }
 

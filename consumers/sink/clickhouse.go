@@ -569,17 +569,19 @@ func (c *clickhouseCells) Features(positions []int) {
 	c.add(c.names[start:])
 }
 
-func (c *clickhouseCells) Value(feature int, x float64) {
+func (c *clickhouseCells) Value(feature int, x float64, levels scoring.Levels) {
 	if c.attributes.Spec().Feature(feature).Kind == scoring.Categorical {
-		c.ValueText(feature, x)
+		c.ValueText(feature, x, levels)
 	} else {
 		c.Float(x)
 	}
 }
 
-func (c *clickhouseCells) ValueText(feature int, x float64) { c.add(text(c.attributes, feature, x)) }
+func (c *clickhouseCells) ValueText(feature int, x float64, levels scoring.Levels) {
+	c.add(text(c.attributes, feature, x, levels))
+}
 
-func (c *clickhouseCells) Explanations(list []schemas.Explanation, attributes scoring.Vector) {
+func (c *clickhouseCells) Explanations(list []schemas.Explanation, attributes scoring.Vector, levels scoring.Levels) {
 	start := c.used
 	c.used += len(list)
 	for len(c.explanations) < c.used {
@@ -588,7 +590,7 @@ func (c *clickhouseCells) Explanations(list []schemas.Explanation, attributes sc
 	for i := range list {
 		e, cells := &list[i], c.explanations[start+i]
 		cells[0] = c.attributes.Spec().Feature(e.Feature).Name
-		cells[1] = text(c.attributes, e.Feature, attributes[e.Feature])
+		cells[1] = text(c.attributes, e.Feature, attributes[e.Feature], levels)
 		cells[2], cells[3] = nullable(e.LIME), nullable(e.SHAP)
 	}
 	c.add(c.explanations[start:c.used])

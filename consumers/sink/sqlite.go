@@ -235,19 +235,21 @@ func (c *sqliteCells) Feature(position int) {
 	c.add(c.store.attributes.Spec().Feature(position).Name)
 }
 
-func (c *sqliteCells) Value(feature int, x float64) {
+func (c *sqliteCells) Value(feature int, x float64, levels scoring.Levels) {
 	if c.store.attributes.Spec().Feature(feature).Kind == scoring.Categorical {
-		c.ValueText(feature, x)
+		c.ValueText(feature, x, levels)
 	} else {
 		c.Float(x)
 	}
 }
 
-func (c *sqliteCells) ValueText(feature int, x float64) { c.add(text(c.store.attributes, feature, x)) }
+func (c *sqliteCells) ValueText(feature int, x float64, levels scoring.Levels) {
+	c.add(text(c.store.attributes, feature, x, levels))
+}
 
 // Explanations adds them as JSON, with the names that the tuples in ClickHouse
 // have.
-func (c *sqliteCells) Explanations(list []schemas.Explanation, attributes scoring.Vector) {
+func (c *sqliteCells) Explanations(list []schemas.Explanation, attributes scoring.Vector, levels scoring.Levels) {
 	dst := make([]byte, 0, 128*len(list)+2)
 	dst = append(dst, '[')
 	for i := range list {
@@ -261,7 +263,7 @@ func (c *sqliteCells) Explanations(list []schemas.Explanation, attributes scorin
 		if x := attributes[e.Feature]; scoring.IsMissing(x) {
 			dst = append(dst, "null"...)
 		} else {
-			dst = appendJSONString(dst, c.store.attributes.Text(e.Feature, x))
+			dst = appendJSONString(dst, c.store.attributes.Text(e.Feature, x, levels))
 		}
 		dst = append(dst, `,"lime":`...)
 		dst = appendJSONNumber(dst, e.LIME)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func openTestSQLite(t testing.TB, attributes Attributes) *opened {
@@ -196,10 +197,11 @@ func FuzzJSONString(f *testing.F) {
 // shipped features and five explanations.
 func telcoBatch(tb testing.TB, rows, customers int, from int64) *Batch {
 	set := schemas.Telco()
+	var levels scoring.Levels
 	x, err := set.AttributesFromJSON([]byte(`{"gender":"Female","SeniorCitizen":"No","Partner":"Yes","Dependents":"No","tenure":1,
 		"PhoneService":"No","MultipleLines":"No phone service","InternetService":"DSL","OnlineSecurity":"No","OnlineBackup":"Yes",
 		"DeviceProtection":"No","TechSupport":"No","StreamingTV":"No","StreamingMovies":"No","Contract":"Month-to-month",
-		"PaperlessBilling":"Yes","PaymentMethod":"Electronic check","MonthlyCharges":29.85,"TotalCharges":29.85}`))
+		"PaperlessBilling":"Yes","PaymentMethod":"Electronic check","MonthlyCharges":29.85,"TotalCharges":29.85}`), &levels)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -210,7 +212,7 @@ func telcoBatch(tb testing.TB, rows, customers int, from int64) *Batch {
 			CustomerID: []byte(fmt.Sprintf("%06d-CUST", (n*7919)%int64(customers))), EventID: []byte("6f1c1a52-7d0e-4a4b-9a50-6b6f6d1f0b3e"),
 			OccurredAt: 1767225600000 + n, AsOf: 1767225600000 + n, ScoredAt: 1767225600005 + n, ModelVersion: 1,
 			Probability: float64(n%1000) / 1000, Previous: 0.5, ExpectedProbability: 0.265,
-			Attributes: x, SourcePartition: int32(n % 6), SourceOffset: n / 6,
+			Attributes: x, Levels: levels, SourcePartition: int32(n % 6), SourceOffset: n / 6,
 		}
 		if s.Probability > 0.9 {
 			s.Risk = schemas.RiskHigh

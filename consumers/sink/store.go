@@ -79,7 +79,7 @@ type ModelRow struct {
 type Attributes interface {
 	Spec() *scoring.Spec
 	// Text returns a value as people read it, "" if it is missing.
-	Text(feature int, x float64) string
+	Text(feature int, x float64, levels scoring.Levels) string
 }
 
 // ErrSchema is matched by errors of Migrate that need a person: the store was
@@ -109,9 +109,9 @@ func nullable(x float64) any {
 }
 
 // text returns a feature's value as text, nil if it is missing.
-func text(attributes Attributes, feature int, x float64) any {
+func text(attributes Attributes, feature int, x float64, levels scoring.Levels) any {
 	if scoring.IsMissing(x) {
 		return nil
 	}
-	return attributes.Text(feature, x)
+	return attributes.Text(feature, x, levels)
 }

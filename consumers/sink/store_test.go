@@ -34,12 +34,12 @@ func newCompany(t testing.TB, features ...scoring.Feature) *company {
 
 func (c *company) Spec() *scoring.Spec { return c.spec }
 
-func (c *company) Text(feature int, x float64) string {
+func (c *company) Text(feature int, x float64, levels scoring.Levels) string {
 	if scoring.IsMissing(x) {
 		return ""
 	}
 	if c.spec.Feature(feature).Kind == scoring.Categorical {
-		return c.levels.Level(feature, x)
+		return c.levels.Text(feature, x, levels)
 	}
 	return strconv.FormatFloat(x, 'f', -1, 64)
 }

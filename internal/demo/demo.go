@@ -298,7 +298,7 @@ func (d *demo) drain(ctx context.Context, patience time.Duration) {
 
 // writeCustomer keeps one customer as JSON, for a first request.
 func (d *demo) writeCustomer(example schemas.ChurnOutcome) error {
-	data, err := json.MarshalIndent(d.process.Codec.Set().AttributesToMap(example.Attributes), "", "  ")
+	data, err := json.MarshalIndent(d.process.Codec.Set().AttributesToMap(example.Attributes, nil), "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding an example customer: %w", err)
 	}

@@ -3,7 +3,6 @@
 package explain
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -83,11 +82,12 @@ func New(model *scoring.Model, set *schemas.Set) (*Explainer, error) {
 
 // Customer reads a customer's attributes from a flat JSON object.
 func (e *Explainer) Customer(data []byte) (scoring.Vector, error) {
-	x, err := e.set.AttributesFromJSON(data)
+	var levels scoring.Levels
+	x, err := e.set.AttributesFromJSON(data, &levels)
 	if err != nil {
 		return nil, err
 	}
-	return x, learnLevels(e.set, data, x)
+	return x, learnLevels(e.set, x, levels)
 }
 
 // Explain explains a customer as it is and, with changes, as it would be with
@@ -110,7 +110,7 @@ func (e *Explainer) Explain(x scoring.Vector, changes map[string]string) (*Expla
 		result.WhatIf, result.Note = &changed, WhatIfNote
 	}
 	if f, value, p, ok := e.predictor.BestChange(x, e.workspace); ok {
-		result.BestChange = &bestChange{e.set.Spec().Feature(f).Name, e.set.Text(f, value), p}
+		result.BestChange = &bestChange{e.set.Spec().Feature(f).Name, e.set.Text(f, value, nil), p}
 		result.Note = WhatIfNote
 	}
 	return result, nil
@@ -163,22 +163,16 @@ func sameFeatures(spec *scoring.Spec, m *scoring.Model) bool {
 	return true
 }
 
-// learnLevels gives levels that no model has brought a number, so that they
-// can be shown: this vocabulary is the customer's own.
-func learnLevels(set *schemas.Set, data []byte, x scoring.Vector) error {
-	var given map[string]any
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	if err := d.Decode(&given); err != nil {
-		return fmt.Errorf("reading the customer's levels: %w", err)
-	}
+// learnLevels gives levels that no model has brought a number: this vocabulary
+// is the customer's own.
+func learnLevels(set *schemas.Set, x scoring.Vector, levels scoring.Levels) error {
 	for i := range x {
-		feature := set.Spec().Feature(i)
-		if feature.Kind != scoring.Categorical || x[i] != scoring.Unknown {
+		level, ok := levels.At(x[i])
+		if !ok || set.Spec().Feature(i).Kind != scoring.Categorical {
 			continue
 		}
 		var err error
-		if x[i], err = set.ParseText(i, fmt.Sprint(given[feature.Name])); err != nil {
+		if x[i], err = set.Vocabulary().CodeString(i, level); err != nil {
 			return fmt.Errorf("reading the customer's levels: %w", err)
 		}
 	}
@@ -195,12 +189,12 @@ func explain(set *schemas.Set, p *scoring.Predictor, w *scoring.Workspace, x sco
 		Probability: all.Probability, ExpectedProbability: p.ExpectedProbability(),
 		Risk: p.Model().RiskThresholds().Risk(all.Probability).String(),
 	}
-	values := set.AttributesToMap(x)
+	values := set.AttributesToMap(x, nil)
 	for _, f := range scoring.TopByMagnitude(nil, all.LIME, -1) {
 		feature := set.Spec().Feature(f)
 		e.Features = append(e.Features, explainedFeature{
 			Feature: feature.Name, Value: values[feature.Name], Missing: scoring.IsMissing(x[f]), Unknown: unknown[f],
-			LIME: all.LIME[f], SHAP: all.SHAP[f], LogOdds: all.LogOdds[f], label: feature.Label, text: set.Text(f, x[f]),
+			LIME: all.LIME[f], SHAP: all.SHAP[f], LogOdds: all.LogOdds[f], label: feature.Label, text: set.Text(f, x[f], nil),
 		})
 	}
 	return e

@@ -72,7 +72,7 @@ func TestLoad(t *testing.T) {
 				t.Fatalf("%s has no %s", e.CustomerID, spec.Feature(f).Name)
 			}
 			if spec.Feature(f).Kind == scoring.Categorical {
-				levels[f][set.Text(f, x)]++
+				levels[f][set.Text(f, x, nil)]++
 			} else {
 				sums[f] += x
 			}
@@ -150,7 +150,7 @@ func TestLoadCSV(t *testing.T) {
 	var got []string
 	for _, e := range examples {
 		got = append(got, fmt.Sprintf("%s %v %s %q %q", e.CustomerID, e.Churned, e.Source,
-			set.Text(0, e.Attributes[0]), set.Text(1, e.Attributes[1])))
+			set.Text(0, e.Attributes[0], nil), set.Text(1, e.Attributes[1], nil)))
 	}
 	want := []string{`a true shop "gold" "3.5"`, `b false shop "silver, new" ""`, `c false shop "" "-20"`}
 	if !slices.Equal(got, want) {
@@ -178,7 +178,7 @@ func TestLoadCSVOfOthers(t *testing.T) {
 			}
 			var got []string
 			for _, e := range examples {
-				got = append(got, fmt.Sprintf("%s %v %q %q", e.CustomerID, e.Churned, set.Text(0, e.Attributes[0]), set.Text(1, e.Attributes[1])))
+				got = append(got, fmt.Sprintf("%s %v %q %q", e.CustomerID, e.Churned, set.Text(0, e.Attributes[0], nil), set.Text(1, e.Attributes[1], nil)))
 			}
 			if got := strings.Join(got, ", "); got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
@@ -190,7 +190,7 @@ func TestLoadCSVOfOthers(t *testing.T) {
 	columns := smallColumns
 	columns.Missing = []string{"?"}
 	examples, err := LoadCSV(set, strings.NewReader("plan,visits,id,left\nNA,?,a,1\n?, ,b,0\n"), columns)
-	if err != nil || set.Text(0, examples[0].Attributes[0]) != "NA" || !scoring.IsMissing(examples[0].Attributes[1]) ||
+	if err != nil || set.Text(0, examples[0].Attributes[0], nil) != "NA" || !scoring.IsMissing(examples[0].Attributes[1]) ||
 		!scoring.IsMissing(examples[1].Attributes[0]) || !scoring.IsMissing(examples[1].Attributes[1]) {
 		t.Errorf("%v: %+v", err, examples)
 	}

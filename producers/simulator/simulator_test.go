@@ -272,7 +272,7 @@ func TestNewLevelsFitTheCustomer(t *testing.T) {
 			continue
 		}
 		n++
-		if codec.Set().Text(courier, x[courier])[len("courier "):] == codec.Set().Text(plan, x[plan])[len("plan "):] {
+		if codec.Set().Text(courier, x[courier], nil)[len("courier "):] == codec.Set().Text(plan, x[plan], nil)[len("plan "):] {
 			fits++
 		}
 	}

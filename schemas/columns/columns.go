@@ -75,12 +75,13 @@ type Cells interface {
 	// Feature takes the name of a feature, Features those of several.
 	Feature(position int)
 	Features(positions []int)
-	// Value takes a feature's value: a number, or the text of a level.
-	Value(feature int, x float64)
+	// Value takes a feature's value: a number, or the text of a level. The
+	// levels are those that go with the attributes.
+	Value(feature int, x float64, levels scoring.Levels)
 	// ValueText takes a feature's value in a column that has those of any
 	// feature: where types are strict, as text.
-	ValueText(feature int, x float64)
-	Explanations(list []schemas.Explanation, attributes scoring.Vector)
+	ValueText(feature int, x float64, levels scoring.Levels)
+	Explanations(list []schemas.Explanation, attributes scoring.Vector, levels scoring.Levels)
 	Distributions(list []schemas.BaselineDistribution)
 }
 
@@ -132,15 +133,17 @@ var Score = []Column[schemas.ChurnScore]{
 	{Name: "expected_probability", Type: Float, Shape: Similar, Member: "expected_probability",
 		Value: func(s *schemas.ChurnScore, to Cells) { to.Float(s.ExpectedProbability) }},
 	{Name: "explanations", Type: Explanations, Member: "explanations",
-		Value: func(s *schemas.ChurnScore, to Cells) { to.Explanations(s.Explanations, s.Attributes) }},
+		Value: func(s *schemas.ChurnScore, to Cells) { to.Explanations(s.Explanations, s.Attributes, s.Levels) }},
 	{Name: "missing", Type: Words, Member: "missing",
 		Value: func(s *schemas.ChurnScore, to Cells) { to.Features(s.Missing) }},
 	{Name: "best_change_feature", Type: Word, Nullable: true, Object: "best_change", Member: "feature",
-		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.Feature(b.Feature) })},
+		Value: ofBestChange(func(s *schemas.ChurnScore, to Cells) { to.Feature(s.BestChange.Feature) })},
 	{Name: "best_change_value", Type: Text, Nullable: true, Object: "best_change", Member: "value",
-		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.ValueText(b.Feature, b.Value) })},
+		Value: ofBestChange(func(s *schemas.ChurnScore, to Cells) {
+			to.ValueText(s.BestChange.Feature, s.BestChange.Value, s.Levels)
+		})},
 	{Name: "best_change_probability", Type: Float, Nullable: true, Object: "best_change", Member: "probability",
-		Value: ofBestChange(func(b *schemas.BestChange, to Cells) { to.Float(b.Probability) })},
+		Value: ofBestChange(func(s *schemas.ChurnScore, to Cells) { to.Float(s.BestChange.Probability) })},
 	{Name: "source_partition", Type: Int32, Shape: Similar, Member: "source_partition",
 		Value: func(s *schemas.ChurnScore, to Cells) { to.Int32(s.SourcePartition) }},
 	{Name: "source_offset", Type: Int64, Shape: Rising, Member: "source_offset",
@@ -151,10 +154,10 @@ var Score = []Column[schemas.ChurnScore]{
 		Value: func(s *schemas.ChurnScore, to Cells) { to.Text(s.Trigger.String()) }},
 }
 
-func ofBestChange(value func(*schemas.BestChange, Cells)) func(*schemas.ChurnScore, Cells) {
+func ofBestChange(value func(*schemas.ChurnScore, Cells)) func(*schemas.ChurnScore, Cells) {
 	return func(s *schemas.ChurnScore, to Cells) {
 		if s.HasBestChange {
-			value(&s.BestChange, to)
+			value(s, to)
 		} else {
 			to.Null()
 		}
@@ -186,7 +189,7 @@ func Features(spec *scoring.Spec, reserved ...string) []Column[schemas.ChurnScor
 		taken[strings.ToLower(name)] = true
 		list[i] = Column[schemas.ChurnScore]{
 			Name: name, Type: Float, Nullable: true,
-			Value: func(s *schemas.ChurnScore, to Cells) { to.Value(i, s.Attributes[i]) },
+			Value: func(s *schemas.ChurnScore, to Cells) { to.Value(i, s.Attributes[i], s.Levels) },
 		}
 		if f.Kind == scoring.Categorical {
 			list[i].Type = Word

@@ -47,7 +47,7 @@ func (c *column) set(i int, x float64) {
 		return
 	}
 	code := uint16(0)
-	if !scoring.IsMissing(x) {
+	if x >= 0 { // neither missing nor unknown
 		code = uint16(x) + 1
 	}
 	if code > 255 && c.wide == nil {

@@ -28,7 +28,8 @@ type Example struct {
 // bytes and about 6 in the index.
 //
 // There is one example per customer and moment; a second one replaces the
-// first. A Dataset is not safe for concurrent use.
+// first. A level is kept if its number in the vocabulary is below MaxCodes, and
+// is missing else. A Dataset is not safe for concurrent use.
 type Dataset struct {
 	vocabulary *scoring.Vocabulary
 	max        int
@@ -41,6 +42,9 @@ type Dataset struct {
 	// index is an open-addressing hash table of positions plus 1, 0 = empty.
 	index []int32
 }
+
+// MaxCodes is how many numbers of a vocabulary there is room for.
+const MaxCodes = 1<<16 - 1
 
 // NewDataset returns an empty dataset that keeps the newest max examples (0:
 // one million). It may hold a sixteenth more until it sheds. The levels of the
@@ -65,6 +69,19 @@ func (d *Dataset) Spec() *scoring.Spec { return d.vocabulary.Spec() }
 
 // Vocabulary returns what numbers the levels of the examples' attributes.
 func (d *Dataset) Vocabulary() *scoring.Vocabulary { return d.vocabulary }
+
+// Renumber takes a new vocabulary, and gives it the levels that examples have.
+func (d *Dataset) Renumber(v *scoring.Vocabulary) {
+	x := scoring.NewVector(d.Spec().Len())
+	for i := range d.observed {
+		d.Attributes(i, x)
+		v.Learn(x, d.vocabulary, nil, MaxCodes)
+		for j := range d.columns {
+			d.columns[j].set(i, x[j])
+		}
+	}
+	d.vocabulary = v
+}
 
 // Len returns the number of examples.
 func (d *Dataset) Len() int { return len(d.observed) }

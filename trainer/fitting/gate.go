@@ -41,8 +41,7 @@ type Verdict struct {
 // paired difference reaches down to zero.
 //
 // The champion may have been trained on some of the holdout rows, which then
-// favour it; the candidate never has. Its predictor must be of the vocabulary
-// of the candidate's dataset.
+// favour it; the candidate never has.
 func Judge(c *Candidate, champion *Champion) Verdict {
 	v := Verdict{Metrics: c.Metrics}
 	if champion == nil {
@@ -52,7 +51,7 @@ func Judge(c *Candidate, champion *Champion) Verdict {
 	}
 	churned := c.data.labels(c.Holdout)
 	own := c.data.probabilities(c.Predictor, c.Holdout)
-	theirs := c.data.probabilities(champion.Predictor, c.Holdout)
+	theirs := c.data.probabilities(champion.Predictor.For(c.data.vocabulary), c.Holdout)
 	metrics := scoring.Evaluate(theirs, churned)
 	v.ChampionMetrics = &metrics
 	differences := make([]float64, len(churned))

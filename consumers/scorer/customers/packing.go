@@ -25,8 +25,8 @@ import (
 //	ages            a zero if all are 0; else a one and, for each feature
 //	                present, the difference to the one before as a varint
 //
-// A level is one more than its number in the vocabulary of this process, so
-// that packed records mean nothing elsewhere without the levels themselves.
+// A level is one more than its number in the table, so that packed records mean
+// nothing elsewhere without the table's levels.
 type packing struct {
 	categorical []bool
 }
@@ -50,8 +50,9 @@ func (k *packing) maxBytes() int {
 		1 + 8*scoring.RecentEvents + (n+7)/8 + n*2*binary.MaxVarintLen64 + 1
 }
 
-// append packs a score's state, as it comes from scoring or from the topic.
-func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
+// append packs a score's state, as it comes from scoring or from the topic, with
+// values in place of its attributes: the same with the table's numbers.
+func (k *packing) append(dst []byte, s *schemas.ChurnScore, values scoring.Vector) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(len(s.CustomerID))), s.CustomerID...)
 	dst = binary.AppendUvarint(dst, uint64(s.SourcePartition))
 	dst = binary.AppendVarint(dst, s.SourceOffset)
@@ -69,7 +70,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	for range (len(k.categorical) + 7) / 8 {
 		dst = append(dst, 0)
 	}
-	for i, x := range s.Attributes {
+	for i, x := range values {
 		if scoring.IsMissing(x) {
 			continue
 		}
@@ -85,7 +86,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	}
 	dst = append(dst, 1)
 	last := int64(0)
-	for i, x := range s.Attributes {
+	for i, x := range values {
 		if scoring.IsMissing(x) {
 			continue
 		}
@@ -99,7 +100,7 @@ func (k *packing) append(dst []byte, s *schemas.ChurnScore) []byte {
 	return dst
 }
 
-// unpack is the reverse of append. It reuses the slices of s, sets what append
+// unpack is the reverse of append: the attributes are with the table's numbers. It reuses the slices of s, sets what append
 // keeps, and leaves the rest alone. Byte slices of s point into record, but a
 // UUID is appended to scratch, which is returned.
 func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) ([]byte, error) {
@@ -127,7 +128,7 @@ func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) (
 		case presence[i/8]&(1<<(i%8)) == 0:
 		case categorical:
 			x = float64(in.uvarint()) - 1
-			in.bad = in.bad || x > scoring.MaxLevels
+			in.bad = in.bad || x < 0 || x > lastNumber
 		default:
 			x = in.number()
 			in.bad = in.bad || !(math.Abs(x) <= scoring.MaxNumber) // also Missing, which has no presence
@@ -150,6 +151,41 @@ func (k *packing) unpack(record []byte, s *schemas.ChurnScore, scratch []byte) (
 		return scratch, errPacked
 	}
 	return scratch, nil
+}
+
+// levels appends, for each feature in turn, one more than the number of the
+// level that a record has of it, 0 for none and for a number; nothing for a
+// record that is nil.
+func (k *packing) levels(r Record, dst []uint32) []uint32 {
+	if r == nil {
+		return dst
+	}
+	in := r.afterID()
+	in.uvarint()    // source partition
+	in.uvarint()    // source offset
+	in.uvarint()    // occurred at
+	in.uvarint()    // as of
+	in.bytes(2 * 8) // model version, probability
+	switch n := in.length(schemas.MaxIDBytes + 1); n {
+	case 0:
+		in.bytes(16)
+	default:
+		in.bytes(n - 1)
+	}
+	in.bytes(8 * in.length(scoring.RecentEvents))
+	presence := in.bytes((len(k.categorical) + 7) / 8)
+	for i, categorical := range k.categorical {
+		level := uint32(0)
+		switch {
+		case presence[i/8]&(1<<(i%8)) == 0:
+		case categorical:
+			level = uint32(in.uvarint())
+		default:
+			in.bytes(8)
+		}
+		dst = append(dst, level)
+	}
+	return dst
 }
 
 // Record is a packed customer. Its methods read one field each.

@@ -27,15 +27,15 @@ import (
 //
 //	header     fingerprint of the feature specification, topic, partition,
 //	           offset reflected, watermark, time written, landmarks, progress
-//	levels     a feature and its levels, in the order of their numbers; more
-//	           of a feature's levels may come in a later block
+//	levels     a feature, and numbers with their levels, which what follows
+//	           has; a number may get another level in a later block
 //	customers  packed records, see packing
 //	end        the number of packed records; nothing follows
 //
 // Records may be newer than the offset reflected, since scoring goes on while
 // they are written. The scores from that offset on are read again at restore
 // and bring every customer to the same point.
-const snapshotMagic = "churnst\x05"
+const snapshotMagic = "churnst\x06"
 
 const (
 	blockHeader    = 1
@@ -132,17 +132,13 @@ func appendText(dst []byte, s string) []byte {
 // SnapshotEncoder makes the blocks of a snapshot: those of Start, of Customers
 // until it is done, and of End, to be written one after another.
 type SnapshotEncoder struct {
-	vocabulary *scoring.Vocabulary
-	written    []int // levels written, by feature
-	sum        uint32
-	count      uint64
+	named uint64 // how often a number was given, as far as that is written
+	sum   uint32
+	count uint64
 }
 
-// NewSnapshotEncoder returns an encoder of one snapshot. The vocabulary is that
-// of the table.
-func NewSnapshotEncoder(v *scoring.Vocabulary) *SnapshotEncoder {
-	return &SnapshotEncoder{vocabulary: v, written: make([]int, v.Spec().Len())}
-}
+// NewSnapshotEncoder returns an encoder of one snapshot.
+func NewSnapshotEncoder() *SnapshotEncoder { return &SnapshotEncoder{} }
 
 // Start appends the beginning of the file.
 func (e *SnapshotEncoder) Start(dst []byte, h *SnapshotHeader) []byte {
@@ -177,10 +173,11 @@ func (e *SnapshotEncoder) Count() uint64 { return e.count }
 func (e *SnapshotEncoder) Customers(dst []byte, t *Table, from *Cursor) (_ []byte, done bool) {
 	// The levels of records are those known now at most: nothing is scored
 	// meanwhile.
-	for f := range e.written {
-		if e.vocabulary.Spec().Feature(f).Kind == scoring.Categorical && e.vocabulary.Size(f) > e.written[f] {
-			dst = e.levels(dst, f)
+	if l := &t.levels; l.renamed > e.named {
+		for f := range l.features {
+			dst = e.levels(dst, f, l.features[f].levels)
 		}
+		e.named = l.renamed
 	}
 	at := len(dst)
 	dst = append(e.open(dst), blockCustomers)
@@ -196,14 +193,26 @@ func (e *SnapshotEncoder) Customers(dst []byte, t *Table, from *Cursor) (_ []byt
 	return e.seal(dst, at), done
 }
 
-func (e *SnapshotEncoder) levels(dst []byte, feature int) []byte {
-	at := len(dst)
-	dst = binary.AppendUvarint(append(e.open(dst), blockLevels), uint64(feature))
-	size := e.vocabulary.Size(feature)
-	for code := e.written[feature]; code < size; code++ {
-		dst = appendText(dst, e.vocabulary.Level(feature, float64(code)))
+// levels appends blocks of the levels of a feature that are new since the last
+// time.
+func (e *SnapshotEncoder) levels(dst []byte, feature int, list []level) []byte {
+	at := -1
+	for n := range list {
+		if list[n].named <= e.named {
+			continue // as before, or none
+		}
+		if at >= 0 && len(dst)-at >= blockBytes {
+			dst, at = e.seal(dst, at), -1
+		}
+		if at < 0 {
+			at = len(dst)
+			dst = binary.AppendUvarint(append(e.open(dst), blockLevels), uint64(feature))
+		}
+		dst = appendText(binary.AppendUvarint(dst, uint64(n)), list[n].name)
 	}
-	e.written[feature] = size
+	if at < 0 {
+		return dst
+	}
 	return e.seal(dst, at)
 }
 
@@ -294,12 +303,12 @@ func (r *SnapshotReader) next() (in packedReader, kind byte, err error) {
 	return packedReader{data: r.block[1:]}, r.block[0], nil
 }
 
-// Table reads all that follows the header into a new table, with the numbers
-// that levels have in the vocabulary.
+// Table reads all that follows the header into a new table, for vectors of the
+// vocabulary.
 func (r *SnapshotReader) Table(v *scoring.Vocabulary) (*Table, error) {
-	t := NewTable(v.Spec())
+	t := NewTable(v)
 	k := &t.packing
-	codes := make([][]float64, v.Spec().Len()) // this process's, by the snapshot's
+	names := make([]map[uint64]string, v.Spec().Len()) // by the snapshot's number
 	var s schemas.ChurnScore
 	var scratch []byte
 	read := uint64(0)
@@ -310,22 +319,18 @@ func (r *SnapshotReader) Table(v *scoring.Vocabulary) (*Table, error) {
 		}
 		switch kind {
 		case blockLevels:
-			f := in.length(len(codes))
-			if f == len(codes) || in.bad || !k.categorical[f] {
+			f := in.length(len(names))
+			if f == len(names) || in.bad || !k.categorical[f] {
 				return nil, Refuse("levels of a feature that has none")
 			}
-			for len(in.data) > 0 && !in.bad && len(codes[f]) < scoring.MaxLevels {
-				level := in.bytes(in.length(scoring.MaxLevelBytes))
-				if in.bad {
-					break
-				}
-				code, err := v.Code(f, level)
-				if err != nil {
-					return nil, Refuse("its levels: %w", err)
-				}
-				codes[f] = append(codes[f], code)
+			if names[f] == nil {
+				names[f] = map[uint64]string{}
 			}
-			if in.bad || len(in.data) > 0 {
+			for len(in.data) > 0 && !in.bad {
+				n := in.uvarint()
+				names[f][n] = string(in.bytes(in.length(scoring.MaxLevelBytes)))
+			}
+			if in.bad {
 				return nil, Refuse("its levels cannot be read")
 			}
 		case blockCustomers:
@@ -334,12 +339,14 @@ func (r *SnapshotReader) Table(v *scoring.Vocabulary) (*Table, error) {
 				if scratch, err = k.unpack(record, &s, scratch[:0]); err != nil {
 					return nil, Refuse("record %d: %w", read, err)
 				}
+				s.Levels = s.Levels[:0]
 				for f, categorical := range k.categorical {
-					if x := s.Attributes[f]; categorical && x >= 0 {
-						if int(x) >= len(codes[f]) {
+					if x := s.Attributes[f]; categorical && !scoring.IsMissing(x) {
+						name, listed := names[f][uint64(x)]
+						if !listed {
 							return nil, Refuse("record %d has a level that is not listed", read)
 						}
-						s.Attributes[f] = codes[f][int(x)]
+						s.Attributes[f] = s.Levels.Add(name)
 					}
 				}
 				t.Put(&s)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,19 +18,10 @@ import (
 // content is what a table holds, with levels as text, by customer.
 func content(t testing.TB, set *schemas.Set, c *Table) map[string]string {
 	t.Helper()
-	k := newPacking(set.Spec())
 	out := map[string]string{}
 	var at Cursor
-	var s schemas.ChurnScore
 	for record := c.Next(&at); record != nil; record = c.Next(&at) {
-		if _, err := k.unpack(record, &s, nil); err != nil {
-			t.Fatal(err)
-		}
-		text := fmt.Sprint(string(s.EventID), s.SourceOffset, s.OccurredAt, s.AsOf, s.ModelVersion, s.Probability, s.AttributeAges, s.RecentEvents)
-		for f, x := range s.Attributes {
-			text += "|" + set.Text(f, x)
-		}
-		out[string(s.CustomerID)] = text
+		out[string(record.ID())] = unpacked(set, c, record)
 	}
 	if len(out) != c.Len() {
 		t.Fatalf("the walk meets %d customers of %d", len(out), c.Len())
@@ -51,11 +43,10 @@ func sameContent(t testing.TB, got, want map[string]string) {
 
 func testTable(t testing.TB, set *schemas.Set, n int) *Table {
 	t.Helper()
-	k := newPacking(set.Spec())
 	rng := rand.New(rand.NewPCG(uint64(n), 6))
-	table := NewTable(set.Spec())
+	table := NewTable(set.Vocabulary())
 	for i := range n {
-		table.put(k.append(nil, randomScore(rng, set, fmt.Sprint("customer", i))))
+		table.Put(randomScore(rng, set, fmt.Sprint("customer", i)))
 	}
 	return table
 }
@@ -74,7 +65,7 @@ func testHeader(set *schemas.Set) *SnapshotHeader {
 }
 
 func encodeSnapshot(set *schemas.Set, c *Table) []byte {
-	e := NewSnapshotEncoder(set.Vocabulary())
+	e := NewSnapshotEncoder()
 	data := e.Start(nil, testHeader(set))
 	var at Cursor
 	for done := false; !done; {
@@ -121,21 +112,20 @@ func TestSnapshotInAnotherProcess(t *testing.T) {
 // do not change come as they are, new levels included.
 func TestSnapshotWhileScoring(t *testing.T) {
 	set := testSet(t)
-	k := newPacking(set.Spec())
 	table := testTable(t, set, 3000)
 	rng := rand.New(rand.NewPCG(7, 7))
 	before := content(t, set, table)
 	changed := map[string]bool{}
-	e := NewSnapshotEncoder(set.Vocabulary())
+	e := NewSnapshotEncoder()
 	data := e.Start(nil, testHeader(set))
 	var at Cursor
 	for done := false; !done; {
 		data, done = e.Customers(data, table, &at)
 		for range 100 {
 			s := randomScore(rng, set, fmt.Sprint("customer", rng.IntN(3000)))
-			s.Attributes[plan], _ = set.Vocabulary().CodeString(plan, fmt.Sprint("new", rng.IntN(1000)))
+			s.Attributes[plan] = s.Levels.Add(fmt.Sprint("new", rng.IntN(1000)))
 			changed[string(s.CustomerID)] = true
-			table.put(k.append(nil, s))
+			table.Put(s)
 		}
 	}
 	data = e.End(data)
@@ -164,9 +154,10 @@ func TestSnapshotWithNumbersBeyondTheBound(t *testing.T) {
 				s.Attributes[i] = x
 			}
 		}
-		table := NewTable(set.Spec())
-		k := newPacking(set.Spec())
-		table.put(k.append(nil, s))
+		table := NewTable(set.Vocabulary())
+		values := slices.Clone(s.Attributes)
+		table.levels.number(values, s.Levels)
+		table.put(table.packing.append(nil, s, values))
 		if _, _, err := readSnapshot(set, bytes.NewReader(encodeSnapshot(set, table))); !errors.Is(err, ErrRefused) {
 			t.Errorf("with %g: %v", x, err)
 		}
@@ -260,7 +251,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		// What the worker does; the disk is another goroutine's.
 		block := make([]byte, 0, 2*blockBytes)
 		for b.Loop() {
-			e := NewSnapshotEncoder(set.Vocabulary())
+			e := NewSnapshotEncoder()
 			var at Cursor
 			for done := false; !done; {
 				_, done = e.Customers(block[:0], table, &at)

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"math"
 
 	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/schemas"
@@ -28,8 +29,10 @@ import (
 // It is not safe for concurrent use.
 type Table struct {
 	packing packing
-	packed  []byte // the record being put
-	scratch []byte // an event id being unpacked
+	levels  levels
+	values  scoring.Vector // of the record being put, with the table's numbers
+	packed  []byte         // the record being put
+	scratch []byte         // an event id being unpacked
 	checked checks
 
 	seed   maphash.Seed
@@ -54,9 +57,10 @@ const (
 	minSlots      = 64
 )
 
-// NewTable returns an empty table for customers with these features.
-func NewTable(spec *scoring.Spec) *Table {
-	t := &Table{packing: newPacking(spec), seed: maphash.MakeSeed(), slots: make([]slot, minSlots), chunkBytes: minChunkBytes}
+// NewTable returns an empty table for customers whose vectors are of a
+// vocabulary.
+func NewTable(v *scoring.Vocabulary) *Table {
+	t := &Table{packing: newPacking(v.Spec()), levels: newLevels(v), seed: maphash.MakeSeed(), slots: make([]slot, minSlots), chunkBytes: minChunkBytes}
 	for t.chunkBytes < t.packing.maxBytes()+binary.MaxVarintLen64+unit {
 		t.chunkBytes *= 2
 	}
@@ -67,12 +71,29 @@ func NewTable(spec *scoring.Spec) *Table {
 func (t *Table) Len() int { return t.count }
 
 // Put keeps the state that a score carries as its customer's record.
-func (t *Table) Put(s *schemas.ChurnScore) {
-	t.packed = t.packing.append(t.packed[:0], s)
+func (t *Table) Put(s *schemas.ChurnScore) { t.keep(s, math.MaxInt) }
+
+// Accept is Put, unless a feature would come to have more levels than most among
+// the customers, by this score: then it changes nothing and returns the feature.
+// What it decides depends on the customers in the table alone.
+func (t *Table) Accept(s *schemas.ChurnScore, most int) (full int, ok bool) { return t.keep(s, most) }
+
+func (t *Table) keep(s *schemas.ChurnScore, most int) (full int, ok bool) {
+	t.values = append(t.values[:0], s.Attributes...)
+	t.levels.number(t.values, s.Levels)
+	var before Record
+	if t.count > 0 {
+		before = t.Get(s.CustomerID)
+	}
+	if full, ok = t.levels.exchange(t.packing.levels(before, t.levels.before[:0]), t.values, most); !ok {
+		return full, false
+	}
+	t.packed = t.packing.append(t.packed[:0], s, t.values)
 	if invariants.Enabled {
 		t.checkRecord(t.packed)
 	}
 	t.put(t.packed)
+	return 0, true
 }
 
 // Unpack sets in s what a record of the table keeps of a score, and leaves the
@@ -83,11 +104,21 @@ func (t *Table) Unpack(r Record, s *schemas.ChurnScore) {
 	if t.scratch, err = t.packing.unpack(r, s, t.scratch[:0]); err != nil {
 		panic("customers: a record in memory: " + err.Error())
 	}
+	s.Levels = t.levels.vector(s.Attributes, s.Levels[:0])
 }
+
+// Levels returns how many levels of a categorical feature the customers have
+// among them.
+func (t *Table) Levels(feature int) int { return t.levels.held(feature) }
+
+// Renumber has vectors come with the numbers that levels have got in the
+// vocabulary since they were put. To be called before a model that has brought
+// some is used.
+func (t *Table) Renumber() { t.levels.renumber() }
 
 // Bytes returns the memory in use.
 func (t *Table) Bytes() int {
-	n := len(t.slots)*8 + len(t.chunks)*t.chunkBytes
+	n := len(t.slots)*8 + len(t.chunks)*t.chunkBytes + t.levels.bytes
 	for _, positions := range t.free {
 		n += 4 * cap(positions)
 	}
@@ -140,7 +171,8 @@ func (t *Table) Remove(id []byte) (was bool) {
 	if at == 0 {
 		return false
 	}
-	_, have := t.record(at - 1)
+	record, have := t.record(at - 1)
+	t.levels.release(t.packing.levels(record, t.levels.before[:0]))
 	t.give(at-1, have)
 	t.count--
 	// Close the gap, so that no search ends at it too early: whatever may

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"math"
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
@@ -32,6 +33,10 @@ type Config struct {
 	// BestChange adds, for customers at high risk, the single actionable
 	// change after which the model would predict the lowest probability.
 	BestChange bool
+	// MaxLevels is how many levels of a categorical feature the customers may
+	// have among them. An event that would bring more is not applied. It must
+	// be the same wherever the partition may go. Default scoring.MaxLevels.
+	MaxLevels int
 	// Passing computes the features of a customer that depend on time as they
 	// are at a moment, which is later than the score's AsOf, and reports
 	// whether any has changed. It may change the score's Attributes only. Nil
@@ -57,7 +62,8 @@ type Engine struct {
 	customer scoring.Customer
 	change   scoring.Change
 	nothing  scoring.Vector
-	ids      []byte // of the customer and the event of a score that rests on no new event
+	set      scoring.Vector // the changes of an event with levels of its own
+	ids      []byte         // of the customer and the event of a score that rests on no new event
 
 	lime, shap []float64
 	order      []int
@@ -68,6 +74,7 @@ type Engine struct {
 // model, by Use or Rescore, before it can score.
 func New(cfg Config, table *customers.Table) *Engine {
 	n := cfg.Set.Spec().Len()
+	cfg.MaxLevels = cmp.Or(cfg.MaxLevels, scoring.MaxLevels)
 	return &Engine{
 		cfg: cfg, table: table, rounding: newRounding(cfg.Set),
 		nothing: scoring.NewVector(n), lime: make([]float64, n), shap: make([]float64, n),
@@ -77,13 +84,19 @@ func New(cfg Config, table *customers.Table) *Engine {
 // Use switches to a model. Scores there are stay as they are.
 func (e *Engine) Use(m Model) {
 	e.model = m
+	e.table.Renumber()
 	e.space = m.Predictor.NewWorkspace()
 }
 
 // Applied says what Apply did with an event.
 type Applied struct {
-	// Score is nil for a duplicate, which has no effect.
+	// Score is nil for an event without effect: a duplicate, or one that is
+	// refused.
 	Score *schemas.ChurnScore
+	// TooManyLevels refuses the event: with it the customers would have more
+	// than Config.MaxLevels levels of Feature.
+	TooManyLevels bool
+	Feature       int
 	// LateAttributes and BaselessIncrements are those of scoring.Applied.
 	LateAttributes, BaselessIncrements int
 	// Saturated counts attributes to which more was added than their type, or
@@ -103,8 +116,9 @@ func (e *Engine) Apply(ev *schemas.CustomerEvent, offset int64) Applied {
 	} else {
 		e.customer.Restore(e.nothing, 0, nil, nil, scoring.Missing)
 		s.AsOf = math.MinInt64
+		s.Levels = s.Levels[:0]
 	}
-	e.change = scoring.Change{OccurredAt: ev.OccurredAt, Set: ev.Changes, Add: ev.Increments}
+	e.change = scoring.Change{OccurredAt: ev.OccurredAt, Set: e.changes(ev), Add: ev.Increments}
 	if len(ev.EventID) > 0 { // those without an id are not the same event
 		e.change.EventHash = scoring.HashEvent(ev.EventID)
 	}
@@ -128,9 +142,29 @@ func (e *Engine) Apply(ev *schemas.CustomerEvent, offset int64) Applied {
 	s.Previous = e.customer.Probability
 	s.AttributeAges = e.customer.Ages(s.AttributeAges[:0], ev.OccurredAt)
 	s.RecentEvents = e.customer.RecentEvents(s.RecentEvents[:0])
-	e.complete(s)
+	e.predict(s)
+	if full, ok := e.table.Accept(s, e.cfg.MaxLevels); !ok {
+		return Applied{TooManyLevels: true, Feature: full}
+	}
 	applied.Score = s
 	return applied
+}
+
+// changes returns what an event changes, with its levels among those of the
+// score in hand.
+func (e *Engine) changes(ev *schemas.CustomerEvent) scoring.Vector {
+	if len(ev.Levels) == 0 {
+		return ev.Changes
+	}
+	e.set = append(e.set[:0], ev.Changes...)
+	for i, x := range e.set {
+		if e.cfg.Set.Spec().Feature(i).Kind == scoring.Categorical {
+			if level, ok := ev.Levels.At(x); ok {
+				e.set[i] = e.score.Levels.Add(level)
+			}
+		}
+	}
+	return e.set
 }
 
 // Erase forgets a customer and reports whether there was one.
@@ -173,6 +207,12 @@ func (e *Engine) recall(record customers.Record) *schemas.ChurnScore {
 // complete computes what follows from a score's customer and event, and keeps
 // the score.
 func (e *Engine) complete(s *schemas.ChurnScore) {
+	e.predict(s)
+	e.table.Put(s)
+}
+
+// predict computes what follows from a score's customer and event.
+func (e *Engine) predict(s *schemas.ChurnScore) {
 	m, x := &e.model, s.Attributes
 	s.ScoredAt = 0
 	s.ModelVersion = m.Version
@@ -186,5 +226,4 @@ func (e *Engine) complete(s *schemas.ChurnScore) {
 		b := &s.BestChange
 		b.Feature, b.Value, b.Probability, s.HasBestChange = m.Predictor.BestChange(x, e.space)
 	}
-	e.table.Put(s)
 }

@@ -82,7 +82,7 @@ func newEngine(t testing.TB, set *schemas.Set, change func(*Config)) (*Engine, *
 	if change != nil {
 		change(&cfg)
 	}
-	table := customers.NewTable(set.Spec())
+	table := customers.NewTable(set.Vocabulary())
 	e := New(cfg, table)
 	e.Use(testModel(t, set, 1))
 	return e, table
