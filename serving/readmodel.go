@@ -37,11 +37,11 @@ type Customer struct{ schemas.ChurnScore }
 // ID returns the customer's id.
 func (c *Customer) ID() string { return string(c.CustomerID) }
 
-// newCustomer copies what it keeps of a score.
+// newCustomer copies what it keeps of a score, but for the customer's id, which
+// the caller has or copies.
 func newCustomer(s *schemas.ChurnScore) *Customer {
 	c := &Customer{*s}
 	c.EventID, c.AttributeAges, c.RecentEvents = nil, nil, nil
-	c.CustomerID = bytes.Clone(s.CustomerID)
 	c.Risk = min(s.Risk, schemas.RiskHigh)
 	c.Levels = slices.Clone(s.Levels)
 	c.Explanations, c.Missing, c.Attributes = slices.Clone(s.Explanations), nil, slices.Clone(s.Attributes)
@@ -197,6 +197,7 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 		if !c.supersedes(old) {
 			return false
 		}
+		c.CustomerID = old.CustomerID
 		m.counts[old.Risk]--
 		h := m.history[i]
 		if len(h) == historyLength {
@@ -215,6 +216,7 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 			m.latest = append(m.latest, nil)
 			m.history = append(m.history, nil)
 		}
+		c.CustomerID = bytes.Clone(s.CustomerID)
 		m.slot[c.ID()] = i
 		m.history[i] = []Point{point}
 	}
