@@ -469,7 +469,7 @@ type Tailer interface {
 
 // follow keeps the read model up to date until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
-	scores := intake.Scores(s.codec)
+	scores := intake.Scores(s.codec, s.owners)
 	scores.Poison = s.intake.PassOver(func(_ string, reason schemas.Reason) {
 		result := "undecodable"
 		if reason == schemas.ReasonForeign || reason == schemas.ReasonKeyMismatch {

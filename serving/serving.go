@@ -47,6 +47,7 @@ type Config struct {
 // Server answers the REST and web requests.
 type Server struct {
 	tailer    Tailer
+	owners    *intake.Owners // nil where the tailer cannot be asked
 	codec     *schemas.Codec
 	set       *schemas.Set
 	models    role.Models
@@ -118,6 +119,9 @@ func New(cfg Config) (*Server, error) {
 	// What is known can be served while the registry is down, so the intake does
 	// not report readiness.
 	s.intake = intake.New(intake.Config{Logger: s.log, Registerer: cfg.Registerer})
+	if log, ok := cfg.Tailer.(intake.ScoresLog); ok {
+		s.owners = intake.NewOwners(s.intake, log, s.codec)
+	}
 	if s.metrics, err = newServerMetrics(cfg.Registerer, s.customers); err != nil {
 		return nil, fmt.Errorf("registering the metrics of serving: %w", err)
 	}

@@ -304,7 +304,7 @@ func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.Chu
 // scores returns how scores are read. One that cannot be decoded is passed over:
 // making dead letters of scores is not the trainer's task.
 func (t *Trainer) scores() intake.Topic[schemas.ChurnScore] {
-	topic := intake.Scores(t.cfg.Codec)
+	topic := intake.Scores(t.cfg.Codec, intake.NewOwners(t.intake, t.cfg.Cluster, t.cfg.Codec))
 	topic.Poison = t.intake.PassOver(func(_ string, reason schemas.Reason) { t.metrics.badScores.WithLabelValues(string(reason)).Inc() })
 	return topic
 }

@@ -59,6 +59,7 @@ type Monitor struct {
 	now     func() time.Time
 	metrics *metrics
 	intake  *intake.Intake
+	owners  *intake.Owners
 	// customers are what the partitions have in common.
 	customers *customers
 	// topicsInterval is how often to look for new partitions.
@@ -128,6 +129,7 @@ func New(cfg Config) (*Monitor, error) {
 		windows:        windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
 		recent:         newRecentScores(cfg.DriftWindow, cfg.Codec.Set().Vocabulary()),
 	}
+	m.owners = intake.NewOwners(m.intake, cfg.Cluster, cfg.Codec)
 	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
 	m.metrics = newMetrics(m)
 	if cfg.Registerer != nil {

@@ -562,6 +562,7 @@ func TestRestartAgrees(t *testing.T) {
 			}
 			m.now = func() time.Time { return records[max(line.there-1, 0)].Time }
 			var l ledger
+			m.owners = nil // there is no Kafka to ask
 			p := m.newPartition()
 			p.join = newJoin(8, 0, newCustomers(), &l)
 			p.scores = source{fetcher: scores, end: int64(there)}
@@ -595,6 +596,7 @@ func TestOpenTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.owners = nil // there is no Kafka to ask
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	line := &timeline{rand: rand.New(rand.NewPCG(1, 1))}

@@ -48,7 +48,7 @@ func (m *Monitor) newPartition() *partition {
 	})
 	join := newJoin(m.cfg.History, m.cfg.LeadTime.Milliseconds(), m.customers, m)
 	join.pending = m.cfg.MaxPending
-	scores, outcomes := intake.Scores(codec), intake.Outcomes(codec)
+	scores, outcomes := intake.Scores(codec, m.owners), intake.Outcomes(codec)
 	scores.Poison, outcomes.Poison = passOver, passOver
 	return &partition{
 		monitor: m,

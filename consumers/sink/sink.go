@@ -63,6 +63,7 @@ type Sink struct {
 	metrics *metrics
 	letters *deadletters.Writer
 	intake  *intake.Intake
+	owners  *intake.Owners
 
 	mu     sync.Mutex // also so that the last report is the valid one
 	store  error      // what the store last answered
@@ -88,13 +89,15 @@ func New(cfg Config) (*Sink, error) {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
 	log := cfg.Logger.With("store", cfg.Store.Name())
+	in := intake.New(intake.Config{
+		Name: "sink " + cfg.Store.Name() + " intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer,
+	})
 	s := &Sink{
 		cfg:     cfg,
 		log:     log,
 		metrics: m,
-		intake: intake.New(intake.Config{
-			Name: "sink " + cfg.Store.Name() + " intake", Ready: cfg.Ready, Logger: log, Registerer: cfg.Registerer,
-		}),
+		intake:  in,
+		owners:  intake.NewOwners(in, cfg.Cluster, cfg.Codec),
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, name+" "+cfg.Store.Name()),
 	}
 	s.state(errors.New("not connected yet"))
@@ -246,7 +249,7 @@ func (s *Sink) newWorker(claim *kafka.Claim) *worker {
 		s.metrics.unreadable.WithLabelValues(string(reason)).Inc()
 	})
 	codec := s.cfg.Codec
-	scores, outcomes := intake.Scores(codec), intake.Outcomes(codec)
+	scores, outcomes := intake.Scores(codec, s.owners), intake.Outcomes(codec)
 	scores.New, scores.Poison = w.newScore, letter
 	outcomes.Poison = passOver
 	w.scores = intake.NewReader(s.intake, scores)

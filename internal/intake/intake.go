@@ -97,6 +97,8 @@ type Topic[T any] struct {
 	// Poison is the policy. Default: Read fails, with an error that matches
 	// *schemas.PoisonError.
 	Poison Policy
+	// Owners, if set, make poison of what is none of theirs.
+	Owners *Owners
 	// Reserved has records under reserved keys read like all others, for topics
 	// that strangers write to. Default: they are passed over.
 	Reserved bool
@@ -128,6 +130,15 @@ func NewReader[T any](in *Intake, topic Topic[T]) *Reader[T] {
 // Read reads a record. It waits while the registry is down. The error is ctx's
 // or that of the policy, and names the record.
 func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error) {
+	if r.topic.Owners != nil {
+		foreign, err := r.topic.Owners.admit(ctx, record)
+		switch {
+		case err != nil:
+			return Nothing, err
+		case foreign && !schemas.IsReservedKey(record.Key):
+			return r.refuse(ctx, record, errForeign)
+		}
+	}
 	if !r.topic.Reserved && schemas.IsReservedKey(CustomerID(r.topic.Keys, record)) {
 		return Nothing, nil
 	}
@@ -156,6 +167,9 @@ func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error
 	}
 	return kind, nil
 }
+
+// errForeign is why a record is poison that none of a topic's owners has written.
+var errForeign = &schemas.PoisonError{Reason: schemas.ReasonForeign, Detail: "its producer is none of the scorers that have owned the partition"}
 
 // value returns a record's value with a frame before it, wherever that was.
 func (r *Reader[T]) value(record *kafka.Record) (value []byte, err error) {

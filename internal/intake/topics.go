@@ -43,11 +43,12 @@ func Outcomes(codec *schemas.Codec) Topic[schemas.ChurnOutcome] {
 }
 
 // Scores returns how churn.scores is read by every role but the scorer, alike.
-// What cannot be a scorer's is poison: a tombstone without the source position
-// that the scorer's have, or a score with figures that no scorer gives.
-func Scores(codec *schemas.Codec) Topic[schemas.ChurnScore] {
+// What cannot be a scorer's is poison: what owners, which may be nil, say is not
+// theirs, a tombstone without the source position that the scorer's have, or a
+// score with figures that no scorer gives.
+func Scores(codec *schemas.Codec, owners *Owners) Topic[schemas.ChurnScore] {
 	return Topic[schemas.ChurnScore]{
-		Decode: codec.DecodeScore, New: codec.NewScore,
+		Decode: codec.DecodeScore, New: codec.NewScore, Owners: owners,
 		Check: func(r *kafka.Record, s *schemas.ChurnScore) *schemas.PoisonError {
 			if s == nil {
 				if why := checkErasure(r.Key); why != nil {

@@ -82,7 +82,7 @@ func TestScores(t *testing.T) {
 		"too large an offset":      {headers: position("2", "9223372036854775808"), poison: schemas.ReasonForeign},
 	} {
 		r := kafka.Record{Topic: schemas.TopicScores, Partition: 2, Key: []byte("ann"), Headers: c.headers}
-		kind, err := intake.NewReader(in, intake.Scores(codec)).Read(t.Context(), &r)
+		kind, err := intake.NewReader(in, intake.Scores(codec, nil)).Read(t.Context(), &r)
 		t.Run("a tombstone, "+name, func(t *testing.T) { expectPoison(t, kind, err, c.poison) })
 	}
 	for name, c := range map[string]struct {
@@ -103,7 +103,7 @@ func TestScores(t *testing.T) {
 		s.CustomerID, s.ModelVersion, s.Probability = []byte("ann"), 1, 0.5
 		c.change(s)
 		r := kafka.Record{Topic: schemas.TopicScores, Partition: 2, Key: []byte("ann"), Value: writer.AppendScore(nil, s)}
-		kind, err := intake.NewReader(in, intake.Scores(codec)).Read(t.Context(), &r)
+		kind, err := intake.NewReader(in, intake.Scores(codec, nil)).Read(t.Context(), &r)
 		t.Run("a score, "+name, func(t *testing.T) { expectPoison(t, kind, err, c.poison) })
 	}
 }
