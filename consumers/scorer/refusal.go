@@ -25,8 +25,6 @@ const (
 	reasonTopicMissing = "topic_missing"
 )
 
-var reasons = []string{reasonScoresReplaced, reasonEventsReplaced, reasonEventsCut, reasonOtherGroup, reasonUnreadable, reasonTopicMissing}
-
 // refusal is why a partition is not worked on until somebody has decided what
 // is to become of it. The others go on meanwhile.
 type refusal struct {
