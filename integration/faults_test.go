@@ -884,6 +884,42 @@ func (f *faults) check(all bool) []Score {
 	return scores
 }
 
+// audit fails the test unless the scorers' own account of the events adds up, and
+// is that of the topics.
+func (f *faults) audit(scores int) {
+	f.t.Helper()
+	n, err := f.cluster.Partitions(testContext(f.t), schemas.TopicEvents)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var found schemas.Sums
+	markers := 0
+	for p := range n {
+		var a *scorer.Audit
+		// The last events' marker may come a minute later.
+		Eventually(f.t, 2*time.Minute, "a marker after the last event", func() error {
+			if a, err = scorer.RunAudit(testContext(f.t), scorer.AuditConfig{Cluster: f.cluster, Codec: f.codec, Partition: p, From: -1, To: -1}); err != nil {
+				return err
+			}
+			if last := end(f.t, f.cluster, schemas.TopicEvents, p); a.To < last {
+				return fmt.Errorf("partition %d is marked up to %d of %d", p, a.To, last)
+			}
+			return nil
+		})
+		if !a.OK() || a.Superseded+a.Expired != 0 || a.Found.Total() != a.To-a.From {
+			f.t.Errorf("audit of partition %d: %+v", p, a)
+		}
+		found.Scored += a.Found.Scored
+		found.Duplicates += a.Found.Duplicates
+		found.NoRecord += a.Found.NoRecord
+		markers += a.Markers
+	}
+	if found.Scored != int64(scores) {
+		f.t.Errorf("the audit finds %d events scored, there are %d scores", found.Scored, scores)
+	}
+	f.note("audit: %d scored, %d duplicates, %d offsets without a record; %d pairs of markers agree", found.Scored, found.Duplicates, found.NoRecord, markers)
+}
+
 // checkRows fails the test unless ClickHouse has exactly the scores.
 func (f *faults) checkRows(scores []Score) {
 	f.t.Helper()
@@ -1091,6 +1127,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 	scores := f.check(true)
 	f.noLag(scorer.DefaultGroup, schemas.TopicEvents)
 	f.noLag(sinkGroup, schemas.TopicScores)
+	f.audit(len(scores))
 	f.checkRows(scores)
 	if n := ends(t, f.cluster, schemas.TopicDeadLetters); n != 0 {
 		t.Errorf("%d dead letters", n)

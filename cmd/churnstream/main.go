@@ -30,6 +30,7 @@ type cli struct {
 	Explain  explainCommand  `cmd:"" group:"tools" help:"Explain one customer's probability by a model in a file."`
 	Models   modelsCommand   `cmd:"" group:"tools" help:"List, show and activate model versions."`
 	Letters  lettersCommand  `cmd:"" group:"tools" name:"dead-letters" help:"List, show and redrive records that could not be processed."`
+	Audit    auditCommand    `cmd:"" group:"tools" help:"Prove what became of every event, by what the topics hold."`
 	Progress progressCommand `cmd:"" group:"tools" help:"Show how far events are scored, and say where to go on."`
 	Topics   topicsCommand   `cmd:"" group:"tools" help:"Check the settings of the topics."`
 	Tail     tailCommand     `cmd:"" group:"tools" help:"Print the records of a topic as JSON."`

@@ -523,6 +523,13 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 	if p.Sums != q.Sums || p.Since != 0 || p.Next != int64(len(events)) || p.Unaccounted() != 0 {
 		t.Errorf("the last marker says %+v, want the sums %+v", p, q.Sums)
 	}
+	a, err := RunAudit(t.Context(), AuditConfig{Cluster: w.cluster, Codec: upstream, From: -1, To: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a.OK() || a.To != int64(len(events)) || !compacting && (a.Found != q.Sums || a.Markers < 2) {
+		t.Errorf("the audit found %+v, want the sums %+v", a, q.Sums)
+	}
 	letters := map[int64]schemas.Reason{}
 	for _, r := range w.records(schemas.TopicDeadLetters) {
 		var d schemas.DeadLetter

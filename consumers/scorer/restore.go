@@ -333,7 +333,7 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 	}
 	if kind == intake.Tombstone {
 		offset, ok := sourceOffset(record)
-		if !ok {
+		if !ok || !known && len(r.writers) > 0 && offset >= r.state.progress.Since {
 			r.foreign(record, "a tombstone that no scorer has written", r.knows(record.Key))
 			return nil
 		}
