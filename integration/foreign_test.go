@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,9 +22,10 @@ import (
 // decoded is what a client says of a topic: how many values it has, or that it
 // cannot read one.
 type decoded struct {
-	Topic  string
-	Values int
-	Error  string
+	Topic   string
+	Values  int
+	Markers int // of progress, among the values
+	Error   string
 }
 
 // foreignRecord is what has to become of a record that a foreign writer wrote.
@@ -177,15 +179,19 @@ func readable(t testing.TB, p *Platform, topics ...string) {
 		"Python": python(t, "read_everything.py", append([]string{p.Brokers(), p.Registry.URL()}, topics...)...),
 		"Java":   java(t, append([]string{"read", p.Brokers(), p.Registry.URL()}, topics...)...),
 	} {
-		read := map[string]int{}
+		read, markers := map[string]int{}, 0
 		for _, line := range lines {
 			d := unmarshal[decoded](t, line)
 			if d.Error != "" {
 				t.Errorf("%s cannot read %s: %s", name, d.Topic, d.Error)
 			}
 			read[d.Topic] += d.Values
+			markers += d.Markers
 		}
 		t.Logf("%s reads %v", name, read)
+		if name == "Python" && markers == 0 && slices.Contains(topics, schemas.TopicScores) {
+			t.Error("Python reads no marker of progress")
+		}
 		for _, topic := range topics {
 			if read[topic] == 0 {
 				t.Errorf("%s reads nothing of %s", name, topic)

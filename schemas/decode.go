@@ -400,7 +400,7 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 	return in.finish()
 }
 
-// DecodeProgress decodes a marker's value into p, of which it shares nothing.
+// DecodeProgress decodes what a marker says into p, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) error {
 	in, root, err := c.open(ctx, progressMessage, value)

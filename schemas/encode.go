@@ -167,7 +167,7 @@ func (c *Codec) AppendDeadLetter(dst []byte, d *DeadLetter) []byte {
 	return appendString(dst, d.FailedBy)
 }
 
-// AppendProgress appends a marker's value, framed, to dst. Register comes first:
+// AppendProgress appends what a marker says, framed, to dst. Register comes first:
 // without a schema id it panics.
 func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 	dst = c.appendFrame(dst, progressMessage)

@@ -11,8 +11,10 @@ import (
 // partition its own.
 const MarkerKey = "\x00fence"
 
-// ProgressKey is the key of the scorer's markers of progress, which have a
-// value: compaction leaves the last.
+// ProgressKey is the key of the scorer's markers of progress. What they say is in
+// the header HeaderProgress. Their value, for which compaction leaves the last, is
+// a score of nobody: many clients decode a value before they look at its key, and
+// some by a schema of their own.
 const ProgressKey = "\x00progress"
 
 // IsReservedKey reports whether a record's key begins with a zero byte. Such

@@ -20,6 +20,10 @@ const (
 	HeaderSourceOffset    = "source-offset"
 )
 
+// HeaderProgress is the key of the header that holds what a marker of progress
+// says, framed as a value is; see ProgressKey.
+const HeaderProgress = "progress"
+
 // Times in messages are milliseconds since 1970 UTC, as on the wire.
 
 // CustomerEvent says what happened to a customer. Byte slices of a decoded
@@ -226,7 +230,7 @@ type DeadLetter struct {
 }
 
 // Progress is how far a partition of events is processed, and what became of
-// its offsets from Since up to before Next. It is the value of a marker under
+// its offsets from Since up to before Next. It is in the header of a marker under
 // ProgressKey among the scores.
 type Progress struct {
 	// Group is the consumer group of the scorer.

@@ -70,7 +70,7 @@ func Accept(ctx context.Context, cfg AcceptConfig) (*schemas.Progress, error) {
 	p.Group, p.Partition = cfg.Group, int32(cfg.Partition)
 	p.EventsTopicID, p.ScoresTopicID = ids.events, ids.scores
 	p.Writers = writers(p.Writers).with(o.out.ProducerID(), at)
-	_, err = o.write(ctx, []kafka.Record{{Key: progressKey, Value: cfg.Codec.AppendProgress(nil, p)}})
+	_, err = o.write(ctx, []kafka.Record{markerRecord(cfg.Codec, p)})
 	return p, err
 }
 

@@ -200,8 +200,8 @@ func (w *world) marker() (last kafka.Record) {
 // progress returns what it says.
 func (w *world) progress() *schemas.Progress {
 	w.t.Helper()
-	p := &schemas.Progress{}
-	if err := w.process(nil).cfg.Codec.DecodeProgress(w.t.Context(), w.marker().Value, p); err != nil {
+	p, marker := &schemas.Progress{}, w.marker()
+	if err := w.process(nil).cfg.Codec.DecodeProgress(w.t.Context(), marker.Header(schemas.HeaderProgress), p); err != nil {
 		w.t.Fatal(err)
 	}
 	return p

@@ -71,10 +71,13 @@ func (m *markers) seek(ctx context.Context, from, to int64) error {
 
 // take looks at a record and reports whether it is a marker that counts.
 func (m *markers) take(ctx context.Context, r *kafka.Record) (bool, error) {
-	if string(r.Key) != schemas.ProgressKey || r.Value == nil {
+	says := r.Header(schemas.HeaderProgress)
+	if string(r.Key) != schemas.ProgressKey || r.Value == nil || says == nil {
 		return false, nil
 	}
-	kind, err := m.reader.Read(ctx, r)
+	// Its value is for others; see schemas.ProgressKey.
+	what := kafka.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: says}
+	kind, err := m.reader.Read(ctx, &what)
 	if err != nil || kind != intake.Message {
 		return false, err
 	}

@@ -20,7 +20,8 @@ type outbox struct {
 	arena    []byte
 	scores   []kafka.Record // and tombstones
 	headers  []kafka.Header
-	occurred []int64 // of the events among them
+	occurred []int64             // of the events among them
+	nobody   *schemas.ChurnScore // the value of markers
 
 	letters     []schemas.DeadLetter
 	letterBytes int            // of the records in letters
@@ -81,9 +82,18 @@ func (b *outbox) erasure(id []byte, r *kafka.Record) {
 // mark adds a marker of progress: what was added before it is then written.
 func (b *outbox) mark(p *schemas.Progress) {
 	start := len(b.arena)
+	b.arena = b.cfg.Codec.AppendScore(b.arena, b.nobody)
+	middle := len(b.arena)
 	b.arena = b.cfg.Codec.AppendProgress(b.arena, p)
-	value := b.arena[start:len(b.arena):len(b.arena)]
-	b.add(kafka.Record{Key: progressKey, Value: value, Time: b.cfg.Now()}, p.Next-1)
+	end := len(b.arena)
+	b.add(kafka.Record{Key: progressKey, Value: b.arena[start:middle:middle], Time: b.cfg.Now()}, p.Next-1,
+		kafka.Header{Key: schemas.HeaderProgress, Value: b.arena[middle:end:end]})
+}
+
+// markerRecord returns a marker of progress that is written alone.
+func markerRecord(codec *schemas.Codec, p *schemas.Progress) kafka.Record {
+	return kafka.Record{Key: progressKey, Value: codec.AppendScore(nil, codec.NewScore()),
+		Headers: []kafka.Header{{Key: schemas.HeaderProgress, Value: codec.AppendProgress(nil, p)}}}
 }
 
 // letter adds a dead letter.
@@ -102,8 +112,8 @@ func (b *outbox) keep(bytes []byte) []byte {
 }
 
 // add adds a record for the output partition, with the source position in its
-// headers.
-func (b *outbox) add(out kafka.Record, sourceOffset int64) {
+// headers, before others.
+func (b *outbox) add(out kafka.Record, sourceOffset int64, others ...kafka.Header) {
 	start := len(b.arena)
 	b.arena = strconv.AppendInt(b.arena, int64(b.partition), 10)
 	mid := len(b.arena)
@@ -113,7 +123,8 @@ func (b *outbox) add(out kafka.Record, sourceOffset int64) {
 	b.headers = append(b.headers,
 		kafka.Header{Key: schemas.HeaderSourcePartition, Value: b.arena[start:mid:mid]},
 		kafka.Header{Key: schemas.HeaderSourceOffset, Value: b.arena[mid:end:end]})
-	out.Headers = b.headers[h : h+2 : h+2]
+	b.headers = append(b.headers, others...)
+	out.Headers = b.headers[h:len(b.headers):len(b.headers)]
 	b.scores = append(b.scores, out)
 }
 

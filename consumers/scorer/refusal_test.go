@@ -302,10 +302,9 @@ func TestForeignRecordsOfADifferentProducer(t *testing.T) {
 	ahead.SourceOffset, ahead.Attributes[months] = 7, 99
 	far := score(t, codec, written[1])
 	far.SourceOffset = 1 << 60
-	forged := w.marker()
 	p := w.progress()
 	p.Next = 8
-	forged.Value = codec.AppendProgress(nil, p)
+	forged := markerRecord(codec, p)
 	w.produce(schemas.TopicScores,
 		kafka.Record{Key: []byte("customer0"), Value: []byte("garbage"), Headers: headers("3")},
 		kafka.Record{Key: []byte("customer1"), Value: codec.AppendScore(nil, ahead), Headers: headers("7")},

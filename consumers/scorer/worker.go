@@ -134,7 +134,7 @@ func newWorker(s *Scorer, claim claim) *worker {
 	w := &worker{
 		site: site, claim: claim,
 		owner: owner, append: owner.append,
-		outbox:    outbox{site: site},
+		outbox:    outbox{site: site, nobody: s.cfg.Codec.NewScore()},
 		rescoring: rescoring{site: site},
 		snapshots: snapshotting{site: site},
 		ledger:    ledger{site: site, written: schemas.Progress{Next: -1}},

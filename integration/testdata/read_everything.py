@@ -19,6 +19,12 @@ deserialize = AvroDeserializer(client)
 schemas = {}
 
 
+def latest(topic):
+    """Reads values by the schema that is a topic's now, as generated classes do."""
+    by_latest = AvroDeserializer(client, client.get_latest_version(topic + "-value").schema.schema_str)
+    return lambda value: by_latest(value, SerializationContext(topic, MessageField.VALUE))
+
+
 def decode(value):
     """Decodes a value by fastavro alone."""
     if value[0] != 0:
@@ -38,7 +44,7 @@ def decode(value):
 for topic in topics:
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": "reads-everything", "enable.auto.commit": False,
                          "enable.partition.eof": False})
-    values = 0
+    values, markers, by_latest = 0, 0, latest(topic)
     for partition in consumer.list_topics(topic, 30).topics[topic].partitions:
         at = TopicPartition(topic, partition)
         first, end = consumer.get_watermark_offsets(at, 30)
@@ -58,14 +64,20 @@ for topic in topics:
             if message.value() is None:
                 continue
             values += 1
-            for reader, read in (
-                ("confluent-kafka", lambda v: deserialize(v, SerializationContext(topic, MessageField.VALUE))),
-                ("fastavro", decode),
-            ):
+            readers = [
+                ("confluent-kafka", message.value(), lambda v: deserialize(v, SerializationContext(topic, MessageField.VALUE))),
+                ("confluent-kafka, by the topic's schema", message.value(), by_latest),
+                ("fastavro", message.value(), decode),
+            ]
+            for name, value in message.headers() or ():
+                if name == "progress":  # of a marker
+                    markers += 1
+                    readers.append(("fastavro, a marker", value, decode))
+            for reader, value, read in readers:
                 try:
-                    read(message.value())
+                    read(value)
                 except Exception as e:
                     print(json.dumps({"topic": topic, "error": f"{reader}: partition {partition}, "
                                       f"offset {message.offset()}, key {message.key()}: {type(e).__name__}: {e}"}))
     consumer.close()
-    print(json.dumps({"topic": topic, "values": values}))
+    print(json.dumps({"topic": topic, "values": values, "markers": markers}))
