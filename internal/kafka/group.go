@@ -256,6 +256,10 @@ type generation struct {
 
 // join makes one attempt at becoming part of the next generation.
 func (m *member) join(ctx context.Context) (generation, error) {
+	if len(m.claims) == 0 {
+		// The others may take as long as a rebalance may.
+		defer retry.Begin(ctx, "joining group "+m.cfg.Group)()
+	}
 	counts, err := m.counts(ctx)
 	if err != nil {
 		return generation{}, err

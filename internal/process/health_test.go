@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -218,13 +219,19 @@ func TestWhatIsDownIsNamed(t *testing.T) {
 // lag returns the value of churn_lag_records.
 func lag(t *testing.T, p *process.Process, reader, topic string) float64 {
 	t.Helper()
+	return metric(t, p, "churn_lag_records", reader, topic)
+}
+
+// metric returns the sum of a metric of a reader's partitions of a topic.
+func metric(t *testing.T, p *process.Process, name, reader, topic string) float64 {
+	t.Helper()
 	families, err := p.Metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := 0.0
 	for _, f := range families {
-		if f.GetName() != "churn_lag_records" {
+		if f.GetName() != name {
 			continue
 		}
 		for _, m := range f.GetMetric() {
@@ -233,28 +240,35 @@ func lag(t *testing.T, p *process.Process, reader, topic string) float64 {
 				labels[l.GetName()] = l.GetValue()
 			}
 			if labels["reader"] == reader && labels["topic"] == topic {
-				sum += m.GetGauge().GetValue()
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}
 	}
 	return sum
 }
 
-// TestEventsWaitForAModel: they are lag, and the partition is named with why.
+// TestEventsWaitForAModel: they are lag, and the partition is named with why. What
+// retention takes meanwhile is counted.
 func TestEventsWaitForAModel(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(scorer.Role, scorer.Role.Config(), nil)
 	e := p.Codec.NewEvent()
 	e.CustomerID = []byte("anna")
 	if err := p.Cluster.NewProducer(kafka.ProducerConfig{}).ProduceTo(t.Context(), schemas.TopicEvents, 1,
-		[]kafka.Record{{Key: e.CustomerID, Value: p.Codec.AppendEvent(nil, e)}}); err != nil {
+		slices.Repeat([]kafka.Record{{Key: e.CustomerID, Value: p.Codec.AppendEvent(nil, e)}}, 10)); err != nil {
 		t.Fatal(err)
 	}
-	w.says(p, "scorer standstill", schemas.TopicEvents+"/1 stands at offset 0 since 20", "1 records to go", "no model")
+	w.says(p, "scorer standstill", schemas.TopicEvents+"/1 stands at offset 0 since 20", "10 records to go", "no model")
 	w.says(p, "score waiting", "no model")
-	if got := lag(t, p, "scorer", schemas.TopicEvents); got != 1 {
+	if got := lag(t, p, "scorer", schemas.TopicEvents); got != 10 {
 		t.Errorf("the lag is %v", got)
 	}
+	if err := w.broker.Cluster().DeleteRecords(schemas.TopicEvents, 1, 4); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the loss counted", p, func() bool {
+		return metric(t, p, "churn_lost_records_total", "scorer", schemas.TopicEvents) == 4 && lag(t, p, "scorer", schemas.TopicEvents) == 6
+	})
 }
 
 // TestRecordsWaitForTheRegistry writes a record under a schema that is asked for
