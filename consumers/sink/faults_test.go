@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -155,5 +156,41 @@ func testOutlives(t *testing.T, protocol string) {
 	}
 	if n, err := testutil.GatherAndCount(reg, "churn_sink_dead_letters_total"); n > 0 || err != nil {
 		t.Errorf("%d dead letters (%v)", n, err)
+	}
+}
+
+// TestStoreDownIsAStandstill: rows that wait for the store are lag, and the
+// partition is named with what the store says.
+func TestStoreDownIsAStandstill(t *testing.T) {
+	stack := newStack(t)
+	var err error
+	if stack.cluster, err = kafka.Connect(kafka.Config{Brokers: []string{stack.broker}, StuckAfter: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stack.cluster.Close)
+	store := &failing{Store: openTestSQLite(t, stack.set)}
+	store.writes.Store(1 << 40)
+	stop := stack.start(t, Config{Store: store})
+	stack.produce(t, schemas.TopicScores, stack.score(t, "anna", 0, 0.5), stack.score(t, "anna", 1, 0.6))
+	var stuck []kafka.Standstill
+	eventually(t, "the standstill", func() bool {
+		if err := stack.cluster.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stuck = stack.cluster.Standstills()
+		return len(stuck) > 0 && stuck[0].Why != ""
+	})
+	if s := stuck[0]; s.Reader != "sink sqlite" || s.Topic != schemas.TopicScores || s.Lag != 2 || !strings.Contains(s.Why, "no space left on device") {
+		t.Errorf("it is %+v", s)
+	}
+	store.writes.Store(0)
+	eventually(t, "no standstill", func() bool {
+		if err := stack.cluster.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return len(stack.cluster.Standstills()) == 0
+	})
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
