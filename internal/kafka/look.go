@@ -125,7 +125,7 @@ func (c *Cluster) lookAt(ctx context.Context, addr string, positions []*Position
 			}
 		}
 	}
-	if err := c.lookForTransactions(ctx, addr, positions); err != nil {
+	if err := c.lookForTransactions(ctx, addr, positions, ends); err != nil {
 		return err
 	}
 	if err := missing(partitions, first, ends); err != nil || expiring == nil {
@@ -136,7 +136,7 @@ func (c *Cluster) lookAt(ctx context.Context, addr string, positions []*Position
 
 // lookForTransactions notes which readers stand still, without a reason of their
 // own, because records of an open transaction come next.
-func (c *Cluster) lookForTransactions(ctx context.Context, addr string, positions []*Position) error {
+func (c *Cluster) lookForTransactions(ctx context.Context, addr string, positions []*Position, ends map[partitionOf]int64) error {
 	var partitions []partitionOf
 	for _, p := range positions {
 		if p.still(c.cfg.StuckAfter) {
@@ -148,8 +148,8 @@ func (c *Cluster) lookForTransactions(ctx context.Context, addr string, position
 		return err
 	}
 	for _, p := range positions {
-		end, ok := stable[p.of]
-		p.blocked.Store(ok && max(p.offset.Load(), p.fetched.Load()) >= end)
+		readable, ok := stable[p.of]
+		p.blocked.Store(ok && readable < ends[p.of] && p.offset.Load() >= readable)
 	}
 	return nil
 }
