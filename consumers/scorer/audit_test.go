@@ -48,7 +48,7 @@ func TestAuditFindsWhatIsMissing(t *testing.T) {
 	p := w.progress()
 	p.Next += 3
 	p.Scored += 3
-	w.own(kafka.Record{Key: progressKey, Value: codec.AppendProgress(nil, p)})
+	w.own(markerRecord(codec, p))
 	if a, err = w.audit(-1, -1); err != nil || a.OK() || a.Unaccounted != 3 || a.Contradictions != 1 || a.Found != want {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -59,7 +59,7 @@ func TestAuditFindsWhatIsMissing(t *testing.T) {
 	w.produce(schemas.TopicEvents, kafka.Record{Key: []byte("customer1"), Value: []byte("junk")})
 	p.Next++
 	p.DeadLetters++
-	w.own(kafka.Record{Key: progressKey, Value: codec.AppendProgress(nil, p)})
+	w.own(markerRecord(codec, p))
 	if a, err = w.audit(12, 13); err != nil || a.Unaccounted != 1 || !strings.Contains(strings.Join(a.Findings, "\n"), "offset 12: a record that cannot be read is not among the dead letters") {
 		t.Errorf("%+v, %v", a, err)
 	}

@@ -71,13 +71,10 @@ func (m *markers) seek(ctx context.Context, from, to int64) error {
 
 // take looks at a record and reports whether it is a marker that counts.
 func (m *markers) take(ctx context.Context, r *kafka.Record) (bool, error) {
-	says := r.Header(schemas.HeaderProgress)
-	if string(r.Key) != schemas.ProgressKey || r.Value == nil || says == nil {
+	if string(r.Key) != schemas.ProgressKey {
 		return false, nil
 	}
-	// Its value is for others; see schemas.ProgressKey.
-	what := kafka.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: says}
-	kind, err := m.reader.Read(ctx, &what)
+	kind, err := m.reader.Read(ctx, intake.Marker(r))
 	if err != nil || kind != intake.Message {
 		return false, err
 	}

@@ -184,6 +184,16 @@ func (r *Reader[T]) value(record *kafka.Record) (value []byte, err error) {
 	return r.framed, err
 }
 
+// Marker returns what a marker of progress says as a record of its own, for a
+// Reader of schemas.Progress. A marker that says nothing becomes a tombstone.
+func Marker(r *kafka.Record) *kafka.Record {
+	said := &kafka.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key}
+	if r.Value != nil {
+		said.Value = r.Header(schemas.HeaderProgress)
+	}
+	return said
+}
+
 // CustomerID returns the customer's id in a record's key. It is valid as long as
 // the key is.
 func CustomerID(format schemas.KeyFormat, r *kafka.Record) []byte {

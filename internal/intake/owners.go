@@ -130,7 +130,7 @@ func (p *owned) fence(w schemas.Writer) {
 // marker takes the owners from a marker of progress, and reports whether it is
 // one. Whoever wrote it is the last of them; who copies it is not.
 func (p *owned) marker(ctx context.Context, r *kafka.Record) (bool, error) {
-	kind, err := p.progress.Read(ctx, r)
+	kind, err := p.progress.Read(ctx, Marker(r))
 	if err != nil || kind != Message {
 		return false, err
 	}

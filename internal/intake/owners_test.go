@@ -87,10 +87,15 @@ func (o *scorer) append(r kafka.Record) int64 {
 
 func (o *scorer) score(customer string) { o.append(o.record(customer)) }
 
+func marker(codec *schemas.Codec, p *schemas.Progress) kafka.Record {
+	return kafka.Record{Key: []byte(schemas.ProgressKey), Value: codec.AppendScore(nil, codec.NewScore()),
+		Headers: []kafka.Header{{Key: schemas.HeaderProgress, Value: codec.AppendProgress(nil, p)}}}
+}
+
 // mark writes a marker of progress.
 func (o *scorer) mark() {
 	o.progress.ScoresTopicID = o.id
-	o.append(kafka.Record{Key: []byte(schemas.ProgressKey), Value: o.writer.AppendProgress(nil, &o.progress)})
+	o.append(marker(o.writer, &o.progress))
 }
 
 func (s *scoresTopic) record(customer string) kafka.Record {
@@ -172,7 +177,7 @@ func TestOwners(t *testing.T) {
 	s.stranger(tombstone)
 	s.stranger(kafka.Record{Key: []byte(schemas.MarkerKey)})
 	// A marker that was copied makes nobody an owner.
-	s.stranger(kafka.Record{Key: []byte(schemas.ProgressKey), Value: s.writer.AppendProgress(nil, &s.progress)})
+	s.stranger(marker(s.writer, &s.progress))
 	s.stranger(s.record("made-up too"))
 	s.expect(s.owners(), 0, "older ann bob", 3)
 
