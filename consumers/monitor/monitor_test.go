@@ -372,6 +372,21 @@ func TestScoreOfALateEvent(t *testing.T) {
 	}
 }
 
+// A record whose timestamp is years ahead does not end the waiting of others.
+func TestRecordAheadOfItsTime(t *testing.T) {
+	w := newWorld(t)
+	w.outcome("ann", 60, true, nil)
+	now := w.clock
+	w.clock = now.AddDate(10, 0, 0)
+	w.score("bob", 1, 1, .9, "year", 1)
+	w.clock = now
+	w.score("ann", 50, 1, .9, "year", 1)
+	r := w.start(Config{})
+	if s := r.Stats(); s.Outcomes != 1 || s.Unmatched != 0 {
+		t.Errorf("got %+v", s)
+	}
+}
+
 func TestLeadTime(t *testing.T) {
 	w := newWorld(t)
 	w.score("ann", 1, 1, .9, "year", 1)

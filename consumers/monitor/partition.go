@@ -183,8 +183,10 @@ func (p *partition) handle(ctx context.Context, r *kafka.Record) (err error) {
 	p.join.Lock()
 	defer p.join.Unlock()
 	// The time of a record is its producer's to choose; one that has not come yet
-	// must not make outcomes of today be given up.
-	p.join.expire(min(r.Time.UnixMilli(), p.monitor.now().UnixMilli()))
+	// says nothing, and must not make outcomes of today be given up.
+	if !r.Time.After(p.monitor.now().Add(inFlight)) {
+		p.join.expire(r.Time.UnixMilli())
+	}
 	switch {
 	case kind == intake.Tombstone && isScore:
 		p.join.erase(r.Key, deadletters.WrittenAt(r).UnixMilli())
