@@ -21,6 +21,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/embedded"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
@@ -392,6 +393,7 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: schemas.TopicScores, Err: kerr.RequestTimedOut, Count: -1, When: now},
 		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: schemas.TopicScores, Err: kerr.NotEnoughReplicas, Count: -1, When: now})
 
+	doubted := w.watch(upstream)
 	processes := make([]*Scorer, 2)
 	for i := range processes {
 		processes[i] = w.process(historyConfig(rng))
@@ -482,6 +484,10 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 	finally(last, false) // from memory
 	finally(w.process(func(cfg *Config) { cfg.StateDir = "" }), false)
 
+	if n := doubted.Load(); n > 0 {
+		t.Errorf("other roles took %d records of scorers for somebody else's", n)
+	}
+	w.believed(upstream, rng.Int64N(int64(len(events))))
 	got := w.records(schemas.TopicScores)
 	if compacting {
 		// Of what is left, every record is as it should be and in its place,
@@ -543,6 +549,63 @@ func playHistory(t *testing.T, seed uint64, from map[string]*atomic.Int64) {
 	}
 	for source, count := range from {
 		count.Add(int64(w.restores(source)))
+	}
+}
+
+// scores is how other roles read the scores, with what they do not believe.
+func (w *world) scores(codec *schemas.Codec, doubt func(r *kafka.Record, why *schemas.PoisonError)) *intake.Reader[schemas.ChurnScore] {
+	in := intake.New(intake.Config{})
+	topic := intake.Scores(codec, intake.NewOwners(in, w.cluster, codec))
+	topic.Poison = func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
+		doubt(r, why)
+		return nil
+	}
+	return intake.NewReader(in, topic)
+}
+
+// watch reads the scores as they come, as other roles do, and counts those that
+// they do not believe.
+func (w *world) watch(codec *schemas.Codec) *atomic.Int64 {
+	doubted := new(atomic.Int64)
+	reader := w.scores(codec, func(*kafka.Record, *schemas.PoisonError) { doubted.Add(1) })
+	ctx, stop := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- w.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores}}, func(ctx context.Context, records []kafka.Record) error {
+			for i := range records {
+				if _, err := reader.Read(ctx, &records[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	w.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	})
+	return doubted
+}
+
+// believed reads the scores as other roles do that start now, at the first and at
+// another offset.
+func (w *world) believed(codec *schemas.Codec, other int64) {
+	w.t.Helper()
+	records := w.all(schemas.TopicScores, 0)
+	for _, from := range []int64{0, other} {
+		reader := w.scores(codec, func(r *kafka.Record, why *schemas.PoisonError) {
+			w.t.Errorf("read from offset %d: the record of %q at %d is not believed: %v", from, r.Key, r.Offset, why)
+		})
+		for i := range records {
+			if records[i].Offset < from {
+				continue
+			}
+			if _, err := reader.Read(w.t.Context(), &records[i]); err != nil {
+				w.t.Fatal(err)
+			}
+		}
 	}
 }
 
