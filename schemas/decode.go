@@ -455,13 +455,12 @@ func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector, levels *sc
 	}
 	for i := range n.Fields {
 		f := &n.Fields[i]
-		switch {
-		case f.Position < 0:
+		if f.Position < 0 {
 			in.Skip(f.Node.Writer)
-		case c.set.columns[f.Position].categorical:
-			c.level(in, f.Node, f.Position, &x[f.Position], levels)
-		default:
-			if v, ok := in.number(f.Node); ok {
+		} else if value := in.Branch(f.Node); value.Kind != avro.Null { // most are null
+			if c.set.columns[f.Position].categorical {
+				c.level(in, value, f.Position, &x[f.Position], levels)
+			} else if v, ok := in.number(value); ok {
 				x[f.Position] = v
 			}
 		}
@@ -472,20 +471,23 @@ func (c *Codec) attributes(in *input, n *avro.Node, x scoring.Vector, levels *sc
 	}
 }
 
-// level reads a level of a categorical feature into x, unless it is null.
+// level reads a level of a categorical feature into x. It is not null.
 func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64, levels *scoring.Levels) {
-	n = in.Branch(n)
 	var level []byte
-	var digits [20]byte
 	switch n.Kind {
-	case avro.Null:
-		return
 	case avro.String, avro.Bytes:
-		level = in.levelText()
+		level = trim(in.Bytes())
+		// What the vocabulary has was checked when it came there.
+		if code, ok := c.set.vocabulary.Known(feature, level); ok {
+			*x = code
+			return
+		}
+		level = in.levelText(level)
 	case avro.Enum:
 		*x = float64(in.Symbol(n)) // the vocabulary numbers symbols in their order
 		return
 	case avro.Long, avro.Int:
+		var digits [20]byte
 		level = strconv.AppendInt(digits[:0], in.Integer(n), 10)
 	default:
 		in.Unreadable(n)

@@ -224,6 +224,8 @@ func (s *Set) appendAttributes(dst []byte, x scoring.Vector, levels scoring.Leve
 		switch {
 		case !c.categorical:
 			dst = appendNumeric(append(dst, c.value), c.typ.Kind, v)
+		case c.typ.Kind == avro.String && v >= 0:
+			dst = avro.AppendString(append(dst, c.value), s.vocabulary.Level(i, v))
 		case c.typ.Kind == avro.String:
 			dst = avro.AppendString(append(dst, c.value), s.vocabulary.Text(i, v, levels))
 		case c.typ.Kind == avro.Enum:

@@ -118,10 +118,9 @@ func (in *input) id(n *avro.Node) []byte {
 	return b
 }
 
-// levelText reads the text of a level: of at most scoring.MaxLevelBytes, and
-// empty for one that is not known.
-func (in *input) levelText() []byte {
-	level := trim(in.Bytes())
+// levelText checks the text of a level, which is of at most scoring.MaxLevelBytes,
+// and empty for one that is not known.
+func (in *input) levelText(level []byte) []byte {
 	if !utf8.Valid(level) {
 		if !in.ours {
 			in.fail(ReasonInvalidValue, "not valid UTF-8")

@@ -8,6 +8,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 )
 
 const (
@@ -52,6 +53,8 @@ type levels struct {
 	fresh   map[string]uint32 // guarded by mu
 	// unsettled is set while there are fresh ones.
 	unsettled atomic.Bool
+	// odd is set once there is one that is no text, or empty.
+	odd atomic.Bool
 }
 
 // NewVocabulary returns an empty vocabulary for spec.
@@ -109,6 +112,9 @@ func (v *Vocabulary) add(feature int, level string) (float64, error) {
 		l.fresh = map[string]uint32{}
 	}
 	l.fresh[level] = c
+	if level == "" || !utf8.ValidString(level) {
+		l.odd.Store(true)
+	}
 	l.unsettled.Store(true)
 	if settled := *l.settled.Load(); len(settled) < minFresh || len(l.fresh) >= max(minFresh, len(settled)/4) {
 		l.settle()
@@ -175,6 +181,14 @@ func (v *Vocabulary) Find(feature int, level []byte, others *Levels) float64 {
 		return float64(c)
 	}
 	return others.Add(text)
+}
+
+// Known returns the number of a level without adding it, if bytes are one: then
+// they are UTF-8, and not empty. It may miss a level, which Find finds.
+func (v *Vocabulary) Known(feature int, bytes []byte) (float64, bool) {
+	l := &v.byFeature[feature]
+	c, ok := (*l.settled.Load())[string(bytes)]
+	return float64(c), ok && !l.odd.Load()
 }
 
 // text returns a level as a string.

@@ -131,6 +131,15 @@ func (r *Reader) Double() float64 {
 // Bytes reads a string or bytes; the result points into the input and cannot
 // be appended to in place.
 func (r *Reader) Bytes() []byte {
+	if len(r.buf) > 0 {
+		// Nearly all lengths are in one byte.
+		if u := r.buf[0]; u&0x81 == 0 && int(u>>1) < len(r.buf) {
+			n := 1 + int(u>>1)
+			b := r.buf[1:n:n]
+			r.buf = r.buf[n:]
+			return b
+		}
+	}
 	n := r.Long()
 	if n < 0 {
 		r.fail("length %d", n)
@@ -173,6 +182,13 @@ func (r *Reader) Block() int64 {
 
 // index reads the position of an enum's symbol or a union's branch.
 func (r *Reader) index(n int, of Kind) int {
+	if len(r.buf) > 0 {
+		// Nearly all are in one byte, and not negative.
+		if u := r.buf[0]; u&0x81 == 0 && int(u>>1) < n {
+			r.buf = r.buf[1:]
+			return int(u >> 1)
+		}
+	}
 	i := r.Long()
 	if i < 0 || i >= int64(n) {
 		r.fail("%s position %d of %d", of, i, n)
