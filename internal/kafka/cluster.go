@@ -56,7 +56,7 @@ type Config struct {
 	LargestBatch int `name:"kafka-largest-batch" help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" type:"bytes" advanced:""`
 	// StuckAfter is how long a reader may stand still in a partition that has
 	// records for it; see Standstill.
-	StuckAfter time.Duration `name:"stuck-after" help:"How long a partition may have records to read and its reader stand still, until that is reported as a fault." default:"1m" advanced:""`
+	StuckAfter time.Duration `name:"stuck-after" help:"How long a partition may have records to read and its reader stand still, until that is reported as a fault. Keep it above --sink-delay." default:"1m" advanced:""`
 
 	// ExpiryInterval is the time between two looks at which of the records
 	// that wait retention will delete.
