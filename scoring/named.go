@@ -106,7 +106,7 @@ func (p *Predictor) byName(weights []float64) map[string]float64 {
 }
 
 // Vector returns the vector of a customer whose attributes are given by feature
-// name. A numeric feature takes any finite number, or a string that holds one; a
+// name. A numeric feature takes a number within ±MaxNumber, or a string that holds one; a
 // categorical feature takes a string, or a whole number that stands for its
 // digits. What is not there, or nil, is Missing; a level that neither a model
 // nor an event has brought is Unknown, and the vocabulary does not learn it.
@@ -157,8 +157,8 @@ func number(value any) (float64, error) {
 	default:
 		return 0, fmt.Errorf("%T is neither a number nor a string", value)
 	}
-	if !finite(x) {
-		return 0, fmt.Errorf("%g is not finite", x)
+	if !(math.Abs(x) <= MaxNumber) {
+		return 0, fmt.Errorf("%g is not within ±%g", x, MaxNumber)
 	}
 	return x, nil
 }
