@@ -21,59 +21,6 @@ func (c *Codec) AppendEvent(dst []byte, e *CustomerEvent) []byte {
 	return avro.AppendBytes(dst, e.Source)
 }
 
-// AppendScore appends a score, framed, to dst. Register comes first: without a
-// schema id it panics.
-func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
-	dst = c.appendFrame(dst, scoreMessage)
-	dst = avro.AppendBytes(dst, s.CustomerID)
-	dst = avro.AppendBytes(dst, s.EventID)
-	dst = avro.AppendLong(dst, s.OccurredAt)
-	dst = avro.AppendLong(dst, s.ScoredAt)
-	dst = avro.AppendLong(dst, s.ModelVersion)
-	dst = avro.AppendDouble(dst, s.Probability)
-	dst = appendOptional(dst, s.Previous)
-	dst = avro.AppendLong(dst, int64(s.Risk))
-	dst = avro.AppendDouble(dst, s.ExpectedProbability)
-	if len(s.Explanations) > 0 {
-		dst = avro.AppendLong(dst, int64(len(s.Explanations)))
-		for i := range s.Explanations {
-			e := &s.Explanations[i]
-			dst = avro.AppendString(dst, c.set.spec.Feature(e.Feature).Name)
-			if x := s.Attributes[e.Feature]; scoring.IsMissing(x) {
-				dst = append(dst, nullBranch)
-			} else {
-				dst = append(dst, valueBranch)
-				dst = c.set.appendText(dst, e.Feature, x, s.Levels)
-			}
-			dst = appendOptional(dst, e.LIME)
-			dst = appendOptional(dst, e.SHAP)
-		}
-	}
-	dst = append(dst, 0)
-	if len(s.Missing) > 0 {
-		dst = avro.AppendLong(dst, int64(len(s.Missing)))
-		for _, feature := range s.Missing {
-			dst = avro.AppendString(dst, c.set.spec.Feature(feature).Name)
-		}
-	}
-	dst = append(dst, 0)
-	dst = c.set.appendAttributes(dst, s.Attributes, s.Levels)
-	dst = appendLongs(dst, s.AttributeAges)
-	dst = appendLongs(dst, s.RecentEvents)
-	dst = avro.AppendLong(dst, int64(s.SourcePartition))
-	dst = avro.AppendLong(dst, s.SourceOffset)
-	if !s.HasBestChange {
-		dst = append(dst, nullBranch)
-	} else {
-		dst = append(dst, valueBranch)
-		dst = avro.AppendString(dst, c.set.spec.Feature(s.BestChange.Feature).Name)
-		dst = c.set.appendText(dst, s.BestChange.Feature, s.BestChange.Value, s.Levels)
-		dst = avro.AppendDouble(dst, s.BestChange.Probability)
-	}
-	dst = avro.AppendLong(dst, s.AsOf)
-	return avro.AppendLong(dst, int64(s.Trigger))
-}
-
 // AppendOutcome appends an outcome, framed, to dst. Register comes first:
 // without a schema id it panics.
 func (c *Codec) AppendOutcome(dst []byte, o *ChurnOutcome) []byte {

@@ -48,12 +48,7 @@ func TestFieldPositions(t *testing.T) {
 	for k, want := range [messageKinds][]string{
 		{eventEventID: "event_id", eventCustomerID: "customer_id", eventOccurredAt: "occurred_at",
 			eventChanges: "changes", eventIncrements: "increments", eventSource: "source"},
-		{scoreCustomerID: "customer_id", scoreEventID: "event_id", scoreOccurredAt: "occurred_at",
-			scoreScoredAt: "scored_at", scoreModelVersion: "model_version", scoreProbability: "churn_probability",
-			scorePrevious: "previous_probability", scoreRisk: "risk", scoreExpected: "expected_probability",
-			scoreExplanations: "explanations", scoreMissing: "missing", scoreAttributes: "attributes",
-			scoreAges: "attribute_ages", scoreRecentEvents: "recent_events", scoreSourcePartition: "source_partition",
-			scoreSourceOffset: "source_offset", scoreBestChange: "best_change", scoreAsOf: "as_of", scoreTrigger: "trigger"},
+		scoreFields[:],
 		{outcomeCustomerID: "customer_id", outcomeChurned: "churned", outcomeObservedAt: "observed_at",
 			outcomeAttributes: "attributes", outcomeSource: "source"},
 		{modelVersion: "version", modelCreatedAt: "created_at", modelStage: "stage", modelReason: "reason",
