@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,13 +38,19 @@ func (c *Cluster) Look(ctx context.Context, topics ...string) error {
 		return err
 	}
 	leaders, err := leadersOf(meta)
+	refused := map[string]error{}
+	for _, t := range meta.Topics {
+		if t.ErrorCode != 0 {
+			refused[t.Name] = kafkago.Error(t.ErrorCode)
+		}
+	}
 	asked := map[string][]*Position{} // by address
 	for _, p := range positions {
 		switch addr := leaders[p.of]; {
 		case addr != "":
 			asked[addr] = append(asked[addr], p)
 		case err == nil:
-			err = fmt.Errorf("topic %q partition %d: %w", p.of.topic, p.of.number, ErrUnknownTopic)
+			err = fmt.Errorf("topic %q partition %d: %w", p.of.topic, p.of.number, cmp.Or(refused[p.of.topic], ErrUnknownTopic))
 		}
 	}
 	pings := map[string]partitionOf{}

@@ -325,3 +325,16 @@ func TestGroupFollowsWhatItIsGiven(t *testing.T) {
 		t.Error("it still has a lag in a partition that it gave back")
 	}
 }
+
+// TestLookForATopicThatIsGone: it is an error for who reads it, and none for who
+// only might write to it.
+func TestLookForATopicThatIsGone(t *testing.T) {
+	e := setup(t, 1)
+	if err := e.cluster.Look(testContext(t), topic, "gone"); err != nil {
+		t.Error(err)
+	}
+	defer e.cluster.Follow("reader", "gone", 0, 0).Close()
+	if err := e.cluster.Look(testContext(t), topic); err == nil || !strings.Contains(err.Error(), `topic "gone" partition 0`) {
+		t.Errorf("the look ended with %v", err)
+	}
+}

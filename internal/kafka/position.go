@@ -39,7 +39,7 @@ type Position struct {
 	mu      sync.Mutex
 	closed  bool
 	counted int64     // up to which what was lost is counted; −1 at first
-	looked  bool      // the broker has been asked once
+	looked  time.Time // when the broker was last asked
 	seen    int64     // offset at the last look
 	since   time.Time // since when offset is that, or nothing was left to read
 	records int64     // lag at the last look
@@ -73,7 +73,7 @@ func (p *Position) Show(lag prometheus.Gauge) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shown = lag
-	if p.looked {
+	if !p.looked.IsZero() {
 		lag.Set(float64(p.records))
 	}
 }
@@ -146,6 +146,10 @@ func (p *Position) starts(first int64) {
 	p.offset.CompareAndSwap(-1, first)
 }
 
+// outage is for how long at least no look can have succeeded for the time before
+// not to count as standing still.
+const outage = 15 * time.Second
+
 // look takes in where the partition starts and ends.
 func (p *Position) look(first, end int64, now time.Time) {
 	p.starts(first)
@@ -156,8 +160,11 @@ func (p *Position) look(first, end int64, now time.Time) {
 	}
 	offset := p.offset.Load()
 	p.records = max(0, end-max(offset, first))
-	if !p.looked || offset != p.seen || p.records == 0 {
-		p.looked, p.seen, p.since = true, offset, now
+	// While the broker did not answer, nobody could move on.
+	silent := now.Sub(p.looked) > max(p.c.cfg.StuckAfter, outage)
+	p.looked = now
+	if silent || offset != p.seen || p.records == 0 {
+		p.seen, p.since = offset, now
 	}
 	p.lag.Set(float64(p.records))
 	if p.shown != nil {
@@ -178,7 +185,7 @@ func (p *Position) behind() int64 {
 func (p *Position) still(after time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.looked && p.records > 0 && time.Since(p.since) >= after
+	return !p.looked.IsZero() && p.records > 0 && time.Since(p.since) >= after
 }
 
 // Standstill is a partition in which a reader has records to read and has not
