@@ -429,17 +429,12 @@ func (f *faults) members(group string, n int) {
 	Eventually(f.t, recovery, fmt.Sprintf("%d members of %s", n, group), func() error {
 		ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
 		defer cancel()
-		res, err := f.client.DescribeGroups(ctx, &kafkago.DescribeGroupsRequest{GroupIDs: []string{group}})
+		got, err := f.cluster.GroupMembers(ctx, group)
 		if err != nil {
 			return err
 		}
-		for _, g := range res.Groups {
-			if g.Error != nil {
-				return g.Error
-			}
-			if g.GroupState != "Stable" || len(g.Members) != n {
-				return fmt.Errorf("it is %s with %d", g.GroupState, len(g.Members))
-			}
+		if got != n {
+			return fmt.Errorf("it has %d", got)
 		}
 		return nil
 	})
