@@ -97,6 +97,7 @@ const (
 	progressErasures
 	progressNoRecord
 	progressWriters
+	progressCustomers
 )
 
 const (
@@ -326,6 +327,8 @@ func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) e
 			p.NoRecord = in.Integer(n)
 		case progressWriters:
 			in.writers(n, p)
+		case progressCustomers:
+			p.Customers = in.Integer(n)
 		default:
 			in.Skip(n.Writer)
 		}

@@ -133,7 +133,7 @@ func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 			dst = avro.AppendLong(dst, w.Since)
 		}
 	}
-	return append(dst, 0)
+	return avro.AppendLong(append(dst, 0), p.Customers)
 }
 
 // The branches of ["null", X], encoded, as all our own unions are.

@@ -153,6 +153,9 @@ type Progress struct {
 	// Writers are the owners of the partition of scores so far, in the order of
 	// their first records.
 	Writers []Writer
+	// Customers is how many had a state among the scores then, 0 also if they were
+	// not counted.
+	Customers int64
 }
 
 // Sums count the offsets of a partition of events by what became of them.

@@ -328,6 +328,7 @@ func (o *oracle) progress(m native) *Progress {
 			Erasures: o.integer(m["erasures"]), NoRecord: o.integer(m["no_record"]),
 		},
 	}
+	p.Customers = o.integer(m["customers"])
 	writers, _ := m["writers"].([]any)
 	for _, v := range writers {
 		m := v.(native)

@@ -64,7 +64,7 @@ func TestFieldPositions(t *testing.T) {
 		{progressGroup: "group", progressEventsTopicID: "events_topic_id", progressScoresTopicID: "scores_topic_id",
 			progressPartition: "source_partition", progressSince: "since_offset", progressNext: "next_offset", progressLeaderEpoch: "leader_epoch",
 			progressScored: "scored", progressDuplicates: "duplicates", progressDeadLetters: "dead_letters",
-			progressErasures: "erasures", progressNoRecord: "no_record", progressWriters: "writers"},
+			progressErasures: "erasures", progressNoRecord: "no_record", progressWriters: "writers", progressCustomers: "customers"},
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}

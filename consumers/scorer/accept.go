@@ -86,7 +86,7 @@ func accepted(ctx context.Context, cfg AcceptConfig, m *markers) (*schemas.Progr
 		switch {
 		case m.last != nil:
 			*p = m.last.Progress
-			p.LeaderEpoch = -1
+			p.LeaderEpoch, p.Customers = -1, 0
 		case m.other != nil:
 			p.Next = m.other.Next
 			p.Since = p.Next

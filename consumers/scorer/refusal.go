@@ -17,6 +17,8 @@ const (
 	reasonEventsReplaced = "events_replaced"
 	// reasonEventsCut: events that were scored are not there any more.
 	reasonEventsCut = "events_cut"
+	// reasonStatesLost: the output topic has lost scores of customers.
+	reasonStatesLost = "states_lost"
 	// reasonOtherGroup: another group scores into the topic.
 	reasonOtherGroup = "other_group"
 	// reasonUnreadable: a score of an owner cannot be read.

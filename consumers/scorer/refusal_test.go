@@ -351,3 +351,35 @@ func TestUnreadableBeforeTheFirstMarker(t *testing.T) {
 	w.produce(schemas.TopicScores, kafka.Record{Key: []byte("customer0"), Headers: headers})
 	w.caughtUp(3)
 }
+
+// Retention, or somebody, deletes scores that compaction would have kept.
+func TestStatesLost(t *testing.T) {
+	t.Parallel() // most of it is waiting
+	w := newWorld(t, attributes)
+	noFiles := func(cfg *Config) { cfg.StateDir = "" }
+	s := w.process(noFiles)
+	codec := s.cfg.Codec
+	w.produce(schemas.TopicEvents, append(w.months(codec, 0, 6), kafka.Record{Key: []byte("customer5")})...)
+	stop := w.run(s)
+	w.caughtUp(7)
+	stop(true)
+	if p := w.progress(); p.Customers != 5 {
+		t.Errorf("the marker speaks of %d customers, want 5", p.Customers)
+	}
+	if err := w.broker.Cluster().DeleteRecords(schemas.TopicScores, 0, w.records(schemas.TopicScores)[2].Offset); err != nil {
+		t.Fatal(err)
+	}
+	w.produce(schemas.TopicEvents, w.months(codec, 10, 1)...)
+	s = w.process(noFiles)
+	w.run(s)
+	w.refused(reasonStatesLost)
+	if why := s.whyRefused(); !strings.Contains(why, "speaks of 5 customers, and 3 are there") || !strings.Contains(why, "--from next") {
+		t.Errorf("refused: %s", why)
+	}
+	w.committed.Store(-1)
+	w.accept(FromNext)
+	w.caughtUp(8)
+	if p := w.progress(); p.Since != 0 || p.Unaccounted() != 0 {
+		t.Errorf("progress %+v", p)
+	}
+}

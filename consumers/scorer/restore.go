@@ -59,6 +59,8 @@ type restorer struct {
 	// unreadable are the keys under which an owner has written what cannot be
 	// read, unless something valid follows.
 	unreadable map[string]error
+	// removed counts the customers who were erased after the last marker.
+	removed int64
 	// orphans are the keys under which only others have written.
 	orphans map[string]struct{}
 
@@ -118,6 +120,9 @@ func (r *restorer) restore(ctx context.Context, marker int64) (restored, error) 
 	for _, err := range r.unreadable {
 		return restored{}, err
 	}
+	if err := r.whole(); err != nil {
+		return restored{}, err
+	}
 	r.gauges.orphans.Set(float64(len(r.orphans)))
 	if n := len(r.orphans); n > 0 {
 		r.log.Error("customers of whom the output topic holds only what its owners have not written: they are made up, or compaction has removed their scores",
@@ -159,6 +164,23 @@ func (r *restorer) follow(m *marker) {
 // was erased.
 func (r *restorer) empty() bool {
 	return r.state.watermark < 0 && r.state.customers.Len() == 0 && len(r.state.progress.Writers) == 0
+}
+
+// whole refuses a state that has fewer customers than the last marker says, less
+// those who were erased since and those whose scores others have superseded.
+func (r *restorer) whole() error {
+	m := r.markers.last
+	if m == nil {
+		return nil
+	}
+	got := int64(r.state.customers.Len())
+	lost := m.Customers - r.removed - got
+	if lost <= int64(len(r.orphans)) {
+		return nil
+	}
+	return &refusal{reason: reasonStatesLost, why: fmt.Sprintf(
+		"%s/%d has lost states: the marker at offset %d speaks of %d customers, and %d are there. Look at cleanup.policy, retention and who deletes records; bring the scores back, or go on without the states that are gone: %s",
+		schemas.TopicScores, r.partition, m.offset, m.Customers, got, r.acceptAdvice("next"))}
 }
 
 // start sets the state to start from.
@@ -425,6 +447,9 @@ func (r *restorer) erasure(record *kafka.Record, offset int64) {
 			r.foreign(record, "an erasure that is older than the score before it", true)
 			return
 		}
+	}
+	if m := r.markers.last; m != nil && record.Offset > m.offset {
+		r.removed++
 	}
 	r.state.customers.Remove(record.Key)
 	r.state.watermark = max(r.state.watermark, offset)

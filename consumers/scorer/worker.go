@@ -284,11 +284,14 @@ func (w *worker) take(ctx context.Context) (err error) {
 	}
 	got, err := r.restore(ctx, at)
 	if err != nil {
-		w.state = r.state
-		if errors.Is(err, ErrUnreadableState) {
-			w.state = nil
+		var refused *refusal
+		switch {
+		case errors.As(err, &refused):
+			return err
+		case errors.Is(err, ErrUnreadableState):
 			return w.unreadable(err)
 		}
+		w.state = r.state
 		return fmt.Errorf("restoring the state: %w", err)
 	}
 	if err := w.check(ctx, r); err != nil {
@@ -614,6 +617,7 @@ func (w *worker) flush(ctx context.Context) error {
 	w.ledger.outdated = w.ledger.outdated || w.owner.overwritten
 	due := w.ledger.due(p)
 	if due {
+		p.Customers = int64(w.state.customers.Len())
 		w.outbox.mark(p)
 	}
 	if err := w.outbox.flush(ctx, w.append); err != nil {

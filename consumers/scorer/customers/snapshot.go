@@ -112,6 +112,7 @@ func (h *SnapshotHeader) append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, *n)
 	}
 	dst = binary.AppendVarint(dst, int64(p.LeaderEpoch))
+	dst = binary.AppendVarint(dst, p.Customers)
 	dst = binary.AppendUvarint(dst, uint64(len(p.Writers)))
 	for _, w := range p.Writers {
 		dst = binary.AppendVarint(dst, w.ProducerID)
@@ -269,6 +270,7 @@ func OpenSnapshot(from io.Reader) (*SnapshotReader, error) {
 		*n = in.varint()
 	}
 	p.LeaderEpoch = int32(in.varint())
+	p.Customers = in.varint()
 	p.Partition = int32(h.Partition)
 	for range in.length(MaxWriters) {
 		p.Writers = append(p.Writers, schemas.Writer{ProducerID: in.varint(), Since: in.varint()})

@@ -58,7 +58,7 @@ func testHeader(set *schemas.Set) *SnapshotHeader {
 		Landmarks: []Landmark{{Offset: 1200, Hash: 1}, {Offset: 1233, Hash: ^uint64(0)}},
 		Progress: schemas.Progress{
 			Group: "group", EventsTopicID: "000102030405060708090a0b0c0d0e0f", ScoresTopicID: "f0e0d0c0b0a090807060504030201000",
-			Partition: 3, Since: 5, Next: 5679, LeaderEpoch: -1, Sums: schemas.Sums{Scored: 1, Duplicates: 2, DeadLetters: 3, Erasures: 4, NoRecord: 5664},
+			Partition: 3, Since: 5, Next: 5679, LeaderEpoch: -1, Customers: 3000, Sums: schemas.Sums{Scored: 1, Duplicates: 2, DeadLetters: 3, Erasures: 4, NoRecord: 5664},
 			Writers: []schemas.Writer{{ProducerID: 1 << 60, Since: 4}, {ProducerID: 7, Since: 1000}},
 		},
 	}
