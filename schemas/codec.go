@@ -177,34 +177,46 @@ func (c *Codec) NewScore() *ChurnScore {
 	return &ChurnScore{Previous: scoring.Missing, Attributes: scoring.NewVector(c.set.spec.Len())}
 }
 
-// open takes the frame off value and returns the rest to be read, with the plan
+// open takes the frame off value and returns the datum to be read, with the plan
 // for the record that it was written as.
-func (c *Codec) open(ctx context.Context, k messageKind, value []byte) (input, *avro.Node, error) {
+func (c *Codec) open(ctx context.Context, k messageKind, value []byte) ([]byte, *avro.Node, error) {
+	if len(value) >= frameLength && value[0] == magicByte { // as nearly always
+		p := c.plans[k].Load().byID[binary.BigEndian.Uint32(value[1:])]
+		if p != nil && p.root != nil && p.root.Kind == avro.Record {
+			return value[frameLength:], p.root, nil
+		}
+	}
+	return c.openSlowly(ctx, k, value)
+}
+
+// openSlowly is open for all values.
+func (c *Codec) openSlowly(ctx context.Context, k messageKind, value []byte) ([]byte, *avro.Node, error) {
 	name, datum, ok := CutFrame(value)
 	if !ok {
-		return input{}, nil, badFrame(value)
+		return nil, nil, badFrame(value)
 	}
 	p := c.plans[k].Load().get(name)
 	if p == nil {
 		var err error
 		if p, err = c.learn(ctx, k, name); err != nil {
-			return input{}, nil, err
+			return nil, nil, err
 		}
 	}
-	if p.root == nil {
-		return input{}, nil, poison(p.reason, "schema %s does not fit %s: %s", name, messageTopics[k], p.problem)
-	}
-	in := newInput(datum)
 	root := p.root
+	if root == nil {
+		return nil, nil, poison(p.reason, "schema %s does not fit %s: %s", name, messageTopics[k], p.problem)
+	}
 	if root.Kind == avro.Union {
+		in := newInput(datum)
 		if root = in.Branch(root); in.Err() != nil {
-			return input{}, nil, in.poison()
+			return nil, nil, in.poison()
 		}
 		if root.Kind != avro.Record {
-			return input{}, nil, otherBranch(k, name, root)
+			return nil, nil, otherBranch(k, name, root)
 		}
+		datum = datum[len(datum)-in.Len():]
 	}
-	return in, root, nil
+	return datum, root, nil
 }
 
 // badFrame says why a value has no frame.

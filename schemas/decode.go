@@ -117,10 +117,11 @@ const (
 // Levels are without white space around them, and nothing but white space is
 // null.
 func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent) error {
-	in, root, err := c.open(ctx, eventMessage, value)
+	datum, root, err := c.open(ctx, eventMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	e.EventID, e.CustomerID, e.Source, e.OccurredAt = nil, nil, nil, 0
 	e.Levels = e.Levels[:0]
 	e.Changes = clearVector(e.Changes, c.set.spec.Len())
@@ -154,10 +155,11 @@ func (c *Codec) DecodeEvent(ctx context.Context, value []byte, e *CustomerEvent)
 // DecodeOutcome decodes a record's value into o, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome) error {
-	in, root, err := c.open(ctx, outcomeMessage, value)
+	datum, root, err := c.open(ctx, outcomeMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	*o = ChurnOutcome{}
 	var id []byte
 	for i := range root.Fields {
@@ -191,10 +193,11 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 // DecodeModel decodes a record's value into m, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) error {
-	in, root, err := c.open(ctx, modelMessage, value)
+	datum, root, err := c.open(ctx, modelMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	*m = ModelVersion{}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -248,10 +251,11 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 // DecodeDeadLetter decodes a record's value into d, of which it shares
 // nothing. Errors are as those of DecodeEvent.
 func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLetter) error {
-	in, root, err := c.open(ctx, deadLetterMessage, value)
+	datum, root, err := c.open(ctx, deadLetterMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	*d = DeadLetter{}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -292,10 +296,11 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 // DecodeProgress decodes what a marker says into p, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) error {
-	in, root, err := c.open(ctx, progressMessage, value)
+	datum, root, err := c.open(ctx, progressMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	*p = Progress{}
 	for i := range root.Fields {
 		f := &root.Fields[i]
@@ -367,13 +372,13 @@ func (c *Codec) level(in *input, n *avro.Node, feature int, x *float64, levels *
 	var level []byte
 	switch n.Kind {
 	case avro.String, avro.Bytes:
-		level = trim(in.Bytes())
-		// What the vocabulary has was checked when it came there.
-		if code, ok := c.set.vocabulary.Known(feature, level); ok {
+		level = in.Bytes()
+		// Most levels are known. Those are valid, short, and without white space.
+		if code, known := c.set.vocabulary.Known(feature, level); known {
 			*x = code
 			return
 		}
-		level = in.levelText(level)
+		level = in.levelText(trim(level))
 	case avro.Enum:
 		*x = float64(in.Symbol(n)) // the vocabulary numbers symbols in their order
 		return

@@ -3,6 +3,7 @@ package schemas
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/big"
@@ -270,16 +271,26 @@ func TestLevelsAreTrimmed(t *testing.T) {
 		"": "", " ": "", "\t\r\n": "", "\u00a0": "", "Two year": "Two year", "Two year ": "Two year", " Two year\u2003": "Two year", "é": "é",
 	} {
 		e := sampleEvent(t, s)
-		code, err := s.vocabulary.CodeString(contract, text) // as another producer's
-		if err != nil {
-			t.Fatal(err)
-		}
-		e.Changes[contract] = code
+		e.Changes[contract] = e.Levels.Add(text) // as another producer's
 		got := c.NewEvent()
 		if err := c.DecodeEvent(t.Context(), c.AppendEvent(nil, e), got); err != nil || s.Text(contract, got.Changes[contract], got.Levels) != want {
 			t.Errorf("event, %q: %q, %v", text, s.Text(contract, got.Changes[contract], got.Levels), err)
 		} else if want == "" && !scoring.IsMissing(got.Changes[contract]) {
 			t.Errorf("event, %q: a level", text)
+		}
+		outcome := sampleOutcome(t, s)
+		outcome.Attributes[contract] = outcome.Levels.Add(text)
+		var o ChurnOutcome
+		if err := c.DecodeOutcome(t.Context(), c.AppendOutcome(nil, outcome), &o); err != nil || s.Text(contract, o.Attributes[contract], o.Levels) != want {
+			t.Errorf("outcome, %q: %q, %v", text, s.Text(contract, o.Attributes[contract], o.Levels), err)
+		}
+		quoted, err := json.Marshal(map[string]string{"Contract": text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var levels scoring.Levels
+		if x, err := s.AttributesFromJSON(quoted, &levels); err != nil || s.Text(contract, x[contract], levels) != want {
+			t.Errorf("JSON, %s: %v", quoted, err)
 		}
 		if x, err := s.ParseText(contract, text); err != nil || s.Text(contract, x, nil) != want {
 			t.Errorf("text, %q: %q, %v", text, s.Text(contract, x, nil), err)
@@ -293,15 +304,11 @@ func TestTextIsUTF8(t *testing.T) {
 	c, _ := newCodec(t, s)
 	contract, _ := s.Spec().Index("Contract")
 	bad := []byte("caf\xe9")
-	code, err := s.vocabulary.Code(contract, bad)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for field, change := range map[string]func(*CustomerEvent){
 		"event_id":          func(e *CustomerEvent) { e.EventID = bad },
 		"customer_id":       func(e *CustomerEvent) { e.CustomerID = bad },
 		"source":            func(e *CustomerEvent) { e.Source = bad },
-		"changes: Contract": func(e *CustomerEvent) { e.Changes[contract] = code },
+		"changes: Contract": func(e *CustomerEvent) { e.Changes[contract] = e.Levels.Add(string(bad)) },
 	} {
 		e := sampleEvent(t, s)
 		change(e)
@@ -312,7 +319,7 @@ func TestTextIsUTF8(t *testing.T) {
 	}
 	// A score may have been written before.
 	score := sampleScore(t, s)
-	score.Attributes[contract], score.OccurredAt = code, math.MaxInt64
+	score.Attributes[contract], score.OccurredAt = score.Levels.Add(string(bad)), math.MaxInt64
 	got := c.NewScore()
 	if err := c.DecodeScore(t.Context(), c.AppendScore(nil, score), got); err != nil {
 		t.Fatal(err)

@@ -219,10 +219,11 @@ func (c *Codec) AppendScore(dst []byte, s *ChurnScore) []byte {
 // out, and numbers beyond scoring.MaxNumber, which earlier versions took, are
 // missing. Errors are as those of DecodeEvent.
 func (c *Codec) DecodeScore(ctx context.Context, value []byte, s *ChurnScore) error {
-	in, root, err := c.open(ctx, scoreMessage, value)
+	datum, root, err := c.open(ctx, scoreMessage, value)
 	if err != nil {
 		return err
 	}
+	in := newInput(datum)
 	in.ours = true
 	*s = ChurnScore{
 		Previous:      scoring.Missing,

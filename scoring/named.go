@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // ErrAttribute is matched by every error about attributes given by name.
@@ -108,7 +109,8 @@ func (p *Predictor) byName(weights []float64) map[string]float64 {
 // Vector returns the vector of a customer whose attributes are given by feature
 // name. A numeric feature takes a number within ±MaxNumber, or a string that holds one; a
 // categorical feature takes a string, or a whole number that stands for its
-// digits. What is not there, or nil, is Missing; a level that neither a model
+// digits. White space around a string does not count. What is not there, nil, or a
+// string of nothing else is Missing; a level that neither a model
 // nor an event has brought is Unknown, and the vocabulary does not learn it.
 //
 // It fails, matching ErrAttribute and naming the attribute, when a name is not a
@@ -122,7 +124,7 @@ func (p *Predictor) Vector(attributes map[string]any) (Vector, error) {
 			return nil, fmt.Errorf("%w %q is not a feature of the model", ErrAttribute, name)
 		}
 		value := attributes[name]
-		if value == nil {
+		if value == nil || blank(value) {
 			continue
 		}
 		var err error
@@ -138,6 +140,12 @@ func (p *Predictor) Vector(attributes map[string]any) (Vector, error) {
 	return x, nil
 }
 
+// blank reports whether a value is a string of nothing but white space.
+func blank(value any) bool {
+	v := reflect.ValueOf(value)
+	return v.Kind() == reflect.String && strings.TrimSpace(v.String()) == ""
+}
+
 // number reads a value of a numeric feature.
 func number(value any) (float64, error) {
 	var x float64
@@ -149,7 +157,7 @@ func number(value any) (float64, error) {
 	case v.CanUint():
 		x = float64(v.Uint())
 	case v.Kind() == reflect.String:
-		parsed, err := strconv.ParseFloat(v.String(), 64)
+		parsed, err := strconv.ParseFloat(strings.TrimSpace(v.String()), 64)
 		if err != nil {
 			return 0, fmt.Errorf("%q is not a number", v.String())
 		}
@@ -167,9 +175,6 @@ func number(value any) (float64, error) {
 func (p *Predictor) level(j int, value any) (float64, error) {
 	v := reflect.ValueOf(value)
 	if _, isNumber := value.(json.Number); v.Kind() == reflect.String && !isNumber {
-		if v.String() == "" {
-			return 0, errors.New("the level is empty; leave it out if it is not known")
-		}
 		return p.lookup(j, v.String()), nil
 	}
 	x, err := number(value)

@@ -3,6 +3,7 @@ package scoring
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ func TestVectorByName(t *testing.T) {
 	}{
 		"nothing":                {nil, Vector{Missing, Missing, Missing}},
 		"nil":                    {map[string]any{"tenure": nil, "contract": nil}, Vector{Missing, Missing, Missing}},
+		"empty strings":          {map[string]any{"tenure": "", "contract": ""}, Vector{Missing, Missing, Missing}},
+		"white space":            {map[string]any{"tenure": " \t", "contract": plan("\u00a0")}, Vector{Missing, Missing, Missing}},
+		"white space around":     {map[string]any{"tenure": " 5.5", "contract": "year "}, Vector{1, 5.5, Missing}},
 		"strings and float":      {map[string]any{"contract": "year", "tenure": 5.5}, Vector{1, 5.5, Missing}},
 		"whole numbers":          {map[string]any{"tenure": 5, "charges": uint8(7)}, Vector{Missing, 5, 7}},
 		"float32":                {map[string]any{"tenure": float32(0.5)}, Vector{Missing, 0.5, Missing}},
@@ -70,14 +74,12 @@ func TestAttributeErrors(t *testing.T) {
 		"no feature":        {map[string]any{"Contract": "month"}, []string{`"Contract"`, "not a feature"}},
 		"first by name":     {map[string]any{"z": 1, "a": 1}, []string{`"a"`}},
 		"text for a number": {map[string]any{"tenure": "five"}, []string{`"tenure"`, `"five"`, "not a number"}},
-		"empty number":      {map[string]any{"tenure": ""}, []string{`"tenure"`, "not a number"}},
 		"NaN":               {map[string]any{"tenure": math.NaN()}, []string{`"tenure"`, "not within"}},
 		"infinite":          {map[string]any{"tenure": "-inf"}, []string{`"tenure"`, "not within"}},
 		"greatest double":   {map[string]any{"tenure": math.MaxFloat64}, []string{`"tenure"`, "not within ±1e+100"}},
 		"too large":         {map[string]any{"tenure": "1e999"}, []string{`"tenure"`, "not a number"}},
 		"boolean":           {map[string]any{"tenure": true}, []string{`"tenure"`, "bool"}},
 		"list":              {map[string]any{"contract": []string{"month"}}, []string{`"contract"`, "[]string"}},
-		"empty level":       {map[string]any{"contract": ""}, []string{`"contract"`, "empty"}},
 		"fraction":          {map[string]any{"contract": 0.5}, []string{`"contract"`, "0.5"}},
 		"boolean level":     {map[string]any{"contract": false}, []string{`"contract"`, "bool"}},
 	} {
@@ -166,6 +168,34 @@ func TestModelSpec(t *testing.T) {
 		spoil(m)
 		if spec, err := m.Spec(); !errors.Is(err, ErrModel) || spec != nil {
 			t.Errorf("%s: %v, error %v", name, spec, err)
+		}
+	}
+}
+
+// Levels of a model that was fitted when white space made a level another one are
+// known without it.
+func TestModelOfLevelsWithWhiteSpace(t *testing.T) {
+	const model = `{"intercept":0,"base_rate":0.5,"thresholds":{"medium":0.3,"high":0.6},"features":[{"name":"plan","kind":"categorical","levels":[%s],
+		"log_odds":[1,-1,3],"frequency":[0.5,0.3,0.2]}]}`
+	probability := func(levels, plan string) float64 {
+		t.Helper()
+		p, err := ParsePredictor(fmt.Appendf(nil, model, levels))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := p.ExplainByName(map[string]any{"plan": plan})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Probability
+	}
+	for _, plan := range []string{"year", "month", " month"} {
+		want := probability(`"year","month","other"`, plan)
+		// The more frequent of two that are one now is the one that counts.
+		for _, levels := range []string{`"year ","month","other"`, `"year","month\t","other"`, `"year","month"," month "`, `"year ","month ","year"`} {
+			if got := probability(levels, plan); got != want {
+				t.Errorf("levels %s, plan %q: %v, want %v", levels, plan, got, want)
+			}
 		}
 	}
 }

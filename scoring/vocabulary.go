@@ -1,14 +1,15 @@
 package scoring
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"maps"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 )
 
 const (
@@ -27,6 +28,9 @@ var ErrLevel = errors.New("categorical level")
 // the order in which they are added, so that a Vector holds numbers only.
 // Numbers never change and are private to the process: schemas, topics and
 // models carry the levels themselves.
+//
+// White space around a level does not count: it is the same level without, wherever
+// it comes from.
 //
 // Levels are never taken away, so those are added that have an end: the levels
 // of models and of files, and not whatever a message brings. A Vector can have
@@ -53,8 +57,6 @@ type levels struct {
 	fresh   map[string]uint32 // guarded by mu
 	// unsettled is set while there are fresh ones.
 	unsettled atomic.Bool
-	// odd is set once there is one that is no text, or empty.
-	odd atomic.Bool
 }
 
 // NewVocabulary returns an empty vocabulary for spec.
@@ -74,8 +76,8 @@ func (v *Vocabulary) Spec() *Spec { return v.spec }
 // adding the level if it is new. It fails, matching ErrLevel, when the level
 // is longer than MaxLevelBytes.
 func (v *Vocabulary) Code(feature int, level []byte) (float64, error) {
-	if c, ok := (*v.byFeature[feature].settled.Load())[string(level)]; ok {
-		return float64(c), nil
+	if c, ok := v.Known(feature, level); ok {
+		return c, nil
 	}
 	return v.add(feature, string(level))
 }
@@ -93,6 +95,7 @@ func (v *Vocabulary) CodeString(feature int, level string) (float64, error) {
 const minFresh = 8
 
 func (v *Vocabulary) add(feature int, level string) (float64, error) {
+	level = strings.ToValidUTF8(strings.TrimSpace(level), "\uFFFD")
 	if len(level) > MaxLevelBytes {
 		return 0, fmt.Errorf("%w of %s: %d bytes, at most %d are allowed",
 			ErrLevel, v.spec.Feature(feature).Name, len(level), MaxLevelBytes)
@@ -112,9 +115,6 @@ func (v *Vocabulary) add(feature int, level string) (float64, error) {
 		l.fresh = map[string]uint32{}
 	}
 	l.fresh[level] = c
-	if level == "" || !utf8.ValidString(level) {
-		l.odd.Store(true)
-	}
 	l.unsettled.Store(true)
 	if settled := *l.settled.Load(); len(settled) < minFresh || len(l.fresh) >= max(minFresh, len(settled)/4) {
 		l.settle()
@@ -148,6 +148,10 @@ func (v *Vocabulary) Lookup(feature int, level string) (float64, bool) {
 	if c, ok := (*l.settled.Load())[level]; ok {
 		return float64(c), true
 	}
+	level = strings.TrimSpace(level)
+	if c, ok := (*l.settled.Load())[level]; ok {
+		return float64(c), true
+	}
 	c, ok := l.late(level)
 	return float64(c), ok
 }
@@ -172,23 +176,26 @@ func (l *levels) late(level string) (uint32, bool) {
 // vocabulary. It allocates nothing for a level that has a number, or was found
 // lately.
 func (v *Vocabulary) Find(feature int, level []byte, others *Levels) float64 {
-	l := &v.byFeature[feature]
-	if c, ok := (*l.settled.Load())[string(level)]; ok {
-		return float64(c)
+	if c, ok := v.Known(feature, level); ok {
+		return c
+	}
+	level = bytes.TrimSpace(level)
+	if c, ok := v.Known(feature, level); ok {
+		return c
 	}
 	text := v.text(level)
-	if c, ok := l.late(text); ok {
+	if c, ok := v.byFeature[feature].late(text); ok {
 		return float64(c)
 	}
 	return others.Add(text)
 }
 
-// Known returns the number of a level without adding it, if bytes are one: then
-// they are UTF-8, and not empty. It may miss a level, which Find finds.
-func (v *Vocabulary) Known(feature int, bytes []byte) (float64, bool) {
-	l := &v.byFeature[feature]
-	c, ok := (*l.settled.Load())[string(bytes)]
-	return float64(c), ok && !l.odd.Load()
+// Known returns the number of a level without adding it, if the bytes are one,
+// without white space around it: then they are UTF-8, and not empty. It may miss a
+// level, which Find finds.
+func (v *Vocabulary) Known(feature int, level []byte) (float64, bool) {
+	c, ok := (*v.byFeature[feature].settled.Load())[string(level)]
+	return float64(c), ok && len(level) > 0
 }
 
 // text returns a level as a string.

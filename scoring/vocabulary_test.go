@@ -112,3 +112,40 @@ func TestVocabularyIsSafe(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// White space around a level does not count, in a vocabulary or among the others
+// of a Vector.
+func TestLevelsWithWhiteSpace(t *testing.T) {
+	v := levelVocabulary(t)
+	want, err := v.CodeString(0, "Two year ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range minFresh { // so that it is settled
+		if _, err := v.CodeString(0, fmt.Sprint("other ", v.Size(0))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := v.Level(0, want); got != "Two year" {
+		t.Errorf("level %q", got)
+	}
+	for _, text := range []string{"Two year", " Two year", "Two year\t", "\u00a0Two year\u2003"} {
+		var others Levels
+		code, err := v.Code(0, []byte(text))
+		found, known := v.Lookup(0, text)
+		if err != nil || code != want || !known || found != want || v.Find(0, []byte(text), &others) != want || len(others) > 0 {
+			t.Errorf("%q: code %v, found %v, others %q, %v", text, code, found, others, err)
+		}
+		settled, known := v.Known(0, []byte(text))
+		if known != (text == "Two year") || known && settled != want {
+			t.Errorf("%q is known: %v, %v", text, known, settled)
+		}
+	}
+	var others Levels
+	if x := v.Find(0, []byte(" unheard of "), &others); v.Text(0, x, others) != "unheard of" {
+		t.Errorf("found %v, others %q", x, others)
+	}
+	if code, err := v.CodeString(0, "caf\xe9"); err != nil || v.Level(0, code) != "caf\ufffd" {
+		t.Errorf("level %q, %v", v.Level(0, code), err)
+	}
+}

@@ -280,9 +280,9 @@ func (r *Reader) Number(n *Node) (x float64, ok bool) {
 	case Float:
 		x = float64(r.Float())
 	case Long:
-		return float64(r.inUnit(n, r.Long())), true
+		return float64(n.time.of(r.Long())), true
 	case Int:
-		return float64(r.inUnit(n, int64(r.Int()))), true
+		return float64(n.time.of(int64(r.Int()))), true
 	case Decimal:
 		x = r.decimal(n.Writer)
 	default:
@@ -302,25 +302,16 @@ func (r *Reader) Integer(n *Node) int64 {
 	n = r.Branch(n)
 	switch n.Kind {
 	case Long:
-		return r.inUnit(n, r.Long())
+		x := r.Long()
+		if n.time.per != 0 {
+			x = n.time.of(x)
+		}
+		return x
 	case Int:
-		return r.inUnit(n, int64(r.Int()))
+		return n.time.of(int64(r.Int()))
 	}
 	r.Unreadable(n)
 	return 0
-}
-
-// inUnit returns a number that was read in the unit of ours.
-func (r *Reader) inUnit(n *Node, x int64) int64 {
-	if n.time.per <= 0 {
-		return x
-	}
-	x *= n.time.times // of 32 bits, unless times is 1
-	q := x / n.time.per
-	if x%n.time.per < 0 {
-		q--
-	}
-	return q
 }
 
 // Text reads a string or bytes that points into the input; ok is false for

@@ -30,6 +30,19 @@ func (n *Node) Problem() string { return n.problem }
 // rounded down. The zero value leaves numbers as they are.
 type timeUnit struct{ times, per int64 }
 
+// of returns the milliseconds of a writer's number.
+func (u timeUnit) of(x int64) int64 {
+	if u.per <= 0 {
+		return x
+	}
+	x *= u.times // of 32 bits, unless times is 1
+	q := x / u.per
+	if x%u.per < 0 {
+		q--
+	}
+	return q
+}
+
 // timeUnits are those of the logical types of times. Local times are taken for
 // those of UTC.
 var timeUnits = map[string]timeUnit{
