@@ -58,6 +58,7 @@ type progressAcceptCommand struct {
 	answering
 	Partition int    `required:"" help:"Partition to go on with."`
 	From      string `required:"" help:"Where to go on in churn.customer-events: next (where the last marker in churn.scores says), first, end or an offset." placeholder:"next|first|end|OFFSET"`
+	Erase     bool   `name:"erase-unreadable" help:"Erase the customers of whom churn.scores holds what a scorer has written and nobody can read. So do the stores."`
 	Group     string `name:"score-group" help:"Consumer group of the scorers." default:"churn-scorer"`
 }
 
@@ -85,11 +86,15 @@ func (c *progressAcceptCommand) Run(ctx context.Context, out io.Writer, log *slo
 	if err := codec.Register(ctx); err != nil {
 		return fmt.Errorf("registering the schemas: %w", err)
 	}
-	p, err := scorer.Accept(ctx, scorer.AcceptConfig{
+	p, erased, err := scorer.Accept(ctx, scorer.AcceptConfig{
 		Cluster: cluster, Codec: codec, Partition: c.Partition, Group: c.Group, From: scorer.From(c.From),
+		EraseUnreadable: c.Erase,
 	})
 	if err != nil {
 		return fmt.Errorf("partition %d: %w", c.Partition, err)
+	}
+	for _, id := range erased {
+		fmt.Fprintf(out, "partition %d: customer %q is erased\n", c.Partition, id)
 	}
 	_, err = fmt.Fprintf(out, "partition %d: scorers of the group %s go on at offset %d of %s\n", c.Partition, p.Group, p.Next, schemas.TopicEvents)
 	return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +39,9 @@ type AcceptConfig struct {
 	// there on that are in the topic already are not believed any more, unless
 	// it is FromNext.
 	From From
+	// EraseUnreadable erases the customers of whom an owner has written what
+	// cannot be read.
+	EraseUnreadable bool
 }
 
 // ErrNoProgress means that FromNext was given for a partition that holds no
@@ -46,32 +51,57 @@ var ErrNoProgress = errors.New("the partition of " + schemas.TopicScores + " hol
 // Accept declares the topics as they are to be those to go on with, and says
 // where, by a marker in a partition of churn.scores. A scorer that refuses the
 // partition then goes on; one that scores it is fenced off and restores its state
-// anew. Accept returns what the marker says.
-func Accept(ctx context.Context, cfg AcceptConfig) (*schemas.Progress, error) {
+// anew. Accept returns what the marker says, and who was erased.
+func Accept(ctx context.Context, cfg AcceptConfig) (p *schemas.Progress, erased []string, err error) {
 	s := reader(cfg.Cluster, cfg.Codec, cfg.Group)
 	site := newSite(s, cfg.Partition)
 	ids, err := s.topicIDs(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m, err := lastMarker(ctx, site, ids)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p, err := accepted(ctx, cfg, m)
+	p, err = accepted(ctx, cfg, m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o := newOwner(site)
 	at, _, err := o.fence(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p.Group, p.Partition = cfg.Group, int32(cfg.Partition)
 	p.EventsTopicID, p.ScoresTopicID = ids.events, ids.scores
 	p.Writers = writers(p.Writers).with(o.out.ProducerID(), at)
-	_, err = o.write(ctx, []kafka.Record{markerRecord(cfg.Codec, p)})
-	return p, err
+	var records []kafka.Record
+	if cfg.EraseUnreadable {
+		if erased, err = unreadable(ctx, site, m, at); err != nil {
+			return nil, nil, err
+		}
+		for _, id := range erased {
+			records = append(records, kafka.Record{Key: []byte(id), Headers: []kafka.Header{
+				{Key: schemas.HeaderSourcePartition, Value: strconv.AppendInt(nil, int64(cfg.Partition), 10)},
+				{Key: schemas.HeaderSourceOffset, Value: strconv.AppendInt(nil, max(0, p.Next-1), 10)},
+			}})
+		}
+	}
+	_, err = o.write(ctx, append(records, markerRecord(cfg.Codec, p)))
+	return p, erased, err
+}
+
+// unreadable returns the customers of whom an owner has written what cannot be
+// read, up to an offset.
+func unreadable(ctx context.Context, s *site, m *markers, to int64) ([]string, error) {
+	r := newRestorer(s, m.ids)
+	r.state = newState(s.cfg.Codec.Set().Vocabulary())
+	r.markers = m
+	r.follow(m.last)
+	if err := r.run(ctx, to); err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(r.unreadable)), nil
 }
 
 // accepted returns the progress to go on with, but for who and where.

@@ -28,7 +28,7 @@ func (w *world) months(codec *schemas.Codec, from, n int) (out []kafka.Record) {
 // accept has the world's topics accepted.
 func (w *world) accept(from From) *schemas.Progress {
 	w.t.Helper()
-	p, err := Accept(w.t.Context(), AcceptConfig{Cluster: w.cluster, Codec: w.process(nil).cfg.Codec, Group: DefaultGroup, From: from})
+	p, _, err := Accept(w.t.Context(), AcceptConfig{Cluster: w.cluster, Codec: w.process(nil).cfg.Codec, Group: DefaultGroup, From: from})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -381,5 +381,35 @@ func TestStatesLost(t *testing.T) {
 	w.caughtUp(8)
 	if p := w.progress(); p.Since != 0 || p.Unaccounted() != 0 {
 		t.Errorf("progress %+v", p)
+	}
+}
+
+// What an owner has written can never be read again.
+func TestEraseUnreadable(t *testing.T) {
+	t.Parallel() // most of it is waiting
+	w := newWorld(t, attributes)
+	noFiles := func(cfg *Config) { cfg.StateDir = "" }
+	s := w.process(noFiles)
+	w.produce(schemas.TopicEvents, w.months(s.cfg.Codec, 0, 3)...)
+	stop := w.run(s)
+	w.caughtUp(3)
+	stop(true)
+	damaged := w.records(schemas.TopicScores)[1]
+	damaged.Value = damaged.Value[:7]
+	w.own(damaged)
+	w.produce(schemas.TopicEvents, w.months(s.cfg.Codec, 3, 1)...)
+	w.run(w.process(noFiles))
+	w.refused(reasonUnreadable)
+	w.committed.Store(-1)
+	p, erased, err := Accept(t.Context(), AcceptConfig{
+		Cluster: w.cluster, Codec: s.cfg.Codec, Group: DefaultGroup, From: FromNext, EraseUnreadable: true,
+	})
+	if err != nil || p.Next != 3 || len(erased) != 1 || erased[0] != "customer1" {
+		t.Errorf("accepted %+v, erased %v, %v", p, erased, err)
+	}
+	w.caughtUp(4)
+	last := latest(w.records(schemas.TopicScores))
+	if last["customer1"].Value != nil || last["customer0"].Value == nil || last["customer3"].Value == nil {
+		t.Errorf("left are %v", last)
 	}
 }
