@@ -76,6 +76,8 @@ const (
 	deadLetterHeaders
 	deadLetterFailedAt
 	deadLetterFailedBy
+	deadLetterOriginalBytes
+	deadLetterValueSHA256
 )
 
 const (
@@ -283,6 +285,10 @@ func (c *Codec) DecodeDeadLetter(ctx context.Context, value []byte, d *DeadLette
 			d.FailedAt = in.Integer(n)
 		case deadLetterFailedBy:
 			d.FailedBy = in.string(n)
+		case deadLetterOriginalBytes:
+			d.OriginalBytes = in.Integer(n)
+		case deadLetterValueSHA256:
+			d.ValueSHA256 = in.string(n)
 		default:
 			in.Skip(n.Writer)
 		}

@@ -111,7 +111,9 @@ func (c *Codec) AppendDeadLetter(dst []byte, d *DeadLetter) []byte {
 	}
 	dst = append(dst, 0)
 	dst = appendTime(dst, d.FailedAt)
-	return appendString(dst, d.FailedBy)
+	dst = appendString(dst, d.FailedBy)
+	dst = avro.AppendLong(dst, d.OriginalBytes)
+	return avro.AppendString(dst, d.ValueSHA256)
 }
 
 // AppendProgress appends what a marker says, framed, to dst. Register comes first:

@@ -147,6 +147,7 @@ func sampleDeadLetter() *DeadLetter {
 		Reason: ReasonBadFrame, Detail: "it starts with byte 0x7b, not 0", Topic: TopicEvents, Partition: 2,
 		Offset: 99, Timestamp: 1_700_000_000_000, Key: []byte{}, Value: []byte(`{"not":"avro"}`),
 		Headers: []Header{{Key: "trace", Value: []byte{1, 2, 3}}}, FailedAt: 1_700_000_000_001, FailedBy: "score",
+		OriginalBytes: 2_000_000, ValueSHA256: "00ff",
 	}
 }
 

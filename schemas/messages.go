@@ -134,6 +134,11 @@ type DeadLetter struct {
 	Headers   []Header
 	FailedAt  int64
 	FailedBy  string
+	// OriginalBytes is how many bytes key, value and headers of the record had,
+	// if they are not all here, and ValueSHA256 the hash of its value in
+	// hexadecimal; else 0 and empty.
+	OriginalBytes int64
+	ValueSHA256   string
 }
 
 // Progress is how far a partition of events is processed, and what became of

@@ -342,6 +342,7 @@ func (o *oracle) deadLetter(m native) *DeadLetter {
 		Reason: Reason(o.plain(m["reason"])), Detail: o.plain(m["detail"]), Topic: o.plain(m["topic"]),
 		Partition: int32(o.integer(m["partition"])), Offset: o.integer(m["offset"]),
 		Timestamp: o.moment(m["timestamp"]), FailedAt: o.moment(m["failed_at"]), FailedBy: o.plain(m["failed_by"]),
+		OriginalBytes: o.integer(m["original_bytes"]), ValueSHA256: o.plain(m["value_sha256"]),
 	}
 	if v, ok := branch(m["key"]); ok {
 		d.Key = o.text(v)

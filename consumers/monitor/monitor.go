@@ -201,8 +201,9 @@ func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
 		partitions := make([]*partition, len(scores))
 		for i := range partitions {
 			partitions[i] = m.newPartition()
-			partitions[i].scores = m.source(scores[i], scores[i].Start, scoresWait)
-			partitions[i].outcome = m.source(outcomes[i], outcomes[i].Start, outcomesWait)
+			both := kafka.NewTogether(2)
+			partitions[i].scores = m.source(scores[i], scores[i].Start, scoresWait, both)
+			partitions[i].outcome = m.source(outcomes[i], outcomes[i].Start, outcomesWait, both)
 		}
 		return partitions, nil
 	}
@@ -237,8 +238,9 @@ func (m *Monitor) grow(ctx context.Context, group *errgroup.Group, n int) error 
 		scores, outcomes := counts[schemas.TopicScores], counts[schemas.TopicOutcomes]
 		for ; n < min(scores, outcomes); n++ {
 			p := m.newPartition()
-			p.scores = m.source(kafka.Span{Topic: schemas.TopicScores, Partition: n}, -1, scoresWait)
-			p.outcome = m.source(kafka.Span{Topic: schemas.TopicOutcomes, Partition: n}, -1, outcomesWait)
+			both := kafka.NewTogether(2)
+			p.scores = m.source(kafka.Span{Topic: schemas.TopicScores, Partition: n}, -1, scoresWait, both)
+			p.outcome = m.source(kafka.Span{Topic: schemas.TopicOutcomes, Partition: n}, -1, outcomesWait, both)
 			group.Go(func() error { return p.run(ctx, func() {}) })
 		}
 		if scores == outcomes {
@@ -250,8 +252,9 @@ func (m *Monitor) grow(ctx context.Context, group *errgroup.Group, n int) error 
 	})
 }
 
-// source reads a partition from a start on.
-func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration) source {
+// source reads a partition from a start on. Whoever reads it also waits for the
+// other source of both.
+func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration, both *kafka.Together) source {
 	lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
 	lag.Set(float64(s.End - s.Start))
 	position := m.cfg.Cluster.Follow(name, s.Topic, s.Partition, start)
@@ -259,7 +262,7 @@ func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration) source {
 	position.Advance(start)
 	return source{
 		fetcher: m.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-			Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait, Position: position,
+			Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait, Position: position, Together: both,
 		}),
 		end:      s.End,
 		position: position,

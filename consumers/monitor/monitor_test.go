@@ -513,6 +513,7 @@ type topicFetcher struct {
 
 func (f *topicFetcher) Offset() int64        { return int64(f.offset) }
 func (f *topicFetcher) HighWatermark() int64 { return int64(f.high) }
+func (f *topicFetcher) Close()               {}
 
 func (f *topicFetcher) Fetch(ctx context.Context) ([]kafka.Record, error) {
 	if f.offset == len(f.records) || f.stuck {

@@ -25,6 +25,7 @@ type fetcher interface {
 	Fetch(ctx context.Context) ([]kafka.Record, error)
 	Offset() int64
 	HighWatermark() int64
+	Close()
 }
 
 // partition reads the partitions of one number of both topics side by side.
@@ -101,6 +102,8 @@ func (p *partition) run(ctx context.Context, caughtUp func()) error {
 	p.history = true
 	defer p.scores.position.Close()
 	defer p.outcome.position.Close()
+	defer p.scores.fetcher.Close()
+	defer p.outcome.fetcher.Close()
 	// They are read in the order of time, so what holds one up holds up both.
 	ctx = p.scores.position.Watch(p.outcome.position.Watch(ctx))
 	for {

@@ -23,9 +23,9 @@ type outbox struct {
 	occurred []int64             // of the events among them
 	nobody   *schemas.ChurnScore // the value of markers
 
-	letters     []schemas.DeadLetter
-	letterBytes int            // of the records in letters
-	erasures    []kafka.Record // for the topic of outcomes
+	letters     []schemas.DeadLetter // they point into the records of the batch in hand
+	letterBytes int                  // that they take when they are written
+	erasures    []kafka.Record       // for the topic of outcomes
 }
 
 // producer writes records: each to the partition of its key, or one to every
@@ -98,8 +98,9 @@ func markerRecord(codec *schemas.Codec, p *schemas.Progress) kafka.Record {
 
 // letter adds a dead letter.
 func (b *outbox) letter(r *kafka.Record, why *schemas.PoisonError) {
-	b.letters = append(b.letters, b.Scorer.letters.Letter(r, why, b.cfg.Now()))
-	b.letterBytes += len(b.letters[len(b.letters)-1].Value)
+	letter := b.Scorer.letters.Letter(r, why, b.cfg.Now())
+	b.letters = append(b.letters, letter)
+	b.letterBytes += deadletters.Size(&letter)
 	b.metrics.letters.WithLabelValues(string(why.Reason)).Inc()
 	b.logAt(schemas.TopicEvents).Warn("dead letter", "offset", r.Offset, "reason", why.Reason, "detail", why.Detail)
 }

@@ -165,3 +165,56 @@ func BenchmarkRestart(b *testing.B) {
 		}
 	}
 }
+
+// Records that were compressed a thousandfold take memory one after another, in
+// whatever partition they are, and their dead letters have the beginning only.
+func TestRecordsThatWereCompressedWell(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a gigabyte of memory")
+	}
+	const n, size = 24, 60_000_000
+	s := newStack(t)
+	s.models.set(modelVersion(t, s.set, 1, 0))
+	producer := s.cluster.NewProducer(kafka.ProducerConfig{Compression: kafka.Zstd})
+	value := make([]byte, size)
+	for i := range n {
+		r := kafka.Record{Key: fmt.Append(nil, "customer ", i), Value: value}
+		if err := producer.ProduceTo(t.Context(), schemas.TopicEvents, i%partitions, []kafka.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
+
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	before, most := m.HeapAlloc, m.HeapAlloc
+	s.start()
+	until(t, "the dead letters", func() bool {
+		runtime.ReadMemStats(&m)
+		most = max(most, m.HeapAlloc)
+		letters := int64(0)
+		for p := range partitions {
+			_, end, err := s.cluster.Offsets(t.Context(), schemas.TopicDeadLetters, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			letters += end
+		}
+		return letters >= n
+	})
+	t.Logf("the heap held %d MiB more", (most-before)>>20)
+	if most-before > 512<<20 {
+		t.Errorf("the heap held %d MiB more", (most-before)>>20)
+	}
+	s.scores(1)
+	for _, r := range s.read(schemas.TopicDeadLetters, n) {
+		var letter schemas.DeadLetter
+		if err := s.codec.DecodeDeadLetter(t.Context(), r.Value, &letter); err != nil {
+			t.Fatal(err)
+		}
+		if len(letter.Value) != 64<<10 || letter.OriginalBytes < size || letter.ValueSHA256 == "" || !strings.HasPrefix(string(letter.Key), "customer ") {
+			t.Errorf("a letter of key %q and %d bytes, of %d, hash %q", letter.Key, len(letter.Value), letter.OriginalBytes, letter.ValueSHA256)
+		}
+	}
+}

@@ -251,10 +251,13 @@ func (r *restorer) fits(ctx context.Context, s *state, first, end int64) error {
 		if err != nil {
 			return fmt.Errorf("fetching from %s: %w", schemas.TopicScores, err)
 		}
-		if len(records) == 0 || records[0].Offset != l.Offset {
+		found := len(records) > 0 && records[0].Offset == l.Offset
+		same := found && recordHash(&records[0]) == l.Hash
+		f.Close()
+		if !found {
 			continue // compacted away
 		}
-		if recordHash(&records[0]) != l.Hash {
+		if !same {
 			return customers.Refuse("it is of another topic: the record at offset %d differs", l.Offset)
 		}
 		return nil

@@ -191,6 +191,7 @@ func (w *worker) run(ctx context.Context) error {
 // score scores events as they come, until ctx ends.
 func (w *worker) score(ctx, finishing context.Context) error {
 	source := w.source()
+	defer func() { source.Close() }()
 	next := &w.state.progress.Next
 	lastCommit := w.cfg.Now()
 	for {
@@ -223,6 +224,7 @@ func (w *worker) score(ctx, finishing context.Context) error {
 			if err := w.checkSource(ctx, &w.state.progress); err != nil {
 				return err
 			}
+			source.Close()
 			source = w.source()
 			continue
 		}

@@ -188,6 +188,7 @@ func (s *Sink) work(ctx context.Context, claim *kafka.Claim) error {
 		MaxWait:  min(max(s.cfg.MaxDelay/4, 10*time.Millisecond), 500*time.Millisecond),
 		Position: claim.Position,
 	})
+	defer fetcher.Close()
 	w := s.newWorker(claim)
 	for {
 		records, err := fetcher.Fetch(ctx)

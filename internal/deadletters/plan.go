@@ -58,6 +58,8 @@ const (
 	RefusedModels = "the order of churn.models decides which model is used; churnstream models activate publishes one again"
 	// RefusedEmpty protects customers: a record without a value erases one.
 	RefusedEmpty = "it has no value: it was a deletion, or too large to be kept"
+	// RefusedCut means that the record is not in the letter.
+	RefusedCut = "the record was too large to be kept whole, and only its beginning is here; have its producer send it again, in smaller parts"
 	// RefusedPartition means that the topic was deleted or made anew.
 	RefusedPartition = "its topic or partition is no longer there"
 	// RefusedErased protects customers who asked to be forgotten.
@@ -78,6 +80,8 @@ func refusal(l *Letter, partitions map[string]int) string {
 		return RefusedModels
 	case !ours:
 		return RefusedForeign
+	case l.OriginalBytes > 0:
+		return RefusedCut
 	case l.Value == nil:
 		return RefusedEmpty
 	case l.DeadLetter.Partition < 0 || int(l.DeadLetter.Partition) >= n:
@@ -298,6 +302,7 @@ func (q *Queue) lookFor(ctx context.Context, notes *notes, sought map[source]boo
 // after them can be read.
 func (q *Queue) readRedriven(ctx context.Context, to target, start int64, use func(Position)) error {
 	f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{Topic: to.topic, Partition: to.partition, Offset: start, MaxWait: briefly})
+	defer f.Close()
 	for end := int64(-1); end < 0 || f.Offset() < end; {
 		records, err := f.Fetch(ctx)
 		if err != nil {

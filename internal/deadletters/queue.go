@@ -72,7 +72,10 @@ func (l *Letter) source() source {
 }
 
 // size returns about how many bytes of memory the letter takes.
-func (l *Letter) size() int {
+func (l *Letter) size() int { return Size(&l.DeadLetter) }
+
+// Size returns about how many bytes of memory a letter takes.
+func Size(l *schemas.DeadLetter) int {
 	n := 300 + len(l.Topic) + len(l.Detail) + len(l.Key) + len(l.Value)
 	for _, h := range l.Headers {
 		n += 50 + len(h.Key) + len(h.Value)
@@ -275,6 +278,7 @@ func (q *Queue) first(ctx context.Context, s kafka.Span) (*kafka.Record, error) 
 	f := q.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
 		Topic: s.Topic, Partition: s.Partition, Offset: s.Start, MaxBytes: 64 << 10, MaxWait: briefly,
 	})
+	defer f.Close()
 	for f.Offset() < s.End {
 		records, err := f.Fetch(ctx)
 		if err != nil {
@@ -286,7 +290,8 @@ func (q *Queue) first(ctx context.Context, s kafka.Span) (*kafka.Record, error) 
 		if records[0].Offset >= s.End {
 			break
 		}
-		return &records[0], nil
+		r := records[0].Clone()
+		return &r, nil
 	}
 	return nil, nil
 }

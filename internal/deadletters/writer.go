@@ -3,6 +3,8 @@ package deadletters
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,32 +39,82 @@ func NewWriter(producer Producer, codec *schemas.Codec, role string) *Writer {
 // maxDetail bounds a letter's detail in bytes.
 const maxDetail = 1024
 
-// Letter makes the dead letter of a record. Its bytes are copies: the record
-// may be reused. Of a detail beyond 1 KiB it has the beginning. For a batch that
-// cannot be read it holds the batch.
+const (
+	// maxWhole is up to how many bytes of key, value and headers a record is
+	// kept whole: the letter is then one that topics take as they are by
+	// default. maxPart bounds what is kept of the value, of the headers and of
+	// the key of one that is larger.
+	maxWhole = 900_000
+	maxPart  = 64 << 10
+)
+
+// Letter makes the dead letter of a record. It shares the record's memory. Of a
+// detail beyond 1 KiB it has the beginning. For a batch that cannot be read it
+// holds the batch. Of a record, or batch, of more than 900,000 bytes it has the
+// beginning, its size and its hash: one that was compressed well must not take
+// its full size here, on the way, and in the broker.
 func (w *Writer) Letter(r *kafka.Record, why *schemas.PoisonError, now time.Time) schemas.DeadLetter {
 	letter := schemas.DeadLetter{
 		Reason: why.Reason, Detail: schemas.Clip(why.Detail, maxDetail),
 		Topic: r.Topic, Partition: int32(r.Partition), Offset: r.Offset, Timestamp: r.Time.UnixMilli(),
-		Key: clone(r.Key), Value: clone(r.Value),
+		Key: r.Key, Value: r.Value,
 		FailedAt: now.UnixMilli(), FailedBy: w.role,
 	}
 	if u := r.Unreadable; u != nil {
 		letter.Detail = schemas.Clip(fmt.Sprintf("the batch of records from offset %d to %d: %v", u.First, r.Offset, u.Err), maxDetail)
-		letter.Value = clone(u.Batch)
+		letter.Value = u.Batch
 	}
-	for _, h := range r.Headers {
-		letter.Headers = append(letter.Headers, schemas.Header{Key: h.Key, Value: clone(h.Value)})
+	if len(r.Headers) > 0 {
+		letter.Headers = make([]schemas.Header, len(r.Headers))
+		for i, h := range r.Headers {
+			letter.Headers[i] = schemas.Header(h)
+		}
+	}
+	if original(&letter) > maxWhole {
+		cut(&letter, maxPart)
 	}
 	return letter
 }
 
-// clone keeps nil, a record without key or value, apart from an empty one.
-func clone(b []byte) []byte {
-	if b == nil {
-		return nil
+// original returns how many bytes key, value and headers have.
+func original(l *schemas.DeadLetter) int { return len(l.Key) + len(l.Value) + headerBytes(l) }
+
+func headerBytes(l *schemas.DeadLetter) (n int) {
+	for _, h := range l.Headers {
+		n += len(h.Key) + len(h.Value)
 	}
-	return append([]byte{}, b...)
+	return n
+}
+
+// cut leaves so many bytes of the value, and no headers or key that are larger,
+// and says so.
+func cut(l *schemas.DeadLetter, most int) {
+	if l.OriginalBytes == 0 {
+		l.OriginalBytes = int64(original(l))
+		sum := sha256.Sum256(l.Value)
+		l.ValueSHA256 = hex.EncodeToString(sum[:])
+	}
+	if len(l.Value) > most {
+		add(l, "the value has %d bytes, of which %d are kept", len(l.Value), most)
+		l.Value = l.Value[:most:most]
+		if most == 0 {
+			l.Value = nil
+		}
+	}
+	if n := headerBytes(l); n > most {
+		add(l, "the headers, %d bytes, are too large to be kept", n)
+		l.Headers = nil
+	}
+	if len(l.Key) > max(most, maxPart) {
+		add(l, "the key, %d bytes, is too large to be kept", len(l.Key))
+		l.Key = nil
+	}
+}
+
+// add adds to what a letter says, in the room that there is for it.
+func add(l *schemas.DeadLetter, format string, args ...any) {
+	note := fmt.Sprintf(" ("+format+")", args...)
+	l.Detail = schemas.Clip(l.Detail, maxDetail-len(note)) + note
 }
 
 // SetAside returns an intake.Policy that makes a dead letter of a record, waits
@@ -86,7 +138,7 @@ func (w *Writer) SetAside(log *slog.Logger, count func(topic string, reason sche
 const smallLetter = 16 << 10
 
 // Write returns when all letters are acknowledged. A letter that the topic
-// would not take for its size loses first the value and the headers, then the
+// would not take for its size loses more of the value and the headers, then the
 // key, and says so: no record may hold up those after it. The error is ctx's,
 // or one of the topic's that trying again does not mend.
 func (w *Writer) Write(ctx context.Context, letters ...schemas.DeadLetter) error {
@@ -119,22 +171,18 @@ func (w *Writer) Write(ctx context.Context, letters ...schemas.DeadLetter) error
 func (w *Writer) writeShorter(ctx context.Context, letter schemas.DeadLetter) error {
 	shorten := []func(){
 		func() {},
+		func() { cut(&letter, smallLetter/2) },
+		func() { cut(&letter, 0) },
 		func() {
-			n := len(letter.Value)
-			for _, h := range letter.Headers {
-				n += len(h.Key) + len(h.Value)
+			if letter.Key != nil {
+				add(&letter, "the key, %d bytes, is too large to be kept", len(letter.Key))
+				letter.Key = nil
 			}
-			letter.Detail += fmt.Sprintf(" (the value and the headers, %d bytes, are too large to be kept here)", n)
-			letter.Value, letter.Headers = nil, nil
-		},
-		func() {
-			letter.Detail += fmt.Sprintf(" (the key, %d bytes, is too large, too)", len(letter.Key))
-			letter.Key = nil
 		},
 	}
 	var err error
-	for _, cut := range shorten {
-		cut()
+	for _, shorter := range shorten {
+		shorter()
 		err = w.producer.Produce(ctx, schemas.TopicDeadLetters, w.record(&letter))
 		if !errors.Is(err, kafka.ErrTooLarge) {
 			return err

@@ -3,6 +3,8 @@ package deadletters
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -68,8 +70,10 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 		"fits":          {record(5, 100), 5, 100, "no frame"},
 		"empty value":   {record(5, 0), 5, 0, "no frame"},
 		"no value":      {record(5, -1), 5, -1, "no frame"},
-		"large value":   {record(5, 200_000), 5, -1, "the value and the headers, 200002 bytes, are too large"},
-		"large key too": {record(200_000, 300_000), -1, -1, "the key, 200000 bytes, is too large"},
+		"large value":   {record(5, 200_000), 5, 8192, "the value has 200000 bytes, of which 8192 are kept"},
+		"large key too": {record(200_000, 300_000), -1, 8192, "the key, 200000 bytes, is too large"},
+		"cut at once":   {record(5, 60_000_000), 5, 65536, "the value has 60000000 bytes, of which 65536 are kept"},
+		"of any size":   {record(2_000_000, 0), -1, 0, "the key, 2000000 bytes, is too large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			topic := &limitedTopic{limit: limit}
@@ -100,6 +104,14 @@ func TestWriterShortensWhatIsTooLarge(t *testing.T) {
 			}
 			if length(got.Key) != c.key || length(got.Value) != c.val || !strings.Contains(got.Detail, c.detail) {
 				t.Errorf("letter with key %d, value %d, detail %q", length(got.Key), length(got.Value), got.Detail)
+			}
+			if whole := len(c.r.Key) == max(c.key, 0) && len(c.r.Value) == max(c.val, 0); whole != (got.OriginalBytes == 0) || whole != (got.ValueSHA256 == "") {
+				t.Errorf("original bytes %d, hash %q", got.OriginalBytes, got.ValueSHA256)
+			} else if sum := sha256.Sum256(c.r.Value); !whole && (got.ValueSHA256 != hex.EncodeToString(sum[:]) || got.OriginalBytes != int64(len(c.r.Key)+len(c.r.Value)+2)) {
+				t.Errorf("original bytes %d, hash %q", got.OriginalBytes, got.ValueSHA256)
+			}
+			if why := refusal(&Letter{DeadLetter: got}, map[string]int{"t": 9}); (why == RefusedCut) != (got.OriginalBytes > 0) {
+				t.Errorf("redriving it is refused because %q", why)
 			}
 			if got.Topic != "t" || got.Partition != 3 || got.Offset != 9 || got.Reason != why.Reason || got.FailedBy != "tester" ||
 				got.FailedAt != now.UnixMilli() || got.Timestamp != now.Add(-time.Hour).UnixMilli() {

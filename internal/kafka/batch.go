@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"time"
+	"unsafe"
 
 	"github.com/segmentio/kafka-go/compress"
 )
@@ -92,8 +94,11 @@ const (
 	// largestBatch is the default of Config.LargestBatch. Brokers take batches
 	// of 1 MiB by default, compressed.
 	largestBatch = 64 << 20
-	// keptArena is how much memory a decoder keeps for the next batches.
-	keptArena = 16 << 20
+	// ordinaryBatch is what a decoder may use, and keeps for the next batches.
+	ordinaryBatch = 2 << 20
+	// ordinaryWindow is what decompressors need for what they look back at, as
+	// producers write by themselves.
+	ordinaryWindow = 8 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -105,6 +110,9 @@ var (
 	errCorrupt = errors.New("corrupt record batch")
 	// errOldFormat means a message format from before Kafka 0.11.
 	errOldFormat = errors.New("message format of before Kafka 0.11 is not supported: produce the records to a new topic")
+	// errLarge means that a batch needs more memory than the decoder has room
+	// for. It is no fault of the batch.
+	errLarge = errors.New("record batch is large")
 )
 
 // batch is a view of one encoded record batch.
@@ -159,7 +167,7 @@ func splitBatch(data []byte) (b batch, rest []byte, err error) {
 // aborting it: its record's key is a version and a type, both int16, and the
 // type of an abort is 0.
 func (b batch) abort() bool {
-	var d decoder
+	d := decoder{limit: 64 << 10} // it holds a few bytes
 	records, err := d.decode(nil, b, 0, Record{})
 	return err == nil && len(records) > 0 && len(records[0].Key) >= 4 &&
 		binary.BigEndian.Uint16(records[0].Key[2:]) == 0
@@ -169,7 +177,12 @@ func (b batch) abort() bool {
 // views of the batch or of the decoder's own memory, which reset gives free.
 // Once warm it allocates nothing.
 type decoder struct {
-	limit   int      // of a decompressed batch, 0 is largestBatch
+	limit int // of a decompressed batch, of its records and of their headers; 0 is largestBatch
+	// room is that of the arena, and headerRoom of headers; 0 is as much as
+	// limit allows.
+	room, headerRoom int
+	slots            chan struct{} // of decompressions at a time; nil for any number
+
 	arena   []byte   // decompressed batches
 	headers []Header // of all records
 	names   map[string]string
@@ -180,29 +193,82 @@ const maxNames = 64
 
 func (d *decoder) reset() {
 	d.arena = d.arena[:0]
-	if cap(d.arena) > keptArena {
+	if cap(d.arena) > 2*ordinaryBatch {
 		d.arena = nil
 	}
 	clear(d.headers)
 	d.headers = d.headers[:0]
+	if cap(d.headers)*headerBytes > 2*ordinaryBatch {
+		d.headers = nil
+	}
+}
+
+// headerBytes is what a header takes in memory besides its bytes.
+const headerBytes = int(unsafe.Sizeof(Header{}))
+
+// large returns what a batch takes in memory, and what its decompressor needs
+// for a time, if one of these is more than is ordinary; 0 and 0 for any other. The
+// error, which matches errCorrupt, is that of a batch that is larger than any may
+// be.
+func (d *decoder) large(b batch) (size, window int, err error) {
+	limit := cmp.Or(d.limit, largestBatch)
+	records := b.count() * recordBytes
+	if records > limit {
+		return 0, 0, fmt.Errorf("%w at offset %d: %d records take more than %d bytes", errCorrupt, b.baseOffset(), b.count(), limit)
+	}
+	code := compress.Compression(b.attributes() & attrCompression)
+	if code == compress.Zstd {
+		if window, err = zstdWindow(b.data[atRecords:]); err != nil {
+			return 0, 0, fmt.Errorf("%w at offset %d: zstd: %w", errCorrupt, b.baseOffset(), err)
+		}
+		if window <= ordinaryWindow {
+			window = 0
+		}
+	}
+	if records > ordinaryBatch {
+		size = records
+	}
+	return size, window, nil
+}
+
+// measure decompresses a batch into nothing, and returns how large it becomes.
+func (d *decoder) measure(b batch) (size int, err error) {
+	var scratch [32 << 10]byte
+	err = d.each(b, func(in io.Reader) (int, error) {
+		n, err := in.Read(scratch[:])
+		size += n
+		return size, err
+	})
+	return size, err
 }
 
 // decode appends the records of b from offset from on to dst; prototype gives
 // their topic and partition. An error matches errCorrupt, and dst comes back
 // as it was.
 func (d *decoder) decode(dst []Record, b batch, from int64, prototype Record) ([]Record, error) {
+	n, headers := len(dst), len(d.headers)
+	dst, err := d.records(dst, b, from, prototype)
+	if err != nil {
+		d.headers = d.headers[:headers]
+		return dst[:n], err
+	}
+	return dst, nil
+}
+
+// records is decode, but that an error leaves what was decoded before it.
+func (d *decoder) records(dst []Record, b batch, from int64, prototype Record) ([]Record, error) {
 	payload, err := d.decompress(b)
 	if err != nil {
 		return dst, err
 	}
 	base, first, last := b.baseOffset(), b.firstTime(), int64(b.lastDelta())
 	appendTime := b.attributes()&attrLogAppendTime != 0
-	n := len(dst)
+	headers, limit := len(d.headers), cmp.Or(d.limit, largestBatch)
 	in := reader{data: payload}
 	for i := range b.count() {
 		size := in.varint()
 		if in.bad || size < 0 || size > int64(len(in.data)) {
-			return dst[:n], fmt.Errorf("%w at offset %d: record %d of %d is cut off", errCorrupt, base, i, b.count())
+			return dst, fmt.Errorf("%w at offset %d: record %d of %d is cut off", errCorrupt, base, i, b.count())
 		}
 		record := reader{data: in.data[:size:size]}
 		in.data = in.data[size:]
@@ -219,15 +285,21 @@ func (d *decoder) decode(dst []Record, b batch, from int64, prototype Record) ([
 		r.Key = record.nullable()
 		r.Value = record.nullable()
 		r.Headers = d.readHeaders(&record)
+		switch {
+		case (len(d.headers)-headers)*headerBytes > limit:
+			return dst, fmt.Errorf("%w at offset %d: headers that take more than %d bytes", errCorrupt, base, limit)
+		case d.headerRoom > 0 && len(d.headers)*headerBytes > d.headerRoom:
+			return dst, errLarge
+		}
 		if record.bad || len(record.data) > 0 || delta < 0 || delta > last {
-			return dst[:n], fmt.Errorf("%w at offset %d: record %d of %d", errCorrupt, base, i, b.count())
+			return dst, fmt.Errorf("%w at offset %d: record %d of %d", errCorrupt, base, i, b.count())
 		}
 		if r.Offset >= from {
 			dst = append(dst, r)
 		}
 	}
 	if len(in.data) > 0 {
-		return dst[:n], fmt.Errorf("%w at offset %d: bytes after the last record", errCorrupt, base)
+		return dst, fmt.Errorf("%w at offset %d: bytes after the last record", errCorrupt, base)
 	}
 	return dst, nil
 }
@@ -267,44 +339,159 @@ func (d *decoder) name(b []byte) string {
 // decompress returns the records of b, still encoded.
 func (d *decoder) decompress(b batch) ([]byte, error) {
 	payload := b.data[atRecords:]
-	code := compress.Compression(b.attributes() & attrCompression)
-	if code == compress.None {
+	if b.attributes()&attrCompression == 0 {
 		return payload, nil
 	}
-	codec := code.Codec()
-	if codec == nil {
-		return nil, fmt.Errorf("%w at offset %d: unknown compression %d", errCorrupt, b.baseOffset(), code)
-	}
-	limit := cmp.Or(d.limit, largestBatch)
-	if code == compress.Snappy {
-		// The codec trusts the sizes that the data claims.
-		if err := checkSnappy(payload, limit); err != nil {
-			return nil, fmt.Errorf("%w at offset %d: %w", errCorrupt, b.baseOffset(), err)
-		}
-	}
 	start := len(d.arena)
-	in := codec.NewReader(bytes.NewReader(payload))
-	defer in.Close()
-	for {
+	err := d.each(b, func(in io.Reader) (int, error) {
 		if len(d.arena) == cap(d.arena) {
+			if d.room > 0 && len(d.arena) >= d.room {
+				return 0, errLarge
+			}
 			// Records decoded before keep what they point into: the old
 			// memory, if this moves the arena.
 			d.arena = append(d.arena, 0)[:len(d.arena)]
 		}
 		n, err := in.Read(d.arena[len(d.arena):cap(d.arena)])
 		d.arena = d.arena[:len(d.arena)+n]
-		size := len(d.arena) - start
+		return len(d.arena) - start, err
+	})
+	if err != nil {
+		d.arena = d.arena[:start]
+		return nil, err
+	}
+	return d.arena[start:len(d.arena):len(d.arena)], nil
+}
+
+// each has step read what a batch decompresses to, until its end; step returns
+// how much it has read so far.
+func (d *decoder) each(b batch, step func(io.Reader) (int, error)) error {
+	payload := b.data[atRecords:]
+	code := compress.Compression(b.attributes() & attrCompression)
+	if code == compress.None {
+		return nil
+	}
+	codec := code.Codec()
+	if codec == nil {
+		return fmt.Errorf("%w at offset %d: unknown compression %d", errCorrupt, b.baseOffset(), code)
+	}
+	limit := cmp.Or(d.limit, largestBatch)
+	var err error
+	switch code { // whose codecs trust the sizes that the data claims
+	case compress.Snappy:
+		err = checkSnappy(payload, limit)
+	case compress.Zstd:
+		var window int
+		if window, err = zstdWindow(payload); err == nil && window > 2*limit {
+			err = fmt.Errorf("zstd: a window of %d bytes, at most %d are allowed", window, 2*limit)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w at offset %d: %w", errCorrupt, b.baseOffset(), err)
+	}
+	if d.slots != nil {
+		d.slots <- struct{}{}
+		defer func() { <-d.slots }()
+	}
+	in := codec.NewReader(bytes.NewReader(payload))
+	defer in.Close()
+	for {
+		size, err := step(in)
 		if size > limit {
 			err = fmt.Errorf("it becomes more than %d bytes", limit)
 		}
-		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return d.arena[start:len(d.arena):len(d.arena)], nil
-		}
-		if err != nil {
-			d.arena = d.arena[:start]
-			return nil, fmt.Errorf("%w at offset %d: decompressing %s: %w", errCorrupt, b.baseOffset(), codec.Name(), err)
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case errors.Is(err, errLarge):
+			return err
+		default:
+			return fmt.Errorf("%w at offset %d: decompressing %s: %w", errCorrupt, b.baseOffset(), codec.Name(), err)
 		}
 	}
+}
+
+// zstdWindow returns how far back the frames of zstd data say that they look:
+// decompressors allocate that much, however small the data are. RFC 8878.
+func zstdWindow(data []byte) (window int, err error) {
+	cut := errors.New("a frame is cut off")
+	little := func(n int) (v uint64, ok bool) {
+		if len(data) < n {
+			return 0, false
+		}
+		for i := range n {
+			v |= uint64(data[i]) << (8 * i)
+		}
+		data = data[n:]
+		return v, true
+	}
+	for len(data) > 0 {
+		magic, ok := little(4)
+		if ok && magic&^0xf == 0x184d2a50 { // a frame to be passed over
+			n, ok := little(4)
+			if !ok || n > uint64(len(data)) {
+				return 0, cut
+			}
+			data = data[n:]
+			continue
+		}
+		if !ok || magic != 0xfd2fb528 {
+			return 0, errors.New("it is no frame")
+		}
+		descriptor, ok := little(1)
+		if !ok {
+			return 0, cut
+		}
+		size, single := uint64(0), descriptor&0x20 != 0
+		if !single {
+			d, ok := little(1)
+			if !ok {
+				return 0, cut
+			}
+			size = 1 << (10 + d>>3)
+			size += size / 8 * (d & 7)
+		}
+		if _, ok := little([]int{0, 1, 2, 4}[descriptor&3]); !ok { // dictionary
+			return 0, cut
+		}
+		width := []int{0, 2, 4, 8}[descriptor>>6]
+		if width == 0 && single {
+			width = 1
+		}
+		content, ok := little(width)
+		if !ok {
+			return 0, cut
+		}
+		if width == 2 {
+			content += 256
+		}
+		if single {
+			size = content
+		}
+		window = max(window, int(min(size, math.MaxInt)))
+		for last := false; !last; {
+			header, ok := little(3)
+			if !ok {
+				return 0, cut
+			}
+			last = header&1 != 0
+			n := header >> 3
+			if header>>1&3 == 1 { // one byte, n times
+				n = 1
+			}
+			if n > uint64(len(data)) {
+				return 0, cut
+			}
+			data = data[n:]
+		}
+		if descriptor&4 != 0 { // checksum
+			if _, ok := little(4); !ok {
+				return 0, cut
+			}
+		}
+	}
+	return window, nil
 }
 
 // checkSnappy refuses snappy data that claims to hold more than it can.

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -387,4 +389,56 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(records)), "ns/record")
+}
+
+// zstdFrame is a frame of one block without content.
+func zstdFrame(header ...byte) []byte {
+	return append(append([]byte{0x28, 0xb5, 0x2f, 0xfd}, header...), 1, 0, 0)
+}
+
+func TestZstdWindow(t *testing.T) {
+	for name, c := range map[string]struct {
+		data []byte
+		want int // −1: refused
+	}{
+		"nothing":                {nil, 0},
+		"least":                  {zstdFrame(0, 0), 1 << 10},
+		"with a mantissa":        {zstdFrame(0, 13<<3|2), 8<<20 + 2<<20},
+		"two terabytes":          {zstdFrame(0, 31<<3), 1 << 41},
+		"one segment":            {zstdFrame(0x20, 7), 7},
+		"one segment, two bytes": {zstdFrame(0x60, 1, 1), 257 + 256},
+		"one segment, four":      {zstdFrame(0xa0, 0, 0, 0, 0x40), 1 << 30},
+		"one segment, all":       {zstdFrame(0xe0, 255, 255, 255, 255, 255, 255, 255, 255), math.MaxInt},
+		"dictionary, checksum":   {append(zstdFrame(3|4, 1<<3, 1, 2, 3, 4), 9, 9, 9, 9), 2 << 10},
+		"the greater of two":     {append(zstdFrame(0, 3<<3), zstdFrame(0, 1<<3)...), 8 << 10},
+		"after one to pass over": {append([]byte{0x53, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 1, 2}, zstdFrame(0, 1<<3)...), 2 << 10},
+		"no frame":               {[]byte("gzip"), -1},
+		"cut magic":              {[]byte{0x28, 0xb5}, -1},
+		"cut block":              {[]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0xff, 0xff, 0xff}, -1},
+		"cut checksum":           {zstdFrame(4, 0), -1},
+		"no last block":          {[]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0, 0}, -1},
+	} {
+		got, err := zstdWindow(c.data)
+		if (err != nil) != (c.want < 0) || err == nil && got != c.want {
+			t.Errorf("%s: %d, %v; want %d", name, got, err, c.want)
+		}
+	}
+	// A few bytes must not make a decompressor allocate gigabytes.
+	records := []Record{{Value: []byte("v")}}
+	encoded, err := new(encoder).encode(records, Zstd, noProducer, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := batch{bytes.Clone(encoded[4:])}
+	if window, err := zstdWindow(b.data[atRecords:]); err != nil || window == 0 {
+		t.Errorf("of our own: %d, %v", window, err)
+	}
+	b.data = append(b.data[:atRecords], zstdFrame(0, 19<<3)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = new(decoder).decode(nil, b, 0, Record{})
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, errCorrupt) || after.TotalAlloc-before.TotalAlloc > 1<<20 {
+		t.Errorf("a window of 512 MiB: %v, %d bytes allocated", err, after.TotalAlloc-before.TotalAlloc)
+	}
 }

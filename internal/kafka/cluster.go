@@ -54,6 +54,9 @@ type Config struct {
 	// LargestBatch bounds in bytes what one batch may be in memory: when it is
 	// read, decompressed; when a record is written that has one for itself.
 	LargestBatch int `name:"kafka-largest-batch" help:"Largest batch in memory: one that is read, decompressed, or a single record that is written. What is larger is set aside." default:"64MiB" type:"bytes" advanced:""`
+	// Memory bounds in bytes what large batches take together, those of all
+	// partitions; it is never less than four times LargestBatch.
+	Memory int `name:"kafka-memory" help:"Memory for batches of more than 2 MiB, decompressed, of all partitions together, at least four times --kafka-largest-batch. Their readers wait for it." default:"256MiB" type:"bytes" advanced:""`
 	// StuckAfter is how long a reader may stand still in a partition that has
 	// records for it; see Standstill.
 	StuckAfter time.Duration `name:"stuck-after" help:"How long a partition may have records to read and its reader stand still, until that is reported as a fault. Keep it above --sink-delay." default:"1m" advanced:""`
@@ -101,6 +104,7 @@ type Cluster struct {
 	transport *kafkago.Transport
 	client    *kafkago.Client
 	conns     *connPool
+	memory    *memory
 
 	positionsMu    sync.Mutex
 	positions      map[*Position]struct{}
@@ -128,6 +132,8 @@ func Connect(cfg Config) (*Cluster, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.memory = newMemory(int64(max(cfg.Memory, 4*cfg.LargestBatch)), c.metrics.memory, c.metrics.waiting)
+	c.metrics.memoryLimit.Set(float64(c.memory.limit))
 	dialer := &net.Dialer{Timeout: cfg.DialTimeout}
 	c.transport = &kafkago.Transport{
 		Dial:        dialer.DialContext,

@@ -40,14 +40,18 @@ type FetcherConfig struct {
 	MaxBytes int
 	// MaxWait is how long a Fetch waits for records. Default 500 ms.
 	MaxWait time.Duration
+	// Together is for a reader that waits for this fetcher while it still has
+	// records of another; they then have the same. Default: it never does.
+	Together *Together
 	// Position, if set, learns of what is fetched, and of what cannot be any
 	// more. To say what has been dealt with is the reader's part.
 	Position *Position
 }
 
 // Fetcher reads the committed records of one partition in order. It is not
-// safe for concurrent use. It holds no connection between calls and needs no
-// closing.
+// safe for concurrent use. It holds no connection between calls, but memory that
+// large batches of all fetchers share: close it when the records that it has
+// returned are done with.
 type Fetcher struct {
 	c     *Cluster
 	cfg   FetcherConfig
@@ -69,6 +73,7 @@ type Fetcher struct {
 
 	decoder decoder
 	records []Record
+	held    int64 // of the cluster's memory; −1 if it is held together
 }
 
 type abortedTransaction struct{ producerID, firstOffset int64 }
@@ -87,7 +92,7 @@ func (c *Cluster) NewFetcher(cfg FetcherConfig) *Fetcher {
 		highWatermark: -1,
 		maxBytes:      cfg.MaxBytes,
 		open:          map[int64]struct{}{},
-		decoder:       decoder{limit: c.cfg.LargestBatch},
+		decoder:       decoder{limit: c.cfg.LargestBatch, room: ordinaryBatch, slots: c.memory.slots},
 	}
 	f.count.fetched = c.metrics.fetched.WithLabelValues(cfg.Topic)
 	f.count.corrupt = c.metrics.corrupt.WithLabelValues(cfg.Topic)
@@ -122,9 +127,10 @@ func (f *Fetcher) HighWatermark() int64 { return f.highWatermark }
 // nearer end, with a warning and a count.
 func (f *Fetcher) Fetch(ctx context.Context) ([]Record, error) {
 	deadline := time.Now().Add(f.cfg.MaxWait)
-	clear(f.records)
-	f.records = f.records[:0]
-	f.decoder.reset()
+	f.Close()
+	if cap(f.records)*recordBytes > ordinaryBatch {
+		f.records = nil
+	}
 	for {
 		if err := f.c.retry(ctx, "fetch", f.what, f.attempt); err != nil {
 			return nil, err
@@ -151,7 +157,7 @@ func (f *Fetcher) attempt(ctx context.Context) error {
 		f.offset = first
 	}
 	if len(f.pending) > 0 {
-		return f.decode()
+		return f.decode(ctx)
 	}
 	if f.leader == "" {
 		leader, err := f.c.leader(ctx, f.cfg.Topic, f.cfg.Partition)
@@ -173,7 +179,7 @@ func (f *Fetcher) attempt(ctx context.Context) error {
 		return nil
 	}
 	before := f.offset
-	if err := f.decode(); err != nil {
+	if err := f.decode(ctx); err != nil {
 		return err
 	}
 	if f.offset == before {
@@ -205,14 +211,20 @@ func (f *Fetcher) reset(ctx context.Context) error {
 }
 
 // decode decodes batches of f.pending until MaxBytes of records are there.
-func (f *Fetcher) decode() error {
+func (f *Fetcher) decode(ctx context.Context) error {
 	decoded := 0
 	for len(f.pending) > 0 && decoded < f.cfg.MaxBytes {
 		b, rest, err := splitBatch(f.pending)
 		if err == nil {
 			var n int
-			n, err = f.take(b)
+			n, err = f.take(ctx, b)
 			decoded += n
+		}
+		if errors.Is(err, errLarge) {
+			return nil // it comes by itself, by the next Fetch
+		}
+		if ctx.Err() != nil && err != nil {
+			return err
 		}
 		if err != nil {
 			f.pending = nil
@@ -243,7 +255,7 @@ func (f *Fetcher) refuse(err error) error {
 
 // take adds the records of a batch that are wanted and committed, moves the
 // offset past it, and returns how many bytes it held.
-func (f *Fetcher) take(b batch) (int, error) {
+func (f *Fetcher) take(ctx context.Context, b batch) (int, error) {
 	// Transactions are aborted from their first offset to the control batch
 	// of their producer; a producer has one transaction at a time.
 	for len(f.aborted) > 0 && f.aborted[0].firstOffset <= b.lastOffset() {
@@ -260,11 +272,14 @@ func (f *Fetcher) take(b batch) (int, error) {
 	case b.transactional() && inAborted:
 	case b.lastOffset() < f.offset:
 	default:
+		arena, before := len(f.decoder.arena), len(f.records)
+		records, err := f.decodeOne(ctx, b)
+		if err != nil && !errors.Is(err, errCorrupt) {
+			return 0, err
+		}
 		if time.Until(time.UnixMilli(b.maxTime())) > 24*time.Hour {
 			f.count.ahead.Inc()
 		}
-		arena := len(f.decoder.arena)
-		records, err := f.decoder.decode(f.records, b, f.offset, f.prototype(b))
 		if err != nil {
 			// The checksum was right: asking again brings the same.
 			f.count.unreadable.Inc()
@@ -273,10 +288,72 @@ func (f *Fetcher) take(b batch) (int, error) {
 			records = append(records, f.unreadable(b, err))
 		}
 		f.records = records
-		size = max(size, len(f.decoder.arena)-arena)
+		size = max(size, len(f.decoder.arena)-arena, (len(records)-before)*recordBytes)
 	}
 	f.offset = max(f.offset, b.lastOffset()+1)
 	return size, nil
+}
+
+// decodeOne decodes a batch behind the records there are. A large one is decoded
+// only if there are none, and once there is memory for it; else the error is
+// errLarge.
+func (f *Fetcher) decodeOne(ctx context.Context, b batch) ([]Record, error) {
+	d := &f.decoder
+	size, window, err := d.large(b)
+	if err != nil {
+		return f.records, err
+	}
+	if size == 0 && window == 0 {
+		d.room, d.headerRoom = ordinaryBatch, ordinaryBatch
+		records, err := d.decode(f.records, b, f.offset, f.prototype(b))
+		if !errors.Is(err, errLarge) {
+			return records, err
+		}
+	}
+	if len(f.records) > 0 {
+		return f.records, errLarge
+	}
+	records, err := f.decodeLarge(ctx, b, window)
+	if err != nil {
+		f.letGo()
+		return f.records, err
+	}
+	return records, nil
+}
+
+// decodeLarge decodes a batch by itself. It is decompressed twice: to know how
+// much memory it takes, before that is taken, and into it.
+func (f *Fetcher) decodeLarge(ctx context.Context, b batch, window int) ([]Record, error) {
+	d := &f.decoder
+	d.reset()
+	d.arena, d.headers = nil, nil
+	if window > 0 {
+		if err := f.hold(ctx, window); err != nil {
+			return nil, err
+		}
+	}
+	n, err := d.measure(b)
+	if err != nil {
+		return nil, err
+	}
+	// A little more, so that the end is seen without more memory.
+	n += 512
+	d.room, d.headerRoom = 0, ordinaryBatch
+	need := n + b.count()*recordBytes + d.headerRoom + window
+	for {
+		if err := f.hold(ctx, need); err != nil {
+			return nil, err
+		}
+		d.arena = f.c.memory.arena(n)
+		records, err := d.decode(make([]Record, 0, b.count()), b, f.offset, f.prototype(b))
+		if !errors.Is(err, errLarge) {
+			return records, err
+		}
+		// The headers do not fit. How many there are is not known.
+		d.headerRoom = f.c.cfg.LargestBatch
+		need += d.headerRoom
+		d.arena, d.headers = nil, nil
+	}
 }
 
 // unreadable returns a record that stands for a batch as a whole.
@@ -345,6 +422,9 @@ func (f *Fetcher) read(conn *conn, id int32) error {
 	}
 	if got := int32(binary.BigEndian.Uint32(head[4:])); got != id {
 		return fmt.Errorf("answer to request %d, not %d", got, id)
+	}
+	if cap(f.buf) > 2*max(f.maxBytes, int(size)) {
+		f.buf = nil // it was for a large batch
 	}
 	f.buf = slices.Grow(f.buf[:0], int(size))[:size]
 	_, err := io.ReadFull(conn, f.buf)

@@ -18,6 +18,9 @@ type counters struct {
 	assigned    *prometheus.GaugeVec   // group
 	generations *prometheus.CounterVec // group
 
+	// Of large batches.
+	memory, memoryLimit, waiting prometheus.Gauge
+
 	// By reader, topic and partition.
 	lag, stuck, expiring *prometheus.GaugeVec
 	lost                 *prometheus.CounterVec
@@ -31,7 +34,13 @@ func newMetrics(reg prometheus.Registerer) *counters {
 	gauge := func(name, help string) *prometheus.GaugeVec {
 		return metrics.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, position))
 	}
+	single := func(name, help string) prometheus.Gauge {
+		return metrics.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+	}
 	return &counters{
+		memory:      single("churn_kafka_memory_bytes", "Memory taken by large batches of records, of all partitions together."),
+		memoryLimit: single("churn_kafka_memory_limit_bytes", "Memory that large batches may take together."),
+		waiting:     single("churn_kafka_memory_waiting", "Readers of partitions that wait for memory for a large batch."),
 		lag: gauge("churn_lag_records",
 			"Records of a partition from a reader's position to the end that the broker gives, whatever the reader waits for."),
 		stuck: gauge("churn_stuck_seconds",

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"bytes"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -43,6 +45,16 @@ func (r *Record) Header(name string) []byte {
 		}
 	}
 	return nil
+}
+
+// Clone returns a copy that shares no memory with the record.
+func (r *Record) Clone() Record {
+	c := *r
+	c.Key, c.Value, c.Headers = bytes.Clone(r.Key), bytes.Clone(r.Value), slices.Clone(r.Headers)
+	for i := range c.Headers {
+		c.Headers[i].Value = bytes.Clone(c.Headers[i].Value)
+	}
+	return c
 }
 
 // HeaderNumber returns the header of that name as a decimal number of zero or more;

@@ -33,6 +33,7 @@ func (c *Cluster) Spans(ctx context.Context, topic string) ([]Span, error) {
 // the offset up to which the span is read. The error is that of use, or ctx's.
 func (c *Cluster) Read(ctx context.Context, span Span, use func(records []Record, next int64) error) error {
 	f := c.NewFetcher(FetcherConfig{Topic: span.Topic, Partition: span.Partition, Offset: span.Start})
+	defer f.Close()
 	for next := span.Start; next < span.End; {
 		records, err := f.Fetch(ctx)
 		if err != nil {

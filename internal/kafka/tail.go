@@ -100,6 +100,7 @@ func (t *reading) partition(ctx context.Context, span Span, start int64, lagging
 	fetcher := t.c.NewFetcher(FetcherConfig{
 		Topic: span.Topic, Partition: span.Partition, Offset: start, MaxBytes: t.cfg.MaxBytes, MaxWait: t.cfg.MaxWait, Position: position,
 	})
+	defer fetcher.Close()
 	for {
 		if lagging && fetcher.Offset() >= span.End {
 			lagging = false

@@ -123,7 +123,7 @@ func (t *tail) last(ctx context.Context, n int) error {
 				}
 				for i := range records {
 					if r := &records[i]; r.Offset < p.end && t.wants(r) {
-						found = append(found, cloneRecord(r))
+						found = append(found, r.Clone())
 						bytes += len(r.Key) + len(r.Value)
 					}
 				}
@@ -140,6 +140,7 @@ func (t *tail) last(ctx context.Context, n int) error {
 					t.Progress("looking for the key", done+f.Offset()-p.first, total)
 				}
 			}
+			f.Close()
 			if len(found) >= n || start <= p.first {
 				break
 			}
@@ -161,15 +162,6 @@ func (t *tail) last(ctx context.Context, n int) error {
 	return nil
 }
 
-func cloneRecord(r *kafka.Record) kafka.Record {
-	c := *r
-	c.Key, c.Value, c.Headers = slices.Clone(r.Key), slices.Clone(r.Value), slices.Clone(r.Headers)
-	for i := range c.Headers {
-		c.Headers[i].Value = slices.Clone(c.Headers[i].Value)
-	}
-	return c
-}
-
 // forward prints the first n records, all if n is below zero, of those that
 // were there when reading began: each partition in its order, the partitions
 // merged by time. It returns how many of n are left.
@@ -180,6 +172,13 @@ func (t *tail) forward(ctx context.Context, n int) (left int, err error) {
 		end     int64
 	}
 	var heads []*head
+	// Records of one partition are kept while others are waited for.
+	all := kafka.NewTogether(len(t.partitions))
+	defer func() {
+		for _, h := range heads {
+			h.fetcher.Close()
+		}
+	}()
 	fill := func(h *head) error {
 		for len(h.records) == 0 && h.fetcher.Offset() < h.end {
 			records, err := h.fetcher.Fetch(ctx)
@@ -198,12 +197,12 @@ func (t *tail) forward(ctx context.Context, n int) (left int, err error) {
 			continue
 		}
 		h := &head{end: p.end, fetcher: t.Cluster.NewFetcher(kafka.FetcherConfig{
-			Topic: t.Topic, Partition: number, Offset: p.first, MaxBytes: 256 << 10,
+			Topic: t.Topic, Partition: number, Offset: p.first, MaxBytes: 256 << 10, Together: all,
 		})}
+		heads = append(heads, h)
 		if err := fill(h); err != nil {
 			return n, err
 		}
-		heads = append(heads, h)
 	}
 	for n != 0 {
 		var next *head
@@ -243,6 +242,7 @@ func (t *tail) follow(ctx context.Context, n int) error {
 	for number, p := range t.partitions {
 		go func() {
 			f := t.Cluster.NewFetcher(kafka.FetcherConfig{Topic: t.Topic, Partition: number, Offset: p.end})
+			defer f.Close()
 			for {
 				records, err := f.Fetch(ctx)
 				b := batch{records, err, make(chan struct{})}

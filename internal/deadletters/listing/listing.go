@@ -93,6 +93,9 @@ func Letter(ctx context.Context, out io.Writer, decoder *avrojson.Decoder, l *de
 		line("schema", "%s %s", schema.ID(), plain(schema.Name(), 300))
 	}
 	line("value", "%d bytes", len(l.Value))
+	if l.OriginalBytes > 0 {
+		line("cut", "of a record of %d bytes this is the beginning; its value has SHA-256 %s", l.OriginalBytes, plain(l.ValueSHA256, 200))
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -231,6 +234,10 @@ func appendLetter(b []byte, l *deadletters.Letter) []byte {
 	number("partition", int64(l.DeadLetter.Partition))
 	number("offset", l.DeadLetter.Offset)
 	moment("timestamp", l.Timestamp)
+	if l.OriginalBytes > 0 {
+		number("original_bytes", l.OriginalBytes)
+		text("value_sha256", l.ValueSHA256)
+	}
 	b = append(avrojson.AppendBytes(b, "key", l.Key), ',')
 	headers := make([]kafka.Header, len(l.Headers))
 	for i, h := range l.Headers {
