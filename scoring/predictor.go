@@ -195,7 +195,7 @@ func (f *compiled) compile(mf *ModelFeature, j int, v *Vocabulary, m *marginal) 
 			f.levelOf = append(f.levelOf, -1)
 		}
 		if other := f.levelOf[int(code)]; other >= 0 && mf.Frequency[other] >= mf.Frequency[i] {
-			continue // the same but for white space, which earlier versions told apart
+			continue // the same but for white space, which earlier versions distinguished
 		}
 		f.byCode[int(code)] = mf.LogOdds[i]
 		f.levelOf[int(code)] = int32(i)

@@ -332,7 +332,7 @@ func TestAppendEndsWithTheContext(t *testing.T) {
 	}
 }
 
-// Who wrote a record can be told from it, also after compaction.
+// Who wrote a record can be seen in it, also after compaction.
 func TestRecordsNameTheirProducer(t *testing.T) {
 	ctx := testContext(t)
 	e := setup(t, 1)

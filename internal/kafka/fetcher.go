@@ -294,7 +294,7 @@ func (f *Fetcher) take(ctx context.Context, b batch) (int, error) {
 	return size, nil
 }
 
-// decodeOne decodes a batch behind the records there are. A large one is decoded
+// decodeOne decodes a batch after the records there are. A large one is decoded
 // only if there are none, and once there is memory for it; else the error is
 // errLarge.
 func (f *Fetcher) decodeOne(ctx context.Context, b batch) ([]Record, error) {

@@ -37,7 +37,7 @@ func TestWaits(t *testing.T) {
 		answers <- errors.New("no")
 		synctest.Wait()
 		expect("the older first", &process, "a model", began)
-		expect("not told of what is above it", &partition, "a model", began)
+		expect("not notified of what is above it", &partition, "a model", began)
 		end()
 		expect("one left", &process, "asking: no", began.Add(time.Second))
 		expect("none left", &partition, "", time.Time{})

@@ -126,7 +126,7 @@ func TestFitOfNumbersThatAreNone(t *testing.T) {
 			}
 			cancel()
 		}
-		// Who fits a design of their own is told too; one row that is far out
+		// Who fits a design of their own gets the error too; one row that is far out
 		// may well have a mean and a deviation.
 		_, err := Encode(d, d.Ordered(), EncodeConfig{Folds: 3}).Fit(t.Context(), 1, SolverConfig{})
 		if err != nil && (!errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), `"bill"`)) || err == nil && c.numbers[0] > 2*scoring.MaxNumber {

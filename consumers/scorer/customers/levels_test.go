@@ -153,7 +153,7 @@ func TestAcceptDependsOnTheCustomersAlone(t *testing.T) {
 	}
 }
 
-// Levels that come and go leave nothing behind.
+// Of levels that come and go nothing stays.
 func TestLevelsAreForgotten(t *testing.T) {
 	set := testSet(t)
 	table := NewTable(set.Vocabulary())
