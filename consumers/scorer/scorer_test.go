@@ -585,6 +585,7 @@ func TestFramedKeys(t *testing.T) {
 				send(id, s.codec.AppendEvent(nil, s.event(id, "e3", start+1, map[int]string{plan: "yearly"}, nil)))
 			}
 			latest := map[string]*schemas.ChurnScore{}
+			var mu sync.Mutex // partitions are read at the same time
 			until(t, "the scores after that", func() bool {
 				clear(latest)
 				err := s.cluster.Tail(t.Context(), kafka.TailConfig{Topics: []string{schemas.TopicScores}, ToEnd: true},
@@ -593,6 +594,8 @@ func TestFramedKeys(t *testing.T) {
 							if score != nil && string(score.EventID) == "e3" {
 								kept := *score
 								kept.Attributes = slices.Clone(score.Attributes)
+								mu.Lock()
+								defer mu.Unlock()
 								latest[string(r.Key)] = &kept
 							}
 							return nil
