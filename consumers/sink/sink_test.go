@@ -105,11 +105,7 @@ func (s *stack) score(t *testing.T, customer string, offset int64, p float64) ka
 	if p >= 0.6 {
 		score.Risk = schemas.RiskHigh
 	}
-	code, err := s.set.Vocabulary().CodeString(0, "monthly")
-	if err != nil {
-		t.Fatal(err)
-	}
-	score.Attributes[0], score.Attributes[1] = code, 7
+	score.Attributes[0], score.Attributes[1] = score.Levels.Add("monthly"), 7
 	score.Explanations = append(score.Explanations, schemas.Explanation{Feature: 0, LIME: 0.25, SHAP: 0.125})
 	score.SourcePartition = int32(kafka.PartitionOf([]byte(customer), partitions))
 	score.SourceOffset = offset
@@ -553,5 +549,36 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 	}
 	if _, err := New(cfg); err == nil {
 		t.Error("no error for metrics that are registered already")
+	}
+}
+
+// A sink stores whatever levels scorers have accepted: it knows of no limit to
+// how many there are in all partitions together.
+func TestSinkStoresAnyNumberOfLevels(t *testing.T) {
+	stack := newStack(t)
+	s := openTestSQLite(t, stack.set)
+	const n = scoring.MaxLevels + 100
+	records := make([]kafka.Record, n)
+	score := stack.codec.NewScore()
+	score.EventID, score.ModelVersion, score.OccurredAt, score.Probability = []byte("e"), 1, 1767225600000, 0.5
+	for i := range records {
+		id := fmt.Sprint("customer ", i)
+		score.CustomerID, score.SourceOffset, score.SourcePartition = []byte(id), int64(i), int32(kafka.PartitionOf([]byte(id), partitions))
+		score.Levels = score.Levels[:0]
+		score.Attributes[0] = score.Levels.Add(fmt.Sprint("level ", i))
+		records[i] = kafka.Record{Key: []byte(id), Value: stack.codec.AppendScore(nil, score)}
+	}
+	stack.produce(t, schemas.TopicScores, records...)
+	stop := stack.start(t, Config{Store: s})
+	eventually(t, "all committed", func() bool { return stack.lag(t, "churn-sink-"+s.Name()) == 0 })
+	if err := stop(); err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	expectRows(t, s.ask(t, "SELECT count(DISTINCT plan), count(*), min(plan) FROM "+s.table("churn_scores")), fmt.Sprint(n, " | ", n, " | level 0"))
+	if letters := stack.deadLetters(t); len(letters) > 0 {
+		t.Errorf("%d dead letters, the first %s", len(letters), letters[0])
+	}
+	if known := stack.set.Vocabulary().Size(0); known > 0 {
+		t.Errorf("%d levels were learnt", known)
 	}
 }
