@@ -20,8 +20,9 @@ help: ## list the targets
 demo: build ## run everything in one process on real customers (ARGS="--duration 20s" to pass flags)
 	@bin/churnstream demo $(ARGS)
 
+# Most of what runs in parallel waits, so more of it runs at a time than there are CPUs.
 test: ## run unit tests and in-process end-to-end tests
-	$(GO) test $(RACE) ./...
+	$(GO) test $(RACE) -parallel 8 ./...
 
 cover: ## measure which statements those tests reach, by package, into coverage.out
 	$(GO) test -coverpkg=./... -coverprofile coverage.out ./...

@@ -30,6 +30,7 @@ func (w *world) refused(reason string) {
 
 // Events without an id are not each other's duplicates.
 func TestEventsWithoutID(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	s := w.process(nil)
 	for i := range 3 {
@@ -171,6 +172,7 @@ func (w *world) writeSnapshot(s *Scorer, h customers.SnapshotHeader, table *cust
 // A snapshot is written while scoring goes on, so it may know a customer better
 // than the offset that it goes back to. Nobody else has written anything then.
 func TestSnapshotAheadOfItsOffset(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
 	c := s.cfg.Codec
@@ -199,6 +201,7 @@ func TestSnapshotAheadOfItsOffset(t *testing.T) {
 // A process that has met as many levels as a partition may have restores those
 // of another partition.
 func TestRestoreWithLevelsOfOtherPartitions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
 	c := s.cfg.Codec

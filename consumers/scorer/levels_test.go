@@ -27,6 +27,7 @@ func manyLevels(rng *rand.Rand, ops []op) {
 // partition, and not on batches, stops, snapshots, processes or what those have
 // seen of other partitions.
 func TestLevelsDependOnThePartitionAlone(t *testing.T) {
+	t.Parallel()
 	th := newTheatre(t)
 	for _, s := range th.processes {
 		s.maxLevels = 3
@@ -56,6 +57,7 @@ func TestLevelsDependOnThePartitionAlone(t *testing.T) {
 // process comes to have: it restores them, from snapshots and from the topic,
 // and goes on.
 func TestPartitionsTogetherHaveMoreLevelsThanOne(t *testing.T) {
+	t.Parallel()
 	th := newTheatre(t)
 	const n = 21_000
 	history := make([]op, n, n+1)
@@ -85,6 +87,7 @@ func TestPartitionsTogetherHaveMoreLevelsThanOne(t *testing.T) {
 
 // Events that are refused, whyever, do not use up levels.
 func TestRefusedEventsBringNoLevels(t *testing.T) {
+	t.Parallel()
 	th := newTheatre(t)
 	scorer := th.processes[1]
 	scorer.cfg.Models.(*fixedModels).set(th.model(t, 1, 1))

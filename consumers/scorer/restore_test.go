@@ -240,6 +240,7 @@ func TestSnapshotRefused(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, everyType)
 			events := history(rand.New(rand.NewPCG(1, 13)), w.process(nil).cfg.Codec, 60)
 			n := w.scored(events...)
@@ -279,6 +280,7 @@ func (w *world) recreateScores() {
 // TestDeltaRestore counts what is read when a partition comes back, and after
 // a restart with a snapshot.
 func TestDeltaRestore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, everyType)
 	here, there := w.process(nil), w.process(func(cfg *Config) { cfg.StateDir = "" })
 	codec := here.cfg.Codec
@@ -319,6 +321,7 @@ func TestDeltaRestore(t *testing.T) {
 // TestLostStatesAreBounded keeps no more customers than allowed, the latest
 // first.
 func TestLostStatesAreBounded(t *testing.T) {
+	t.Parallel()
 	set := testSet(t)
 	lost := lostStates{limit: 100}
 	at := time.Now()
@@ -439,6 +442,7 @@ func TestStaleRecords(t *testing.T) {
 // speak of different moments: the one of the latest moment is valid, wherever
 // it is in the log.
 func TestRestoreByMoment(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
 	codec := s.cfg.Codec
@@ -613,6 +617,7 @@ func TestLateAndDuplicate(t *testing.T) {
 
 // TestMisplacedEvents has a producer whose partitioner is not Java's.
 func TestMisplacedEvents(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	var log logBuffer
 	s := w.process(func(cfg *Config) { cfg.Logger = log.logger() })
@@ -711,6 +716,7 @@ func TestRescore(t *testing.T) {
 // While a state is restored, the metrics and the log say how far that is, and
 // the scorer is not ready.
 func TestRestoreShowsItsProgress(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, attributes)
 	s := w.process(func(cfg *Config) { cfg.StateDir = "" })
 	const n = 5000

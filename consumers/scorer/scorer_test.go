@@ -274,6 +274,7 @@ func (s *stack) scores(n int) []*schemas.ChurnScore {
 }
 
 func TestScoresAnEvent(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	v := modelVersion(t, s.set, 7, 0)
 	s.models.set(v)
@@ -419,6 +420,7 @@ func TestBadInput(t *testing.T) {
 
 // TestPoisonAsLargeAsARecordCanBe sends what no dead letter holds whole.
 func TestPoisonAsLargeAsARecordCanBe(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	s.start()
@@ -437,6 +439,7 @@ func TestPoisonAsLargeAsARecordCanBe(t *testing.T) {
 }
 
 func TestCarriesOnAfterRestart(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	stop := s.start()
@@ -468,6 +471,7 @@ func TestCarriesOnAfterRestart(t *testing.T) {
 }
 
 func TestErasure(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	stop := s.start()
@@ -494,6 +498,7 @@ func TestErasure(t *testing.T) {
 
 // Upstream may write keys as Avro or JSON strings, and name the schema in headers.
 func TestFramedKeys(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		format schemas.KeyFormat
 		header string // of the key
@@ -617,6 +622,7 @@ func TestFramedKeys(t *testing.T) {
 // Erasures come to every partition. Where the customer's events lie, wherever
 // they belong, something follows, and where they belong; elsewhere nothing.
 func TestErasureOfMisplacedCustomers(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.models.set(modelVersion(t, s.set, 1, 0))
 	s.start()
@@ -656,6 +662,7 @@ func TestErasureOfMisplacedCustomers(t *testing.T) {
 }
 
 func TestWaitsForAModelAndSwitches(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.start()
 	s.sendEvent(s.event("anna", "e1", start, map[int]string{plan: "monthly", months: "10"}, nil))
@@ -699,6 +706,7 @@ func until(t *testing.T, what string, done func() bool) {
 }
 
 func TestRefusesUnequalPartitions(t *testing.T) {
+	t.Parallel()
 	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
 	if err != nil {
 		t.Fatal(err)
