@@ -74,7 +74,6 @@ type ChurnScore struct {
 	ModelVersion        int64
 	Probability         float64
 	Previous            float64 // scoring.Missing for a customer's first score
-	Risk                Risk
 	ExpectedProbability float64
 	Explanations        []Explanation
 	// Missing lists the positions of features whose value was missing or
@@ -84,8 +83,11 @@ type ChurnScore struct {
 	// AttributeAges is empty when all attributes were set by this event.
 	AttributeAges   []int64
 	RecentEvents    []int64
-	SourcePartition int32
 	SourceOffset    int64
+	SourcePartition int32
+	// With the partition these take eight bytes: a read model has millions.
+	Risk    Risk
+	Trigger Trigger
 	// HasBestChange reports whether BestChange is set.
 	HasBestChange bool
 	BestChange    BestChange
@@ -93,8 +95,7 @@ type ChurnScore struct {
 	// customer's events so far, or the later moment that time has brought. A
 	// score written before there was this field is decoded with its
 	// OccurredAt.
-	AsOf    int64
-	Trigger Trigger
+	AsOf int64
 	// Levels are those in Attributes, and in BestChange, without a number in
 	// the vocabulary.
 	Levels scoring.Levels

@@ -133,7 +133,8 @@ type ReadModel struct {
 	free   []uint32 // slots of erased customers
 	counts [3]int
 
-	// Columns, by slot. latest is nil in a free slot.
+	// Columns, by slot. latest is nil in a free slot, and its id "".
+	ids         []string
 	probability []float64
 	scoredAt    []int64
 	latest      []*Customer
@@ -211,13 +212,15 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 			i, m.free = m.free[n-1], m.free[:n-1]
 		} else {
 			i = uint32(len(m.latest))
+			m.ids = append(m.ids, "")
 			m.probability = append(m.probability, 0)
 			m.scoredAt = append(m.scoredAt, 0)
 			m.latest = append(m.latest, nil)
 			m.history = append(m.history, nil)
 		}
 		c.CustomerID = bytes.Clone(s.CustomerID)
-		m.slot[c.ID()] = i
+		m.ids[i] = string(s.CustomerID)
+		m.slot[m.ids[i]] = i
 		m.history[i] = []Point{point}
 	}
 	m.probability[i], m.scoredAt[i], m.latest[i] = c.Probability, c.ScoredAt, c
@@ -235,7 +238,8 @@ func (m *ReadModel) Erase(id []byte) bool {
 		return false
 	}
 	m.counts[m.latest[i].Risk]--
-	delete(m.slot, m.latest[i].ID())
+	delete(m.slot, m.ids[i])
+	m.ids[i] = ""
 	m.latest[i], m.history[i] = nil, nil
 	m.free = append(m.free, i)
 	m.generation.Add(1)
@@ -363,14 +367,14 @@ func (m *ReadModel) selectFirst(key listKey, n int) (first []*Customer, total in
 					key.order == ByRecency && m.scoredAt[i] < last.ScoredAt) {
 				continue
 			}
+			if key.text != "" && !containsFold(m.ids[i], key.text) {
+				continue
+			}
 			c := m.latest[i]
 			if c == nil || key.risk != AnyRisk && c.Risk != key.risk {
 				continue
 			}
 			if key.text != "" {
-				if !containsFold(c.CustomerID, key.text) {
-					continue
-				}
 				total++
 			}
 			if last != nil && before(last, c) < 0 {
@@ -399,7 +403,7 @@ func byRecency(a, b *Customer) int {
 
 // containsFold reports whether s contains sub, which must be in lower case as
 // far as ASCII goes. It allocates nothing, unlike lowering s.
-func containsFold(s []byte, sub string) bool {
+func containsFold(s, sub string) bool {
 	for i := 0; i+len(sub) <= len(s); i++ {
 		j := 0
 		for j < len(sub) && lowerByte(s[i+j]) == sub[j] {
