@@ -119,6 +119,7 @@ type load struct {
 	mu                       sync.Mutex
 	made, acked              int // events with lower or equal numbers
 	repeats, late, increment int
+	once                     bool // whether upstream sends no event again
 
 	stop, done chan struct{}
 }
@@ -196,7 +197,7 @@ func (l *load) next() (batch []kafka.Record, upTo int) {
 	defer l.mu.Unlock()
 	for _, i := range l.rng.Perm(len(l.subscribers))[:loadBatch] {
 		s := l.subscribers[i]
-		if len(s.recent) > 0 && l.rng.IntN(30) == 0 {
+		if len(s.recent) > 0 && l.rng.IntN(30) == 0 && !l.once {
 			// As an upstream does that is not sure.
 			l.repeats++
 			batch = append(batch, kafka.Record{Key: []byte(s.id), Value: s.recent[l.rng.IntN(len(s.recent))]})

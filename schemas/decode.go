@@ -98,13 +98,13 @@ const (
 	progressDeadLetters
 	progressErasures
 	progressNoRecord
+	progressForwarded
 	progressWriters
 	progressCustomers
-)
-
-const (
-	writerProducerID = iota
-	writerSince
+	progressPartitions
+	progressFormer
+	progressMoving
+	progressOrigins
 )
 
 // DecodeEvent decodes a record's value into e, reusing its vectors. The byte
@@ -336,10 +336,20 @@ func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) e
 			p.Erasures = in.Integer(n)
 		case progressNoRecord:
 			p.NoRecord = in.Integer(n)
+		case progressForwarded:
+			p.Forwarded = in.Integer(n)
 		case progressWriters:
-			in.writers(n, p)
+			in.pairs(n, func(id, since int64) { p.Writers = append(p.Writers, Writer{ProducerID: id, Since: since}) })
 		case progressCustomers:
 			p.Customers = in.Integer(n)
+		case progressPartitions:
+			p.Partitions = int32(in.Integer(n))
+		case progressFormer:
+			p.Former = in.integers(n, nil)
+		case progressMoving:
+			p.Moving = in.Bool(n)
+		case progressOrigins:
+			in.pairs(n, func(from, next int64) { p.Origins = append(p.Origins, Origin{Partition: int32(from), Next: next}) })
 		default:
 			in.Skip(n.Writer)
 		}
@@ -549,7 +559,8 @@ func (in *input) headers(n *avro.Node, d *DeadLetter) {
 	}
 }
 
-func (in *input) writers(n *avro.Node, p *Progress) {
+// pairs reads an array of records of two integers each.
+func (in *input) pairs(n *avro.Node, add func(first, second int64)) {
 	items := in.Array(n)
 	for count := in.Block(); count != 0; count = in.Block() {
 		for ; count > 0 && in.Err() == nil; count-- {
@@ -557,15 +568,12 @@ func (in *input) writers(n *avro.Node, p *Progress) {
 			if item == nil {
 				return
 			}
-			var w Writer
+			var pair [2]int64
 			for i := range item.Fields {
 				f := &item.Fields[i]
-				switch f.Position {
-				case writerProducerID:
-					w.ProducerID = in.Integer(f.Node)
-				case writerSince:
-					w.Since = in.Integer(f.Node)
-				default:
+				if f.Position == 0 || f.Position == 1 {
+					pair[f.Position] = in.Integer(f.Node)
+				} else {
 					in.Skip(f.Node.Writer)
 				}
 				if in.Err() != nil {
@@ -573,7 +581,7 @@ func (in *input) writers(n *avro.Node, p *Progress) {
 					return
 				}
 			}
-			p.Writers = append(p.Writers, w)
+			add(pair[0], pair[1])
 		}
 	}
 }

@@ -124,7 +124,7 @@ func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 	dst = avro.AppendString(dst, p.EventsTopicID)
 	dst = avro.AppendString(dst, p.ScoresTopicID)
 	for _, n := range [...]int64{
-		int64(p.Partition), p.Since, p.Next, int64(p.LeaderEpoch), p.Scored, p.Duplicates, p.DeadLetters, p.Erasures, p.NoRecord,
+		int64(p.Partition), p.Since, p.Next, int64(p.LeaderEpoch), p.Scored, p.Duplicates, p.DeadLetters, p.Erasures, p.NoRecord, p.Forwarded,
 	} {
 		dst = avro.AppendLong(dst, n)
 	}
@@ -135,7 +135,18 @@ func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 			dst = avro.AppendLong(dst, w.Since)
 		}
 	}
-	return avro.AppendLong(append(dst, 0), p.Customers)
+	dst = avro.AppendLong(append(dst, 0), p.Customers)
+	dst = avro.AppendLong(dst, int64(p.Partitions))
+	dst = appendLongs(dst, p.Former)
+	dst = avro.AppendBoolean(dst, p.Moving)
+	if len(p.Origins) > 0 {
+		dst = avro.AppendLong(dst, int64(len(p.Origins)))
+		for _, o := range p.Origins {
+			dst = avro.AppendLong(dst, int64(o.Partition))
+			dst = avro.AppendLong(dst, o.Next)
+		}
+	}
+	return append(dst, 0)
 }
 
 // The branches of ["null", X], encoded, as all our own unions are.

@@ -155,8 +155,9 @@ func sampleProgress() *Progress {
 	return &Progress{
 		Group: "churn-scorer", EventsTopicID: "000102030405060708090a0b0c0d0e0f", ScoresTopicID: "f0e0d0c0b0a090807060504030201000",
 		Partition: 3, Since: 1_000, Next: 123_456_789, LeaderEpoch: 7,
-		Sums:      Sums{Scored: 123_455_700, Duplicates: 55, DeadLetters: 3, Erasures: 1, NoRecord: 30},
-		Writers:   []Writer{{ProducerID: 4_000, Since: 17}, {ProducerID: 9_223_372_036_854_775_807, Since: 40_000}},
+		Sums:       Sums{Scored: 123_455_700, Duplicates: 55, DeadLetters: 3, Erasures: 1, NoRecord: 30, Forwarded: 12},
+		Writers:    []Writer{{ProducerID: 4_000, Since: 17}, {ProducerID: 9_223_372_036_854_775_807, Since: 40_000}},
+		Partitions: 6, Former: []int64{2, 3}, Moving: true, Origins: []Origin{{Partition: 0, Next: 7}, {Partition: 2, Next: 1 << 40}},
 		Customers: 77,
 	}
 }

@@ -92,3 +92,14 @@ func jsonString(text, otherwise []byte) []byte {
 	}
 	return inside
 }
+
+// Headers of events and erasures that a scorer has forwarded to the partition
+// where their customer is at home now.
+const (
+	// HeaderForwardedPartition and HeaderForwardedOffset say where it lay.
+	HeaderForwardedPartition = "forwarded-partition"
+	HeaderForwardedOffset    = "forwarded-offset"
+	// HeaderErasureCopy marks the erasure of a customer, written to a partition
+	// where the customer was at home before.
+	HeaderErasureCopy = "erasure-copy"
+)

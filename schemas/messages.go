@@ -161,6 +161,22 @@ type Progress struct {
 	// Customers is how many had a state among the scores then, 0 also if they were
 	// not counted.
 	Customers int64
+	// Partitions is the number of partitions by which customers have their home
+	// here or elsewhere, 0 if it is not known. Former are the numbers there were
+	// before, ascending.
+	Partitions int32
+	Former     []int64
+	// Moving is set while customers who move here have still to be taken over.
+	Moving bool
+	// Origins are the partitions from which events were forwarded to this one.
+	Origins []Origin
+}
+
+// Origin is a partition from which events are forwarded, and the offset there up
+// to which they have had their effect.
+type Origin struct {
+	Partition int32
+	Next      int64
 }
 
 // Sums count the offsets of a partition of events by what became of them.
@@ -169,11 +185,13 @@ type Sums struct {
 	Scored, Duplicates, DeadLetters, Erasures int64
 	// NoRecord are offsets that hold no record of their own.
 	NoRecord int64
+	// Forwarded are records of customers who have moved to another partition.
+	Forwarded int64
 }
 
 // Total is the number of offsets.
 func (s Sums) Total() int64 {
-	return s.Scored + s.Duplicates + s.DeadLetters + s.Erasures + s.NoRecord
+	return s.Scored + s.Duplicates + s.DeadLetters + s.Erasures + s.NoRecord + s.Forwarded
 }
 
 // Unaccounted is how many offsets the sums leave out; it is zero unless

@@ -325,8 +325,18 @@ func (o *oracle) progress(m native) *Progress {
 		LeaderEpoch: int32(o.integer(m["leader_epoch"])),
 		Sums: Sums{
 			Scored: o.integer(m["scored"]), Duplicates: o.integer(m["duplicates"]), DeadLetters: o.integer(m["dead_letters"]),
-			Erasures: o.integer(m["erasures"]), NoRecord: o.integer(m["no_record"]),
+			Erasures: o.integer(m["erasures"]), NoRecord: o.integer(m["no_record"]), Forwarded: o.integer(m["forwarded"]),
 		},
+		Partitions: int32(o.integer(m["partitions"])), Moving: m["moving"].(bool),
+	}
+	former, _ := m["former_partitions"].([]any)
+	for _, n := range former {
+		p.Former = append(p.Former, o.integer(n))
+	}
+	origins, _ := m["origins"].([]any)
+	for _, v := range origins {
+		m := v.(native)
+		p.Origins = append(p.Origins, Origin{Partition: int32(o.integer(m["partition"])), Next: o.integer(m["next_offset"])})
 	}
 	p.Customers = o.integer(m["customers"])
 	writers, _ := m["writers"].([]any)

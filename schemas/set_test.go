@@ -65,7 +65,8 @@ func TestFieldPositions(t *testing.T) {
 		{progressGroup: "group", progressEventsTopicID: "events_topic_id", progressScoresTopicID: "scores_topic_id",
 			progressPartition: "source_partition", progressSince: "since_offset", progressNext: "next_offset", progressLeaderEpoch: "leader_epoch",
 			progressScored: "scored", progressDuplicates: "duplicates", progressDeadLetters: "dead_letters",
-			progressErasures: "erasures", progressNoRecord: "no_record", progressWriters: "writers", progressCustomers: "customers"},
+			progressErasures: "erasures", progressNoRecord: "no_record", progressForwarded: "forwarded", progressWriters: "writers", progressCustomers: "customers",
+			progressPartitions: "partitions", progressFormer: "former_partitions", progressMoving: "moving", progressOrigins: "origins"},
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}
@@ -92,7 +93,8 @@ func TestFieldPositions(t *testing.T) {
 	checkFields(t, at(modelMessage, modelBaseline), []string{baselineName: "name", baselineBins: "bins",
 		baselineFrequencies: "frequencies"})
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})
-	checkFields(t, at(progressMessage, progressWriters), []string{writerProducerID: "producer_id", writerSince: "since_offset"})
+	checkFields(t, at(progressMessage, progressWriters), []string{"producer_id", "since_offset"})
+	checkFields(t, at(progressMessage, progressOrigins), []string{"partition", "next_offset"})
 	for i, s := range at(scoreMessage, scoreRisk).Symbols {
 		if Risk(i).String() != s {
 			t.Errorf("risk %d is %s, in the schema %s", i, Risk(i), s)
@@ -118,7 +120,7 @@ func checkFields(t *testing.T, record *avro.Type, want []string) {
 		got = append(got, f.Name)
 		// What decoders leave where a writer has no such field.
 		switch string(f.Default) {
-		case "", "null", `""`, "[]", "{}", "0", `"EVENT"`:
+		case "", "null", `""`, "[]", "{}", "0", "false", `"EVENT"`:
 		default:
 			t.Errorf("%s.%s: decoders do not know of default %s", record.Name, f.Name, f.Default)
 		}

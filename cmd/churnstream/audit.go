@@ -54,7 +54,7 @@ func (c *auditCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger)
 		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PARTITION\tFROM\tTO\tSCORED\tDUPLICATES\tDEAD LETTERS\tERASURES\tNO RECORD\tSUPERSEDED\tEXPIRED\tUNACCOUNTED\tMARKERS AGREE\t")
+	fmt.Fprintln(w, "PARTITION\tFROM\tTO\tSCORED\tDUPLICATES\tDEAD LETTERS\tERASURES\tNO RECORD\tFORWARDED\tSUPERSEDED\tEXPIRED\tUNACCOUNTED\tMARKERS AGREE\t")
 	var findings []string
 	wrong := false
 	for _, p := range partitions {
@@ -63,8 +63,8 @@ func (c *auditCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger)
 			return fmt.Errorf("partition %d: %w", p, err)
 		}
 		f := a.Found
-		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d of %d\t\n", p, a.From, a.To, f.Scored, f.Duplicates,
-			f.DeadLetters, f.Erasures, f.NoRecord, a.Superseded, a.Expired, a.Unaccounted, a.Markers-a.Contradictions, a.Markers)
+		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d of %d\t\n", p, a.From, a.To, f.Scored, f.Duplicates,
+			f.DeadLetters, f.Erasures, f.NoRecord, f.Forwarded, a.Superseded, a.Expired, a.Unaccounted, a.Markers-a.Contradictions, a.Markers)
 		for _, finding := range a.Findings {
 			findings = append(findings, fmt.Sprintf("partition %d, %s", p, finding))
 		}

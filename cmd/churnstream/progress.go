@@ -22,7 +22,7 @@ type progressShowCommand struct {
 
 // Help is shown by churnstream progress show --help.
 func (progressShowCommand) Help() string {
-	return `Prints, for every partition, what the last marker in churn.scores says. It is up to a minute old while events come. Offsets before NEXT are done with: those from SINCE on were scored, were duplicates, dead letters or erasures, or held no record; UNACCOUNTED are the rest, of which there must be none.`
+	return `Prints, for every partition, what the last marker in churn.scores says. It is up to a minute old while events come. Offsets before NEXT are done with: those from SINCE on were scored, were duplicates, dead letters or erasures, held no record or were forwarded to the new partition of their customer; UNACCOUNTED are the rest, of which there must be none.`
 }
 
 func (c *progressShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
@@ -40,16 +40,16 @@ func (c *progressShowCommand) Run(ctx context.Context, out io.Writer, log *slog.
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PARTITION\tGROUP\tSINCE\tNEXT\tEND\tSCORED\tDUPLICATES\tDEAD LETTERS\tERASURES\tNO RECORD\tUNACCOUNTED\t")
+	fmt.Fprintln(w, "PARTITION\tGROUP\tSINCE\tNEXT\tEND\tSCORED\tDUPLICATES\tDEAD LETTERS\tERASURES\tNO RECORD\tFORWARDED\tUNACCOUNTED\t")
 	for i := range partitions {
 		p := &partitions[i]
 		if p.Marker == nil {
-			fmt.Fprintf(w, "%d\t-\t-\t-\t%d\t-\t-\t-\t-\t-\t-\tno marker yet\n", p.Partition, p.EventsEnd)
+			fmt.Fprintf(w, "%d\t-\t-\t-\t%d\t-\t-\t-\t-\t-\t-\t-\tno marker yet\n", p.Partition, p.EventsEnd)
 			continue
 		}
 		m := p.Marker
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", p.Partition, m.Group, m.Since, m.Next, p.EventsEnd,
-			m.Scored, m.Duplicates, m.DeadLetters, m.Erasures, m.NoRecord, m.Unaccounted(), p.Problem)
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", p.Partition, m.Group, m.Since, m.Next, p.EventsEnd,
+			m.Scored, m.Duplicates, m.DeadLetters, m.Erasures, m.NoRecord, m.Forwarded, m.Unaccounted(), p.Problem)
 	}
 	return w.Flush()
 }

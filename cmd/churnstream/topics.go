@@ -7,13 +7,67 @@ import (
 	"io"
 	"log/slog"
 	"text/tabwriter"
+	"time"
 
+	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 )
 
 type topicsCommand struct {
 	Check topicsCheckCommand `cmd:"" help:"Compare the topics' settings with what they should be."`
+	Grow  topicsGrowCommand  `cmd:"" help:"Give the topics more partitions, and wait until customers have moved."`
+}
+
+type topicsGrowCommand struct {
+	answering
+	To   int           `arg:"" name:"partitions" help:"Partitions that the topics of events, scores, outcomes and dead letters shall have."`
+	Wait time.Duration `help:"How long to wait until scorers have moved the customers. They go on moving afterwards." default:"10m"`
+}
+
+// Help is shown by churnstream topics grow --help.
+func (topicsGrowCommand) Help() string {
+	return `Scorers may go on, and have to be there: they move the state of every customer who has another partition from now on, and forward events that producers still write to the former one. A multiple of the present number moves customers to new partitions only, so that nobody waits but they. What an earlier call has begun is completed. Partitions cannot be taken away again.
+
+Example:
+  churnstream topics grow 12 --brokers kafka:9092 --registry http://registry:8081`
+}
+
+func (c *topicsGrowCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
+	codec, err := c.codec(log)
+	if err != nil {
+		return err
+	}
+	if codec.Keys != schemas.KeyPlain {
+		return errors.New("customers cannot be moved with this --key-format: their partitions follow from upstream's keys, which scores do not have; create the topics anew")
+	}
+	cluster, err := c.open(ctx, schemas.TopicEvents, log)
+	if err != nil {
+		return err
+	}
+	defer cluster.Close()
+	if err := scorer.MayGrow(ctx, cluster, codec, c.To); err != nil {
+		return err
+	}
+	if err := topics.Grow(ctx, cluster, c.To, func(topic string, before int) {
+		fmt.Fprintf(out, "%s: %d partitions, %d before\n", topic, c.To, before)
+	}); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, c.Wait)
+	defer cancel()
+	var left []int
+	err = scorer.AwaitGrowth(limited, cluster, codec, c.To, func(partitions []int) {
+		left = partitions
+		fmt.Fprintf(out, "waiting for the scorers of partitions %v\n", left)
+	})
+	if limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("partitions %v have not taken it into account after %v: /readyz of the scorers says why; call this again to go on waiting", left, c.Wait)
+	}
+	if err == nil {
+		fmt.Fprintln(out, "every customer is at home")
+	}
+	return err
 }
 
 type topicsCheckCommand struct {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -53,6 +54,19 @@ var ErrNoProgress = errors.New("the partition of " + schemas.TopicScores + " hol
 // partition then goes on; one that scores it is fenced off and restores its state
 // anew. Accept returns what the marker says, and who was erased.
 func Accept(ctx context.Context, cfg AcceptConfig) (p *schemas.Progress, erased []string, err error) {
+	for attempt := 0; ; attempt++ {
+		// A scorer that looks again meanwhile fences this off, refuses once more,
+		// and then waits for longer than this takes.
+		if p, erased, err = accept(ctx, cfg); !errors.Is(err, kafka.ErrFenced) || attempt == 10 {
+			return p, erased, err
+		}
+		if !retry.Sleep(ctx, 100*time.Millisecond) {
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+func accept(ctx context.Context, cfg AcceptConfig) (p *schemas.Progress, erased []string, err error) {
 	s := reader(cfg.Cluster, cfg.Codec, cfg.Group)
 	site := newSite(s, cfg.Partition)
 	ids, err := s.topicIDs(ctx)
@@ -134,6 +148,10 @@ func accepted(ctx context.Context, cfg AcceptConfig, m *markers) (*schemas.Progr
 		}
 		p.Since, p.Next = n, n
 	}
+	if m := m.last; m != nil {
+		// Who is at home here does not change.
+		p.Partitions, p.Former, p.Moving, p.Origins = m.Partitions, m.Former, m.Moving, m.Origins
+	}
 	if p.Next < first || p.Next > end {
 		return nil, fmt.Errorf("%s/%d holds offsets %d to %d, so nobody can go on at %d", schemas.TopicEvents, cfg.Partition, first, end, p.Next)
 	}
@@ -166,12 +184,18 @@ func ReadProgress(ctx context.Context, cluster *kafka.Cluster, codec *schemas.Co
 	if err != nil {
 		return nil, err
 	}
+	events, err := cluster.Partitions(ctx, schemas.TopicEvents)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]PartitionProgress, n)
 	for i := range out {
 		p := &out[i]
 		p.Partition = i
-		if _, p.EventsEnd, err = cluster.Offsets(ctx, schemas.TopicEvents, i); err != nil {
-			return nil, fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+		if i < events { // else the topics are being given more
+			if _, p.EventsEnd, err = cluster.Offsets(ctx, schemas.TopicEvents, i); err != nil {
+				return nil, fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
+			}
 		}
 		m, err := lastMarker(ctx, newSite(s, i), ids)
 		if err != nil {

@@ -72,7 +72,7 @@ func RunAudit(ctx context.Context, cfg AuditConfig) (*Audit, error) {
 	if err := a.span(ctx); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) error{a.readScores, a.readLetters, a.readEvents} {
+	for _, step := range []func(context.Context) error{a.readScores, a.readLetters, a.readForwards, a.readEvents} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -91,6 +91,7 @@ const (
 	duplicate
 	deadLetter
 	erasure
+	forwarded
 	superseded
 	expired
 	open // to be judged when all is read
@@ -117,6 +118,8 @@ type auditor struct {
 	// says that some have left the topic.
 	letters     map[int64]struct{}
 	lettersGone bool
+	// forwarded are the offsets of events that other partitions hold copies of.
+	forwarded map[int64]struct{}
 	// fates are those of the offsets from From on; suspects the events among
 	// them of which there is no trace.
 	fates    []fate
@@ -275,6 +278,31 @@ func (a *auditor) readLetters(ctx context.Context) error {
 	return nil
 }
 
+// readForwards reads which events were forwarded to other partitions.
+func (a *auditor) readForwards(ctx context.Context) error {
+	a.forwarded = map[int64]struct{}{}
+	if n := len(a.markers); n == 0 || a.markers[n-1].Forwarded == 0 {
+		return nil
+	}
+	for p := range int(a.markers[len(a.markers)-1].Partitions) {
+		if p == a.Partition {
+			continue
+		}
+		err := a.read(ctx, schemas.TopicEvents, p, 0, -1, func(r *kafka.Record) error {
+			from, ok1 := r.HeaderNumber(schemas.HeaderForwardedPartition)
+			offset, ok2 := r.HeaderNumber(schemas.HeaderForwardedOffset)
+			if ok1 && ok2 && from == int64(a.Partition) && r.Value != nil {
+				a.forwarded[offset] = struct{}{}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // readEvents gives every offset its fate, as far as it shows.
 func (a *auditor) readEvents(ctx context.Context) error {
 	a.fates = make([]fate, a.To-a.From)
@@ -292,12 +320,15 @@ func (a *auditor) readEvents(ctx context.Context) error {
 		}
 		_, letter := a.letters[r.Offset]
 		_, wasScored := a.scored[r.Offset]
+		_, moved := a.forwarded[r.Offset]
 		switch {
 		case wasScored:
 			if kind == intake.Message {
 				remember(recent, events.Message())
 			}
 			a.set(r.Offset, scored)
+		case moved && kind == intake.Message:
+			a.set(r.Offset, forwarded)
 		case letter:
 			a.set(r.Offset, deadLetter)
 		case poison:
@@ -366,7 +397,7 @@ func (a *auditor) judge() {
 	}
 	count := tally(a.fates)
 	a.Found = schemas.Sums{
-		Scored: count[scored], Duplicates: count[duplicate], DeadLetters: count[deadLetter], Erasures: count[erasure], NoRecord: count[noRecord],
+		Scored: count[scored], Duplicates: count[duplicate], DeadLetters: count[deadLetter], Erasures: count[erasure], NoRecord: count[noRecord], Forwarded: count[forwarded],
 	}
 	a.Superseded, a.Expired, a.Unaccounted = count[superseded], count[expired], count[unaccounted]
 }
@@ -390,7 +421,7 @@ func (a *auditor) compare() {
 		count := tally(a.fates[x.Next-a.From : y.Next-a.From])
 		said := schemas.Sums{
 			Scored: y.Scored - x.Scored, Duplicates: y.Duplicates - x.Duplicates, DeadLetters: y.DeadLetters - x.DeadLetters,
-			Erasures: y.Erasures - x.Erasures, NoRecord: y.NoRecord - x.NoRecord,
+			Erasures: y.Erasures - x.Erasures, NoRecord: y.NoRecord - x.NoRecord, Forwarded: y.Forwarded - x.Forwarded,
 		}
 		// What is superseded was scored, or a duplicate.
 		loose := count[superseded]
@@ -405,6 +436,7 @@ func (a *auditor) compare() {
 		check("dead letters", said.DeadLetters, count[deadLetter], count[expired])
 		check("erasures", said.Erasures, count[erasure], 0)
 		check("no record", said.NoRecord, count[noRecord], 0)
+		check("forwarded", said.Forwarded, count[forwarded], 0)
 		if said.Total() != y.Next-x.Next {
 			wrong = append(wrong, fmt.Sprintf("%d in all of %d offsets", said.Total(), y.Next-x.Next))
 		}

@@ -332,6 +332,8 @@ type deadLetters struct{ th *theatre }
 
 func (deadLetters) ProduceEverywhere(context.Context, string, kafka.Record) error { return nil }
 
+func (deadLetters) ProduceTo(context.Context, string, int, []kafka.Record) error { return nil }
+
 func (d deadLetters) Produce(ctx context.Context, topic string, records ...kafka.Record) error {
 	for i := range records {
 		if topic != schemas.TopicDeadLetters {

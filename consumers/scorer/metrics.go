@@ -31,6 +31,8 @@ type metrics struct {
 	repaired     prometheus.Counter
 	rescored     prometheus.Counter
 	misplaced    prometheus.Counter
+	moved        prometheus.Counter
+	forwarded    prometheus.Counter
 	refenced     prometheus.Counter
 	refused      *prometheus.GaugeVec // partition, reason
 	offsets      *prometheus.GaugeVec // partition, result
@@ -131,6 +133,14 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 			Name: "churn_scorer_rescored_customers_total",
 			Help: "Customers scored again because the model changed.",
 		}),
+		moved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_moved_customers_total",
+			Help: "Customers taken over from other partitions, since the topics have more of them.",
+		}),
+		forwarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "churn_scorer_forwarded_events_total",
+			Help: "Events forwarded to the partition where their customer is at home since the topics have more of them. It stops to grow when all producers know.",
+		}),
 		misplaced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_scorer_misplaced_events_total",
 			Help: "Customer events that lie in another partition than their key belongs to. They are scored where they lie.",
@@ -145,7 +155,7 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 		}, []string{"partition", "reason"}),
 		offsets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "churn_scorer_progress_offsets",
-			Help: "Offsets of a partition of churn.customer-events processed since its scores carry markers, by what became of them: scored, duplicate, dead_letter, erasure or no_record (control records, aborted transactions, what had left the log).",
+			Help: "Offsets of a partition of churn.customer-events processed since its scores carry markers, by what became of them: scored, duplicate, dead_letter, erasure, no_record (control records, aborted transactions, what had left the log) or forwarded (to the customer's new partition).",
 		}, []string{"partition", "result"}),
 		unaccounted: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "churn_scorer_unaccounted_offsets",
@@ -170,7 +180,7 @@ func newMetrics(reg prometheus.Registerer, spec *scoring.Spec) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(events, missing, m.letters, m.late, m.baseless, m.saturated, m.latency, m.lag,
-			m.customers, m.levels, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.refenced,
+			m.customers, m.levels, m.restoring, m.restored, m.restoreReads, m.foreign, m.repaired, m.rescored, m.misplaced, m.moved, m.forwarded, m.refenced,
 			m.refused, m.offsets, m.unaccounted, m.orphans,
 			m.modelVersion, snapshots, m.refusedSnapshots, m.snapshotPause)
 	}
@@ -185,7 +195,7 @@ type gauges struct {
 }
 
 // results are what can become of an offset, in the order of schemas.Sums.
-var results = [...]string{"scored", "duplicate", "dead_letter", "erasure", "no_record"}
+var results = [...]string{"scored", "duplicate", "dead_letter", "erasure", "no_record", "forwarded"}
 
 func (m *metrics) of(partition int) gauges {
 	name := strconv.Itoa(partition)

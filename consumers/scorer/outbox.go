@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
@@ -24,8 +26,15 @@ type outbox struct {
 	nobody   *schemas.ChurnScore // the value of markers
 
 	letters     []schemas.DeadLetter // they point into the records of the batch in hand
-	letterBytes int                  // that they take when they are written
+	letterBytes int                  // that they, and the forwards, take when they are written
 	erasures    []kafka.Record       // for the topic of outcomes
+	forwards    []forward            // for other partitions of the events
+}
+
+// forward is a record for another partition of the events.
+type forward struct {
+	partition int
+	record    kafka.Record
 }
 
 // producer writes records: each to the partition of its key, or one to every
@@ -33,6 +42,7 @@ type outbox struct {
 type producer interface {
 	deadletters.Producer
 	ProduceEverywhere(ctx context.Context, topic string, r kafka.Record) error
+	ProduceTo(ctx context.Context, topic string, partition int, records []kafka.Record) error
 }
 
 // flushBytes is how much is made of a batch before it is written.
@@ -52,7 +62,7 @@ func (b *outbox) score(s *schemas.ChurnScore) {
 	start := len(b.arena)
 	b.arena = b.cfg.Codec.AppendScore(b.arena, s)
 	value := b.arena[start:len(b.arena):len(b.arena)]
-	b.add(kafka.Record{Key: key, Value: value, Time: now}, s.SourceOffset)
+	b.add(kafka.Record{Key: key, Value: value, Time: now}, int(s.SourcePartition), s.SourceOffset)
 	if s.Trigger == schemas.TriggerEvent {
 		b.occurred = append(b.occurred, s.OccurredAt)
 	}
@@ -62,7 +72,7 @@ func (b *outbox) score(s *schemas.ChurnScore) {
 // at an offset. The key is valid until flush.
 func (b *outbox) tombstone(id []byte, sourceOffset int64) (key []byte) {
 	key = b.keep(id)
-	b.add(kafka.Record{Key: key, Time: b.cfg.Now()}, sourceOffset)
+	b.add(kafka.Record{Key: key, Time: b.cfg.Now()}, b.partition, sourceOffset)
 	return key
 }
 
@@ -79,6 +89,32 @@ func (b *outbox) erasure(id []byte, r *kafka.Record) {
 	b.metrics.erased.Inc()
 }
 
+// forward adds a record of a customer who has moved, for the partition where the
+// customer is at home now. It keeps its time, which its contents are judged by.
+func (b *outbox) forward(r *kafka.Record, home int) {
+	b.copyTo(r, home,
+		kafka.Header{Key: schemas.HeaderForwardedPartition, Value: strconv.AppendInt(nil, int64(b.partition), 10)},
+		kafka.Header{Key: schemas.HeaderForwardedOffset, Value: strconv.AppendInt(nil, r.Offset, 10)})
+}
+
+// copyErasure adds the erasure of a customer for a partition where the customer
+// was at home before.
+func (b *outbox) copyErasure(r *kafka.Record, former int) {
+	b.copyTo(r, former, kafka.Header{Key: schemas.HeaderErasureCopy, Value: []byte("1")})
+}
+
+func (b *outbox) copyTo(r *kafka.Record, partition int, more ...kafka.Header) {
+	out := kafka.Record{Key: slices.Clone(r.Key), Value: slices.Clone(r.Value), Time: r.Time}
+	for _, h := range r.Headers {
+		if h.Key != schemas.HeaderForwardedPartition && h.Key != schemas.HeaderForwardedOffset {
+			out.Headers = append(out.Headers, kafka.Header{Key: h.Key, Value: slices.Clone(h.Value)})
+		}
+	}
+	out.Headers = append(out.Headers, more...)
+	b.forwards = append(b.forwards, forward{partition, out})
+	b.letterBytes += len(r.Key) + len(r.Value)
+}
+
 // mark adds a marker of progress: what was added before it is then written.
 func (b *outbox) mark(p *schemas.Progress) {
 	start := len(b.arena)
@@ -86,7 +122,7 @@ func (b *outbox) mark(p *schemas.Progress) {
 	middle := len(b.arena)
 	b.arena = b.cfg.Codec.AppendProgress(b.arena, p)
 	end := len(b.arena)
-	b.add(kafka.Record{Key: progressKey, Value: b.arena[start:middle:middle], Time: b.cfg.Now()}, p.Next-1,
+	b.add(kafka.Record{Key: progressKey, Value: b.arena[start:middle:middle], Time: b.cfg.Now()}, b.partition, p.Next-1,
 		kafka.Header{Key: schemas.HeaderProgress, Value: b.arena[middle:end:end]})
 }
 
@@ -114,9 +150,9 @@ func (b *outbox) keep(bytes []byte) []byte {
 
 // add adds a record for the output partition, with the source position in its
 // headers, before others.
-func (b *outbox) add(out kafka.Record, sourceOffset int64, others ...kafka.Header) {
+func (b *outbox) add(out kafka.Record, sourcePartition int, sourceOffset int64, others ...kafka.Header) {
 	start := len(b.arena)
-	b.arena = strconv.AppendInt(b.arena, int64(b.partition), 10)
+	b.arena = strconv.AppendInt(b.arena, int64(sourcePartition), 10)
 	mid := len(b.arena)
 	b.arena = strconv.AppendInt(b.arena, sourceOffset, 10)
 	end := len(b.arena)
@@ -136,10 +172,14 @@ func (b *outbox) flush(ctx context.Context, append func(context.Context, []kafka
 	if err := b.Scorer.letters.Write(ctx, b.letters...); err != nil {
 		return err
 	}
-	b.letters, b.letterBytes = b.letters[:0], 0
+	b.letters = b.letters[:0]
 	if err := b.eraseOutcomes(ctx); err != nil {
 		return err
 	}
+	if err := b.passOn(ctx); err != nil {
+		return err
+	}
+	b.letterBytes = 0
 	if len(b.scores) == 0 {
 		return nil
 	}
@@ -152,6 +192,24 @@ func (b *outbox) flush(ctx context.Context, append func(context.Context, []kafka
 		b.metrics.latency.Observe(max(0, float64(now.UnixMilli()-t)/1000))
 	}
 	b.clear()
+	return nil
+}
+
+// passOn forwards records, in the order in which they lay here.
+func (b *outbox) passOn(ctx context.Context) error {
+	if len(b.forwards) == 0 {
+		return nil
+	}
+	byPartition := map[int][]kafka.Record{}
+	for _, f := range b.forwards {
+		byPartition[f.partition] = append(byPartition[f.partition], f.record)
+	}
+	for _, partition := range slices.Sorted(maps.Keys(byPartition)) {
+		if err := b.producer.ProduceTo(ctx, schemas.TopicEvents, partition, byPartition[partition]); err != nil {
+			return fmt.Errorf("forwarding events of customers who have moved: %w", err)
+		}
+	}
+	b.forwards = b.forwards[:0]
 	return nil
 }
 

@@ -52,7 +52,9 @@ func (l *ledger) due(p *schemas.Progress) bool {
 		l.cfg.Now().Sub(l.at) >= l.cfg.ProgressInterval
 }
 
-func unscored(p *schemas.Progress) int64 { return p.Duplicates + p.DeadLetters + p.Erasures }
+func unscored(p *schemas.Progress) int64 {
+	return p.Duplicates + p.DeadLetters + p.Erasures + p.Forwarded
+}
 
 // wrote notes that a marker is written.
 func (l *ledger) wrote(p *schemas.Progress) {
@@ -62,7 +64,7 @@ func (l *ledger) wrote(p *schemas.Progress) {
 
 // show exports the sums.
 func (l *ledger) show(p *schemas.Progress) {
-	for i, n := range [...]int64{p.Scored, p.Duplicates, p.DeadLetters, p.Erasures, p.NoRecord} {
+	for i, n := range [...]int64{p.Scored, p.Duplicates, p.DeadLetters, p.Erasures, p.NoRecord, p.Forwarded} {
 		l.gauges.offsets[i].Set(float64(n))
 	}
 	l.gauges.unaccounted.Set(float64(p.Unaccounted()))

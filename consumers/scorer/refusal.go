@@ -23,6 +23,9 @@ const (
 	reasonOtherGroup = "other_group"
 	// reasonUnreadable: a score of an owner cannot be read.
 	reasonUnreadable = "unreadable_state"
+	// reasonPartitions: the topics do not have the same number of partitions, or
+	// customers cannot be moved between them.
+	reasonPartitions = "partitions"
 	// reasonTopicMissing: a topic does not exist.
 	reasonTopicMissing = "topic_missing"
 )

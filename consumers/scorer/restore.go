@@ -120,6 +120,7 @@ func (r *restorer) restore(ctx context.Context, marker int64) (restored, error) 
 	for _, err := range r.unreadable {
 		return restored{}, err
 	}
+	r.state.depart(r.partition)
 	if err := r.whole(); err != nil {
 		return restored{}, err
 	}
@@ -372,7 +373,7 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 		problem = "a score under another customer's key"
 	case !known && len(r.writers) > 0 && int(s.SourcePartition) == r.partition && s.SourceOffset >= r.state.progress.Since:
 		problem = fmt.Sprintf("a score of the event at offset %d from before anybody counted it", s.SourceOffset)
-	case int(s.SourcePartition) != r.partition || s.SourceOffset < 0:
+	case int(s.SourcePartition) != r.partition && !own || s.SourceOffset < 0: // else the customer has moved here
 		problem = fmt.Sprintf("a score of an event in partition %d at offset %d", s.SourcePartition, s.SourceOffset)
 	}
 	if problem != "" {
@@ -386,11 +387,14 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 		return nil
 	}
 	r.state.customers.Put(s)
+	r.settled(s.CustomerID)
+	if int(s.SourcePartition) != r.partition {
+		return nil
+	}
 	r.state.watermark = max(r.state.watermark, s.SourceOffset)
 	if len(r.writers) > 0 && s.SourceOffset >= r.state.progress.Next {
 		r.state.ahead[s.SourceOffset] = struct{}{}
 	}
-	r.settled(s.CustomerID)
 	return nil
 }
 
@@ -418,7 +422,8 @@ const maxOrphans = 100_000
 // valid follows one that is this partition's own, it ends the restore: going on
 // without it would lose it.
 func (r *restorer) poison(_ context.Context, record *kafka.Record, why *schemas.PoisonError) error {
-	if offset, ok := sourceOffset(record); ok && sourcePartition(record) == r.partition {
+	own, _ := r.writers.wrote(record)
+	if offset, ok := sourceOffset(record); ok && (own || sourcePartition(record) == r.partition) {
 		r.unreadable[string(record.Key)] = fmt.Errorf("%w: at offset %d, the score of the event at offset %d: %v", ErrUnreadableState, record.Offset, offset, why)
 		return nil
 	}
@@ -435,6 +440,9 @@ func (r *restorer) stale(s *schemas.ChurnScore) bool {
 			return s.AsOf < known.AsOf()
 		}
 		return s.SourceOffset < offset || s.SourceOffset == offset && s.AsOf < known.AsOf()
+	}
+	if int(s.SourcePartition) != r.partition {
+		return false
 	}
 	if len(r.erased) > 0 {
 		if at, ok := r.erased[string(s.CustomerID)]; ok {

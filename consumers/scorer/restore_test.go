@@ -618,7 +618,7 @@ func TestLateAndDuplicate(t *testing.T) {
 // TestMisplacedEvents has a producer whose partitioner is not Java's.
 func TestMisplacedEvents(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, attributes)
+	w := newWorldOf(t, attributes, 4)
 	var log logBuffer
 	s := w.process(func(cfg *Config) { cfg.Logger = log.logger() })
 	s.partitions.Store(4) // of which this worker has the first

@@ -19,7 +19,6 @@ package scorer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -133,8 +132,10 @@ type Scorer struct {
 	idsMu    sync.Mutex
 	ids      topicIDs
 	idsAt    time.Time
-	// partitions is their number; 0 until Run has asked.
-	partitions atomic.Int64
+	// partitions is their number, of events and scores alike; 0 until it is known.
+	// While the topics get more it is the number before.
+	partitions     atomic.Int64
+	topicsInterval time.Duration // between two looks at it; 0 for the default
 
 	// What readiness depends on.
 	mu         sync.Mutex
@@ -190,23 +191,21 @@ func New(cfg Config) (*Scorer, error) {
 	return s, nil
 }
 
-// ErrPartitions means that churn.customer-events and churn.scores differ in
-// their number of partitions.
-var ErrPartitions = errors.New("topics must have the same number of partitions")
-
-// Run scores until ctx ends, and returns nil then. It fails at once when the
-// topics do not fit each other.
+// Run scores until ctx ends, and returns nil then. It fails when a topic does not
+// exist.
 func (s *Scorer) Run(ctx context.Context) error {
 	s.report()
-	if err := s.checkPartitions(ctx); err != nil {
+	in, out, err := s.countPartitions(ctx)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("starting the scorer: %w", err)
 	}
+	go s.watchPartitions(ctx, in, out)
 	go s.watchModel(ctx)
 	go s.forgetOldStates(ctx)
-	err := s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
+	err = s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
 		Group:          s.cfg.Group,
 		Reader:         "scorer",
 		Topics:         []string{schemas.TopicEvents},
@@ -221,8 +220,7 @@ func (s *Scorer) Run(ctx context.Context) error {
 			s.report()
 		},
 	}, func(workerCtx context.Context, c *kafka.Claim) error {
-		// Topics grow.
-		if err := s.checkPartitions(workerCtx); err != nil {
+		if err := s.awaitPartition(workerCtx, c.Partition); err != nil {
 			return err
 		}
 		return s.work(ctx, workerCtx, claim{
@@ -234,23 +232,6 @@ func (s *Scorer) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-func (s *Scorer) checkPartitions(ctx context.Context) error {
-	in, err := s.cfg.Cluster.Partitions(ctx, schemas.TopicEvents)
-	if err != nil {
-		return fmt.Errorf("counting the partitions of %s: %w", schemas.TopicEvents, err)
-	}
-	out, err := s.cfg.Cluster.Partitions(ctx, schemas.TopicScores)
-	if err != nil {
-		return fmt.Errorf("counting the partitions of %s: %w", schemas.TopicScores, err)
-	}
-	if in != out {
-		return fmt.Errorf("%w: %s has %d, %s has %d; recreate one of them with the other's number",
-			ErrPartitions, schemas.TopicEvents, in, schemas.TopicScores, out)
-	}
-	s.partitions.Store(int64(in))
-	return nil
 }
 
 // restoring notes that a partition has to be restored before it can be worked

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -109,7 +108,7 @@ const partitions = 2
 
 func newStack(t *testing.T) *stack {
 	t.Helper()
-	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
+	broker, err := embedded.StartBroker(embedded.BrokerConfig{CompactionInterval: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -703,33 +702,6 @@ func TestWaitsForAModelAndSwitches(t *testing.T) {
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	await.Until(t, what, done)
-}
-
-func TestRefusesUnequalPartitions(t *testing.T) {
-	t.Parallel()
-	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer broker.Close()
-	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{broker.Addr()}, Logger: quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
-	err = cluster.EnsureTopics(t.Context(),
-		kafka.TopicConfig{Name: schemas.TopicEvents, Partitions: 3, Replication: 1},
-		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: 2, Replication: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(Config{Dependencies: role.Dependencies{Cluster: cluster, Codec: schemas.NewCodec(schemas.Telco(), nil), Models: newFixedModels(), Logger: quiet()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Run(t.Context()); !errors.Is(err, ErrPartitions) {
-		t.Errorf("Run: %v, want ErrPartitions", err)
-	}
 }
 
 // TestGroup has a second scorer join the group and leave it again.

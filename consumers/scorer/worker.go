@@ -125,6 +125,13 @@ type worker struct {
 	// counting reads events whose scores are there already.
 	counting *intake.Reader[schemas.CustomerEvent]
 
+	growth growth
+	// placed is set once the partitions were counted for a batch.
+	placed bool
+	// ends are how far partitions of the events are known to reach, from which
+	// some are forwarded.
+	ends map[int]int64
+
 	committed int64 // offset of events committed to the group
 }
 
@@ -137,6 +144,7 @@ func newWorker(s *Scorer, claim claim) *worker {
 		outbox:    outbox{site: site, nobody: s.cfg.Codec.NewScore()},
 		rescoring: rescoring{site: site},
 		snapshots: snapshotting{site: site},
+		ends:      map[int]int64{},
 		ledger:    ledger{site: site, written: schemas.Progress{Next: -1}},
 		committed: -1, // so that what others have committed is put right
 	}
@@ -206,6 +214,13 @@ func (w *worker) score(ctx, finishing context.Context) error {
 			continue
 		}
 		w.use(model)
+		if due, err := w.growthDue(ctx); err != nil {
+			return err
+		} else if due {
+			if err := w.grow(ctx, finishing); err != nil {
+				return err
+			}
+		}
 		if err := w.repair(finishing); err != nil {
 			return err
 		}
@@ -234,7 +249,12 @@ func (w *worker) score(ctx, finishing context.Context) error {
 				return err
 			}
 		}
-		if err := w.batch(ctx, finishing, records); err != nil {
+		switch err := w.batch(ctx, finishing, records); {
+		case errors.Is(err, errGrown):
+			w.growth.now = true
+			source = w.source()
+			continue
+		case err != nil:
 			return err
 		}
 		w.state.skip(source.Offset())
@@ -401,12 +421,18 @@ func (w *worker) open(ctx context.Context, s *state, at int64) error {
 	case s.watermark >= 0:
 		p.Since, p.LeaderEpoch = s.watermark+1, -1
 		p.Next = p.Since
+		p.Partitions = int32(w.partitions.Load())
 	default:
 		first, _, err := w.cfg.Cluster.Offsets(ctx, schemas.TopicEvents, w.partition)
 		if err != nil {
 			return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicEvents, err)
 		}
 		p.Since, p.Next, p.LeaderEpoch = first, first, -1
+	}
+	if p.Partitions == 0 { // nobody has said so far
+		if err := w.place(ctx, p); err != nil {
+			return err
+		}
 	}
 	p.Group, p.Partition = w.cfg.Group, int32(w.partition)
 	p.EventsTopicID, p.ScoresTopicID = w.ids.events, w.ids.scores
@@ -465,6 +491,7 @@ func (w *worker) use(m *models.Version) {
 // while a record has to wait, what came before it is written still.
 func (w *worker) batch(ctx, finishing context.Context, records []kafka.Record) error {
 	var stopped error
+	w.placed = false
 	for i := range records {
 		r := &records[i]
 		if invariants.Enabled && r.Offset < w.state.progress.Next {
@@ -501,6 +528,21 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	switch {
 	case err != nil || kind == intake.Nothing:
 		return err
+	}
+	if err := w.checkGrowth(ctx, r.Key); err != nil {
+		return err
+	}
+	// From here on the event is dealt with.
+	if again, err := w.repeated(ctx, r); err != nil {
+		return err
+	} else if again {
+		w.metrics.duplicates.Inc()
+		w.state.progress.Duplicates++
+		return nil
+	}
+	switch {
+	case w.passOn(r, kind):
+		return nil
 	case kind == intake.Tombstone:
 		w.erase(r)
 		w.state.progress.Erasures++
@@ -543,15 +585,23 @@ func (w *worker) count(ctx context.Context, r *kafka.Record) error {
 		return nil
 	}
 	kind, err := w.counting.Read(ctx, r)
+	if err != nil || kind == intake.Nothing {
+		return err // poison is counted
+	}
+	again, err := w.repeated(ctx, r)
 	switch {
 	case err != nil:
 		return err
+	case again:
+		p.Duplicates++
 	case kind == intake.Tombstone:
 		p.Erasures++
-	case kind == intake.Message:
+	case homesOf(p).was(w.partition, r.Key):
+		p.Forwarded++
+	default:
 		p.Duplicates++ // or a level too many, which the state cannot tell any more
 	}
-	return nil // else it was poison, and is counted
+	return nil
 }
 
 // tooManyLevels is why an event is not applied that brings a level too many.
@@ -587,17 +637,22 @@ func (w *worker) erase(r *kafka.Record) {
 // repair writes the valid record of customers after those that others wrote: a
 // score of the latest event, or a tombstone.
 func (w *worker) repair(ctx context.Context) error {
-	return w.owner.repair(func(ids [][]byte) error {
-		w.state.dirty = true
-		for _, id := range ids {
-			if s := w.engine.Repair(id); s != nil {
-				w.outbox.score(s)
-			} else {
-				w.outbox.tombstone(id, w.state.watermark)
-			}
+	return w.owner.repair(func(ids [][]byte) error { return w.writeRepairs(ctx, ids) })
+}
+
+func (w *worker) writeRepairs(ctx context.Context, ids [][]byte) error {
+	w.state.dirty = true
+	for _, id := range ids {
+		if homesOf(&w.state.progress).was(w.partition, id) {
+			continue // the valid record is elsewhere
 		}
-		return w.flush(ctx)
-	})
+		if s := w.engine.Repair(id); s != nil {
+			w.outbox.score(s)
+		} else {
+			w.outbox.tombstone(id, w.state.watermark)
+		}
+	}
+	return w.flush(ctx)
 }
 
 // rescore scores some customers again, if that is due.

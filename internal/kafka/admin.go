@@ -76,6 +76,7 @@ var ErrMorePartitions = errors.New("the topic has more partitions already")
 // that has them already is left as it is; one that has more is
 // ErrMorePartitions, one that does not exist ErrUnknownTopic.
 func (c *Cluster) GrowTopic(ctx context.Context, topic string, partitions int) error {
+	asked := false
 	return c.retry(ctx, "create_partitions", fmt.Sprintf("adding partitions to topic %q", topic), func(ctx context.Context) error {
 		meta, err := c.metadata(ctx, topic)
 		if err != nil {
@@ -98,8 +99,10 @@ func (c *Cluster) GrowTopic(ctx context.Context, topic string, partitions int) e
 		if err == nil {
 			err = res.Errors[topic]
 		}
-		if err == nil {
-			err = fmt.Errorf("topic %q: %w", topic, kafkago.LeaderNotAvailable) // until it is seen to have them
+		if err == nil || asked && errors.Is(err, kafkago.InvalidPartitionNumber) {
+			// They are there, but not yet in what this broker knows.
+			asked = true
+			err = fmt.Errorf("topic %q: %w", topic, kafkago.LeaderNotAvailable)
 		}
 		return err
 	})

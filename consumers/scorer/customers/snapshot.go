@@ -87,6 +87,9 @@ type SnapshotHeader struct {
 	Progress schemas.Progress
 }
 
+// maxPartitions bounds the lists of a header that go by partitions.
+const maxPartitions = 1 << 20
+
 // MaxWriters is how many writers of the output partition a snapshot holds at
 // most.
 const MaxWriters = 256
@@ -118,12 +121,27 @@ func (h *SnapshotHeader) append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, w.ProducerID)
 		dst = binary.AppendVarint(dst, w.Since)
 	}
+	dst = binary.AppendVarint(dst, int64(p.Partitions))
+	dst = binary.AppendUvarint(dst, uint64(len(p.Former)))
+	for _, n := range p.Former {
+		dst = binary.AppendVarint(dst, n)
+	}
+	moving := uint64(0)
+	if p.Moving {
+		moving = 1
+	}
+	dst = binary.AppendUvarint(dst, moving)
+	dst = binary.AppendUvarint(dst, uint64(len(p.Origins)))
+	for _, o := range p.Origins {
+		dst = binary.AppendVarint(dst, int64(o.Partition))
+		dst = binary.AppendVarint(dst, o.Next)
+	}
 	return dst
 }
 
 // progressNumbers are the offsets and the sums of p.
-func progressNumbers(p *schemas.Progress) [7]*int64 {
-	return [...]*int64{&p.Since, &p.Next, &p.Scored, &p.Duplicates, &p.DeadLetters, &p.Erasures, &p.NoRecord}
+func progressNumbers(p *schemas.Progress) [8]*int64 {
+	return [...]*int64{&p.Since, &p.Next, &p.Scored, &p.Duplicates, &p.DeadLetters, &p.Erasures, &p.NoRecord, &p.Forwarded}
 }
 
 func appendText(dst []byte, s string) []byte {
@@ -274,6 +292,14 @@ func OpenSnapshot(from io.Reader) (*SnapshotReader, error) {
 	p.Partition = int32(h.Partition)
 	for range in.length(MaxWriters) {
 		p.Writers = append(p.Writers, schemas.Writer{ProducerID: in.varint(), Since: in.varint()})
+	}
+	p.Partitions = int32(in.varint())
+	for range in.length(maxPartitions) {
+		p.Former = append(p.Former, in.varint())
+	}
+	p.Moving = in.length(1) == 1
+	for range in.length(maxPartitions) {
+		p.Origins = append(p.Origins, schemas.Origin{Partition: int32(in.varint()), Next: in.varint()})
 	}
 	if in.bad || len(in.data) > 0 || h.Reflected < 0 {
 		return nil, Refuse("its header cannot be read")
