@@ -166,6 +166,24 @@ func TestComingBack(t *testing.T) {
 	}
 	t.Logf("rolling restart of three scorers: longest pause of a partition %v", follow.reset().Round(10*time.Millisecond))
 
+	// So does a sink.
+	sink := p.StartRole("sink", "--sqlite", filepath.Join(t.TempDir(), "churn.db"), "--instance-id", "sink-0")
+	sink.WaitReady(time.Minute)
+	sink.Kill9()
+	begin = time.Now()
+	sink.Start()
+	took = Eventually(t, time.Minute, "rows of a sink that was killed", func() error {
+		rows, err := sink.Metric("churn_sink_rows_total")
+		if err == nil && rows == 0 {
+			err = fmt.Errorf("none yet")
+		}
+		return err
+	})
+	t.Logf("a sink killed with -9 and started again: rows %v later", took.Round(10*time.Millisecond))
+	if took >= session {
+		t.Errorf("that took as long as a session")
+	}
+
 	// A dynamic member comes, and takes what it gets without stopping the rest.
 	fourth := p.StartRole("score")
 	fourth.WaitReady(time.Minute)

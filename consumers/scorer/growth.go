@@ -20,8 +20,9 @@ import (
 // sooner than others. Nobody stops for it:
 //
 //   - The worker of a former home scores what had come before, and writes a marker
-//     that names the new number of partitions. From this marker on it scores nothing for those who have moved;
-//     their events that still come are forwarded to the new home.
+//     that names the new number of partitions. From this marker on it scores
+//     nothing for those who have moved; their events that still come are forwarded
+//     to the new home.
 //   - The worker of a new home waits for the markers of all partitions from which
 //     customers may come, takes their last states out of the topic of scores,
 //     writes them to its own partition, and only then begins with its events.
@@ -418,6 +419,9 @@ func (w *worker) departure(ctx context.Context, from int) (*marker, kafka.Span, 
 		}
 		if !retry.Sleep(ctx, departurePause) {
 			return nil, span, ctx.Err()
+		}
+		if err := w.owner.stay(ctx); err != nil {
+			return nil, span, err
 		}
 	}
 }
