@@ -21,7 +21,7 @@ type auditCommand struct {
 
 // Help is shown by churnstream audit --help.
 func (auditCommand) Help() string {
-	return `Reads the events, scores, dead letters and markers of progress there are, and says of every offset of churn.customer-events in the range what became of it: scored, a duplicate, a dead letter, an erasure, or no record of its own. It holds that against what the markers say, lists what is unaccounted for, and fails if there is any.
+	return `Reads the events, scores, dead letters and markers of progress there are, and says of every offset of churn.customer-events in the range what became of it: scored, a duplicate, a dead letter, an erasure, forwarded to the new partition of its customer, or no record of its own. It holds that against what the markers say, lists what is unaccounted for, and fails if there is any.
 
 SUPERSEDED are events whose score is not in churn.scores, where their customer has a later one: compaction keeps the last. EXPIRED are records that cannot be read and have no dead letter, where dead letters have left their topic. Of both only the markers' sums say what became of them.
 

@@ -32,7 +32,7 @@ type cli struct {
 	Letters  lettersCommand  `cmd:"" group:"tools" name:"dead-letters" help:"List, show and redrive records that could not be processed."`
 	Audit    auditCommand    `cmd:"" group:"tools" help:"Prove what became of every event, by what the topics hold."`
 	Progress progressCommand `cmd:"" group:"tools" help:"Show how far events are scored, and say where to go on."`
-	Topics   topicsCommand   `cmd:"" group:"tools" help:"Check the settings of the topics."`
+	Topics   topicsCommand   `cmd:"" group:"tools" help:"Check the topics' settings, and give them more partitions."`
 	Tail     tailCommand     `cmd:"" group:"tools" help:"Print the records of a topic as JSON."`
 	Replay   replayCommand   `cmd:"" group:"sources" help:"Publish a table of labelled customers as history and live events." set:"http=127.0.0.1:0"`
 	Simulate simulateCommand `cmd:"" group:"sources" help:"Publish events and outcomes of invented customers, without end." set:"http=127.0.0.1:0"`
