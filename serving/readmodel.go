@@ -63,7 +63,7 @@ func (c *Customer) supersedes(old *Customer) bool {
 	}
 	switch cmp.Or(order, cmp.Compare(c.SourceOffset, old.SourceOffset)) {
 	case 0:
-		return c.ModelVersion != old.ModelVersion
+		return c.ModelVersion != old.ModelVersion && c.ScoredAt >= old.ScoredAt
 	case 1:
 		return true
 	}
@@ -227,6 +227,16 @@ func (m *ReadModel) Apply(s *schemas.ChurnScore) bool {
 	m.counts[c.Risk]++
 	m.generation.Add(1)
 	return true
+}
+
+// outlives reports whether what is known of a customer is from after a tombstone
+// in another partition, in which the customer was at home before: partitions are
+// read in no order.
+func (m *ReadModel) outlives(id []byte, partition int, at time.Time) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	i, known := m.slot[string(id)]
+	return known && int(m.latest[i].SourcePartition) != partition && m.scoredAt[i] > at.UnixMilli()
 }
 
 // Erase forgets a customer, and reports whether there was one to forget.
@@ -503,6 +513,8 @@ func (s *Server) follow(ctx context.Context) error {
 func (s *Server) take(_ context.Context, r *kafka.Record, score *schemas.ChurnScore) error {
 	result := ""
 	switch {
+	case score == nil && s.customers.outlives(r.Key, r.Partition, r.Time):
+		result = "stale"
 	case score == nil && s.customers.Erase(r.Key):
 		result = "erased"
 	case score == nil:

@@ -310,6 +310,32 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
+// Partitions are read in no order: the tombstone in a customer's former partition
+// and the score of before may come last.
+func TestFormerPartitionIsReadLast(t *testing.T) {
+	m := NewReadModel()
+	s := plainScore("c", 5, 0.5, schemas.RiskLow)
+	s.SourcePartition, s.ScoredAt, s.ModelVersion = 3, 2000, 2
+	m.Apply(s)
+	for _, test := range []struct {
+		partition int
+		at        int64
+		want      bool
+	}{{1, 1999, true}, {1, 2000, false}, {3, 1999, false}} {
+		if got := m.outlives([]byte("c"), test.partition, time.UnixMilli(test.at)); got != test.want {
+			t.Errorf("a tombstone of partition %d at %d: %v", test.partition, test.at, got)
+		}
+	}
+	if m.outlives([]byte("nobody"), 1, time.UnixMilli(0)) {
+		t.Error("nobody outlives a tombstone")
+	}
+	before := plainScore("c", 5, 0.25, schemas.RiskLow)
+	before.SourcePartition, before.ScoredAt, before.ModelVersion = 3, 1000, 1
+	if m.Apply(before) {
+		t.Error("the score that was made again under the model of today gave way to the one of before")
+	}
+}
+
 // What speaks of a later moment takes the place of what is known of a customer,
 // whatever its offset is in another partition.
 func TestLaterMomentSupersedes(t *testing.T) {

@@ -225,6 +225,7 @@ func (c *customer) add(s score, limit int) bool {
 	i := sort.Search(len(c.scores), func(i int) bool { return c.scores[i].asOf > s.asOf })
 	for k := i - 1; k >= 0 && c.scores[k].asOf == s.asOf; k-- {
 		if c.scores[k].version == s.version && c.scores[k].probability == s.probability {
+			c.scores[k].writtenAt = min(c.scores[k].writtenAt, s.writtenAt)
 			return false
 		}
 	}

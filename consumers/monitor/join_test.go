@@ -143,6 +143,12 @@ func TestScoreWrittenAgain(t *testing.T) {
 	if !j.score([]byte("a"), s) {
 		t.Error("a new score was taken for an old one")
 	}
+	// What was written again may be read before what was written first.
+	s.writtenAt = 5
+	j.score([]byte("a"), s)
+	if got := j.byID["a"].scores[0].writtenAt; got != 5 {
+		t.Errorf("written at %d, want the first time", got)
+	}
 	again := s
 	again.writtenAt = 20
 	if j.score([]byte("a"), again) {

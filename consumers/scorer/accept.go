@@ -148,9 +148,16 @@ func accepted(ctx context.Context, cfg AcceptConfig, m *markers) (*schemas.Progr
 		}
 		p.Since, p.Next = n, n
 	}
-	if m := m.last; m != nil {
+	last := m.last
+	if last == nil {
+		last = m.other
+	}
+	if last != nil {
 		// Who is at home here does not change.
-		p.Partitions, p.Former, p.Moving, p.Origins = m.Partitions, m.Former, m.Moving, m.Origins
+		p.Partitions, p.Former, p.Moving, p.Origins = last.Partitions, last.Former, last.Moving, last.Origins
+	}
+	if m.last != nil && len(p.Former) > 0 && p.Next < m.last.Next && cfg.From != FromFirst {
+		return nil, fmt.Errorf("events up to offset %d are processed, and customers have moved since to other partitions, where their events would have their effect once more: go on from there or later", m.last.Next-1)
 	}
 	if p.Next < first || p.Next > end {
 		return nil, fmt.Errorf("%s/%d holds offsets %d to %d, so nobody can go on at %d", schemas.TopicEvents, cfg.Partition, first, end, p.Next)

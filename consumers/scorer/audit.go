@@ -226,6 +226,10 @@ func (a *auditor) readScores(ctx context.Context) error {
 		}
 		s := scores.Message()
 		if int(s.SourcePartition) != a.Partition {
+			// The customer has moved here, with the last events.
+			for _, e := range s.RecentEvents {
+				a.applied[appliedEvent{scoring.Hash(s.CustomerID), e}] = -1
+			}
 			return nil
 		}
 		a.scored[s.SourceOffset] = struct{}{}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
+	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/retry"
@@ -238,7 +239,9 @@ func (s *Scorer) countPartitions(ctx context.Context) (events, scores int, err e
 		return 0, 0, fmt.Errorf("counting the partitions of %s: %w", schemas.TopicScores, err)
 	}
 	if events <= scores {
-		s.partitions.Store(int64(events))
+		// A broker may not know yet what another one said.
+		for n := s.partitions.Load(); n < int64(events) && !s.partitions.CompareAndSwap(n, int64(events)); n = s.partitions.Load() {
+		}
 	}
 	return events, scores, nil
 }
@@ -304,7 +307,7 @@ func (w *worker) checkGrowth(ctx context.Context, key []byte) error {
 			events, scores, err := w.countPartitions(ctx)
 			return err == nil && events <= scores
 		}}
-	case w.partitions.Load() == int64(p.Partitions):
+	case events <= int(p.Partitions) && w.partitions.Load() <= int64(p.Partitions):
 		w.placed = true // the batch was read before that
 	case kafka.PartitionOf(key, int(w.partitions.Load())) == w.partition:
 		return errGrown
@@ -423,6 +426,11 @@ func (w *worker) departure(ctx context.Context, from int) (*marker, kafka.Span, 
 		if err := w.owner.stay(ctx); err != nil {
 			return nil, span, err
 		}
+		if ids, err := w.currentTopicIDs(ctx, identityInterval); err != nil {
+			return nil, span, err
+		} else if ids != w.ids {
+			return nil, span, fmt.Errorf("%w: %+v became %+v", errOtherTopics, w.ids, ids)
+		}
 	}
 }
 
@@ -434,12 +442,12 @@ var errGrown = errors.New("there are more partitions now")
 // wanted.
 func (w *worker) departed(ctx context.Context, span kafka.Span, owners writers, wanted func(key []byte) bool) (*customers.Table, error) {
 	table := customers.NewTable(w.cfg.Codec.Set().Vocabulary())
-	var unreadable error
+	unreadable := map[string]error{} // unless something valid follows
 	scores := intake.NewReader(w.intake, intake.Topic[schemas.ChurnScore]{
 		Decode: w.cfg.Codec.DecodeScore, New: w.cfg.Codec.NewScore,
 		Poison: func(_ context.Context, r *kafka.Record, why *schemas.PoisonError) error {
 			if own, _ := owners.wrote(r); own {
-				unreadable = fmt.Errorf("%w: at offset %d of partition %d: %v", ErrUnreadableState, r.Offset, r.Partition, why)
+				unreadable[string(r.Key)] = fmt.Errorf("%w: at offset %d of partition %d: %v", ErrUnreadableState, r.Offset, r.Partition, why)
 			}
 			return nil
 		},
@@ -460,20 +468,25 @@ func (w *worker) departed(ctx context.Context, span kafka.Span, owners writers, 
 			case kind == intake.Tombstone:
 				if _, ok := sourceOffset(r); ok {
 					table.Remove(r.Key)
+					delete(unreadable, string(r.Key))
 				}
 			case kind == intake.Message:
 				s := scores.Message()
 				if known := table.Get(r.Key); bytes.Equal(s.CustomerID, r.Key) && (known == nil || known.AsOf() <= s.AsOf) {
 					table.Put(s)
+					delete(unreadable, string(r.Key))
 				}
 			}
 		}
 		return nil
 	})
-	if err == nil && unreadable != nil {
-		err = w.unreadable(unreadable)
+	if err != nil {
+		return nil, err
 	}
-	return table, err
+	for _, err := range unreadable {
+		return nil, w.unreadable(err)
+	}
+	return table, nil
 }
 
 // passOn forwards what lies here of a customer who has moved, and reports whether
@@ -486,7 +499,8 @@ func (w *worker) passOn(r *kafka.Record, kind intake.Kind) bool {
 	}
 	h := homesOf(p)
 	home := kafka.PartitionOf(r.Key, h.now)
-	if kind == intake.Tombstone && r.Header(schemas.HeaderErasureCopy) == nil && r.Header(schemas.HeaderForwardedPartition) == nil {
+	moved := h.was(w.partition, r.Key)
+	if kind == intake.Tombstone && (moved || home == w.partition) && r.Header(schemas.HeaderErasureCopy) == nil && r.Header(schemas.HeaderForwardedPartition) == nil {
 		// Upstream may have erased the customer in one partition only.
 		for _, n := range h.former {
 			if former := kafka.PartitionOf(r.Key, int(n)); former != home && former != w.partition {
@@ -495,19 +509,47 @@ func (w *worker) passOn(r *kafka.Record, kind intake.Kind) bool {
 		}
 	}
 	switch {
-	case !h.was(w.partition, r.Key):
+	case !moved:
 		return false
 	case kind == intake.Tombstone:
 		// What was forwarded before it may arrive after the erasure there.
 		w.engine.Erase(r.Key)
 		w.outbox.erasure(r.Key, r)
 		p.Erasures++
+	case recordBytes(r) > maxForward:
+		w.outbox.letter(r, &schemas.PoisonError{Reason: schemas.ReasonTooLarge,
+			Detail: fmt.Sprintf("its customer has moved to partition %d, and with %d bytes it may not fit there; at most %d are forwarded", home, recordBytes(r), maxForward)})
+		p.DeadLetters++
+		return true
 	default:
 		w.metrics.forwarded.Inc()
 		p.Forwarded++
 	}
 	w.outbox.forward(r, home)
 	return true
+}
+
+// maxForward bounds the bytes of an event that is forwarded: a topic takes at
+// least 1 MiB, and upstream may have compressed what is written without here.
+const maxForward = 900_000
+
+func recordBytes(r *kafka.Record) int {
+	n := len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+// returned reports whether an erasure came the long way, over a former home, and
+// the customer has come back meanwhile: what there is of the customer is from
+// after the erasure.
+func (w *worker) returned(r *kafka.Record) bool {
+	if r.Header(schemas.HeaderErasureCopy) == nil {
+		return false
+	}
+	known := w.state.customers.Get(r.Key)
+	return known != nil && known.AsOf() > deadletters.WrittenAt(r).UnixMilli()
 }
 
 // repeated reports whether an event was forwarded here before, and notes it
@@ -544,7 +586,7 @@ func (w *worker) forwardedFrom(ctx context.Context, r *kafka.Record) (from int32
 	offset, ok2 := r.HeaderNumber(schemas.HeaderForwardedOffset)
 	h := homesOf(p)
 	if !ok1 || !ok2 || offset < 0 || partition < 0 || partition >= int64(p.Partitions) ||
-		!h.is(w.partition, r.Key) || !h.was(int(partition), r.Key) {
+		int(partition) == w.partition || !h.is(w.partition, r.Key) && !h.was(w.partition, r.Key) || !h.was(int(partition), r.Key) {
 		return 0, 0, false, nil
 	}
 	if offset >= w.ends[int(partition)] {

@@ -285,3 +285,84 @@ func unsettled(g grown, events map[string]string, want map[string]float64, erase
 	}
 	return ""
 }
+
+// A partition that is accepted from an offset on keeps the customers who have
+// moved there, and nobody can have it go back to before they moved.
+func TestAcceptAfterGrowth(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.models.set(modelVersion(t, s.set, 1, -1))
+	stop := startGrowing(s)
+	id := ""
+	for i := 0; id == ""; i++ {
+		if c := fmt.Sprint("customer", i); kafka.PartitionOf([]byte(c), 4) == 3 {
+			id = c
+		}
+	}
+	to := func(partition int, e *schemas.CustomerEvent) {
+		t.Helper()
+		r := kafka.Record{Key: e.CustomerID, Value: s.codec.AppendEvent(nil, e)}
+		if err := s.producer.ProduceTo(t.Context(), schemas.TopicEvents, partition, []kafka.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(want float64) func() bool {
+		return func() bool { c, known := readGrown(s).latest[id]; return known && c.Attributes[months] == want }
+	}
+	to(1, s.event(id, "e1", start, map[int]string{months: "5"}, nil))
+	until(t, "the first score", is(5))
+	if err := topics.Grow(t.Context(), s.cluster, 4, func(string, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := AwaitGrowth(t.Context(), s.cluster, s.codec, 4, func([]int) {}); err != nil {
+		t.Fatal(err)
+	}
+	stop(true)
+	accept := func(partition int, from From) error {
+		_, _, err := Accept(t.Context(), AcceptConfig{Cluster: s.cluster, Codec: s.codec, Partition: partition, Group: DefaultGroup, From: from})
+		return err
+	}
+	if err := accept(1, "0"); err == nil || !strings.Contains(err.Error(), "moved") {
+		t.Errorf("back to before they moved: %v", err)
+	}
+	if err := accept(3, "0"); err != nil {
+		t.Fatal(err)
+	}
+	startGrowing(s)
+	to(3, s.event(id, "e2", start+1, nil, map[int]float64{months: 2}))
+	until(t, "what was added after it", is(7))
+}
+
+// An erasure that comes over a former home does not reach a customer who has come
+// back since.
+func TestErasureTheLongWay(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	sc, err := New(Config{Dependencies: role.Dependencies{Cluster: s.cluster, Codec: s.codec, Models: s.models, Logger: quiet()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(sc, claim{})
+	w.begin(newState(s.set.Vocabulary()))
+	c := s.codec.NewScore()
+	c.CustomerID, c.AsOf = []byte("anna"), start
+	w.state.customers.Put(c)
+	copied := []kafka.Header{{Key: schemas.HeaderErasureCopy, Value: []byte("1")}}
+	for _, test := range []struct {
+		name    string
+		key     string
+		at      int64
+		headers []kafka.Header
+		want    bool
+	}{
+		{"asked for here", "anna", start - 1, nil, false},
+		{"of before", "anna", start - 1, copied, true},
+		{"of after", "anna", start, copied, false},
+		{"of nobody", "otto", start - 1, copied, false},
+	} {
+		r := kafka.Record{Key: []byte(test.key), Headers: test.headers, Time: time.UnixMilli(test.at)}
+		if got := w.returned(&r); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}

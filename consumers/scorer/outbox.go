@@ -84,7 +84,7 @@ func (b *outbox) erasure(id []byte, r *kafka.Record) {
 	key := b.tombstone(id, r.Offset)
 	// What is written of the customer from now on, here too, is of a new one,
 	// though the broker may stamp this tombstone later.
-	at := strconv.AppendInt(nil, r.Time.UnixMilli(), 10)
+	at := strconv.AppendInt(nil, deadletters.WrittenAt(r).UnixMilli(), 10)
 	b.erasures = append(b.erasures, kafka.Record{Key: key, Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: at}}})
 	b.metrics.erased.Inc()
 }
@@ -109,6 +109,10 @@ func (b *outbox) copyTo(r *kafka.Record, partition int, more ...kafka.Header) {
 		if h.Key != schemas.HeaderForwardedPartition && h.Key != schemas.HeaderForwardedOffset {
 			out.Headers = append(out.Headers, kafka.Header{Key: h.Key, Value: slices.Clone(h.Value)})
 		}
+	}
+	if r.Value == nil && r.Header(deadletters.HeaderWrittenAt) == nil {
+		// The broker may give it another time.
+		out.Headers = append(out.Headers, kafka.Header{Key: deadletters.HeaderWrittenAt, Value: strconv.AppendInt(nil, r.Time.UnixMilli(), 10)})
 	}
 	out.Headers = append(out.Headers, more...)
 	b.forwards = append(b.forwards, forward{partition, out})

@@ -373,7 +373,7 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 		problem = "a score under another customer's key"
 	case !known && len(r.writers) > 0 && int(s.SourcePartition) == r.partition && s.SourceOffset >= r.state.progress.Since:
 		problem = fmt.Sprintf("a score of the event at offset %d from before anybody counted it", s.SourceOffset)
-	case int(s.SourcePartition) != r.partition && !own || s.SourceOffset < 0: // else the customer has moved here
+	case int(s.SourcePartition) != r.partition && !own && (known || !r.movedHere(record.Key, s.SourcePartition)) || s.SourceOffset < 0:
 		problem = fmt.Sprintf("a score of an event in partition %d at offset %d", s.SourcePartition, s.SourceOffset)
 	}
 	if problem != "" {
@@ -396,6 +396,12 @@ func (r *restorer) take(ctx context.Context, record *kafka.Record) error {
 		r.state.ahead[s.SourceOffset] = struct{}{}
 	}
 	return nil
+}
+
+// movedHere reports whether a customer may have moved here from a partition.
+func (r *restorer) movedHere(key []byte, from int32) bool {
+	h := homesOf(&r.state.progress)
+	return h.is(r.partition, key) && h.was(int(from), key)
 }
 
 // stranger takes a record that is known not to be an owner's.

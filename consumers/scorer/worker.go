@@ -55,7 +55,11 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &refused):
-			if !w.refuse(ctx, refused, w.known) {
+			known := w.known
+			if w.restored {
+				known = w.state.reflected
+			}
+			if !w.refuse(ctx, refused, known) {
 				return nil
 			}
 		case errors.Is(err, errOtherTopics):
@@ -252,6 +256,7 @@ func (w *worker) score(ctx, finishing context.Context) error {
 		switch err := w.batch(ctx, finishing, records); {
 		case errors.Is(err, errGrown):
 			w.growth.now = true
+			source.Close()
 			source = w.source()
 			continue
 		case err != nil:
@@ -544,7 +549,9 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	case w.passOn(r, kind):
 		return nil
 	case kind == intake.Tombstone:
-		w.erase(r)
+		if !w.returned(r) {
+			w.erase(r)
+		}
 		w.state.progress.Erasures++
 		return nil
 	}
@@ -579,6 +586,10 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 // its score, if it has one, and ended before it wrote a marker.
 func (w *worker) count(ctx context.Context, r *kafka.Record) error {
 	p := &w.state.progress
+	again, err := w.repeated(ctx, r)
+	if err != nil {
+		return err
+	}
 	if _, ok := w.state.ahead[r.Offset]; ok {
 		delete(w.state.ahead, r.Offset)
 		p.Scored++
@@ -588,10 +599,7 @@ func (w *worker) count(ctx context.Context, r *kafka.Record) error {
 	if err != nil || kind == intake.Nothing {
 		return err // poison is counted
 	}
-	again, err := w.repeated(ctx, r)
 	switch {
-	case err != nil:
-		return err
 	case again:
 		p.Duplicates++
 	case kind == intake.Tombstone:

@@ -10,6 +10,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 )
 
 // The headers of redriven records.
@@ -194,7 +195,11 @@ func (l *Letter) record() kafka.Record {
 	original := l.original()
 	r := kafka.Record{Key: l.Key, Value: l.Value}
 	for _, h := range original.Headers {
-		if h.Key != HeaderRedrivenFrom && h.Key != HeaderWrittenAt {
+		switch h.Key {
+		case HeaderRedrivenFrom, HeaderWrittenAt: // said anew
+		case schemas.HeaderForwardedPartition, schemas.HeaderForwardedOffset, schemas.HeaderErasureCopy:
+			// It goes where its customer is at home, and had no effect so far.
+		default:
 			r.Headers = append(r.Headers, h)
 		}
 	}
