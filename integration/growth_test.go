@@ -29,6 +29,16 @@ func TestGrowing(t *testing.T) {
 	f.load.mu.Lock()
 	f.load.once = true
 	f.load.mu.Unlock()
+	// What is added to has to come first: a customer's first event is not to be
+	// forwarded after the second one.
+	Eventually(t, recovery, "an event of every customer", func() error {
+		for customer, history := range f.load.expectations() {
+			if len(history) == 0 {
+				return fmt.Errorf("none of %s", customer)
+			}
+		}
+		return nil
+	})
 	f.settled("before", time.Now())
 	registry := f.sink.args[slices.Index(f.sink.args, "--registry")+1]
 	schema := filepath.Join(t.TempDir(), "customers.avsc")

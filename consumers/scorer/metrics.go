@@ -213,6 +213,9 @@ func (m *metrics) of(partition int) gauges {
 			g.levels[i] = m.levels.WithLabelValues(name, feature)
 		}
 	}
+	for _, reason := range reasons { // so that there are series to look at
+		m.refused.WithLabelValues(name, reason)
+	}
 	for i, result := range results {
 		g.offsets[i] = m.offsets.WithLabelValues(name, result)
 	}
@@ -238,6 +241,7 @@ func (m *metrics) forget(partition int) {
 	m.restoring.DeleteLabelValues(name)
 	m.unaccounted.DeleteLabelValues(name)
 	m.orphans.DeleteLabelValues(name)
+	m.refused.DeletePartialMatch(prometheus.Labels{"partition": name})
 	for _, result := range results {
 		m.offsets.DeleteLabelValues(name, result)
 	}

@@ -30,6 +30,11 @@ const (
 	reasonTopicMissing = "topic_missing"
 )
 
+var reasons = [...]string{
+	reasonScoresReplaced, reasonEventsReplaced, reasonEventsCut, reasonStatesLost, reasonOtherGroup, reasonUnreadable,
+	reasonPartitions, reasonTopicMissing,
+}
+
 // refusal is why a partition is not worked on until somebody has decided what
 // is to become of it. The others go on meanwhile.
 type refusal struct {
