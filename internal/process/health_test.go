@@ -71,8 +71,9 @@ func (w *world) start() {
 // freeze has the broker take connections and answer nothing.
 func (w *world) freeze() (thaw func()) {
 	thawed := make(chan struct{})
-	w.broker.Cluster().Control(func(kmsg.Request) (kmsg.Response, error, bool) {
-		w.broker.Cluster().KeepControl()
+	cluster := w.broker.Cluster() // another broker may take its place meanwhile
+	cluster.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
 		<-thawed
 		return nil, nil, false
 	})
