@@ -33,11 +33,7 @@ Examples:
 }
 
 func (c *auditCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	codec, err := c.codec(log)
-	if err != nil {
-		return err
-	}
-	cluster, err := c.open(ctx, schemas.TopicScores, log)
+	cluster, codec, err := c.openWithCodec(ctx, schemas.TopicScores, log)
 	if err != nil {
 		return err
 	}

@@ -181,6 +181,16 @@ type answering struct {
 	Patience   time.Duration `name:"patience" help:"How long to wait for Kafka." default:"30s"`
 }
 
+// openWithCodec is open, with the codec of the customers' schemas.
+func (c *answering) openWithCodec(ctx context.Context, topic string, log *slog.Logger) (*kafka.Cluster, *schemas.Codec, error) {
+	codec, err := c.codec(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := c.open(ctx, topic, log)
+	return cluster, codec, err
+}
+
 // open connects to Kafka and makes sure that it answers and has the topic. It
 // waits for a limited time: somebody is waiting in turn. Roles wait for as long
 // as it takes.

@@ -101,11 +101,7 @@ func (c *lettersFlags) letters(ctx context.Context, log *slog.Logger, use func(c
 }
 
 func (c *lettersFlags) openLetters(ctx context.Context, log *slog.Logger, use func(context.Context, *deadletters.Queue) error) error {
-	codec, err := c.codec(log)
-	if err != nil {
-		return err
-	}
-	cluster, err := c.open(ctx, schemas.TopicDeadLetters, log)
+	cluster, codec, err := c.openWithCodec(ctx, schemas.TopicDeadLetters, log)
 	if err != nil {
 		return err
 	}

@@ -27,11 +27,7 @@ type directory struct {
 
 // directory reads every model version there is.
 func (c *answering) directory(ctx context.Context, log *slog.Logger, use func(*directory) error) error {
-	codec, err := c.codec(log)
-	if err != nil {
-		return err
-	}
-	cluster, err := c.open(ctx, schemas.TopicModels, log)
+	cluster, codec, err := c.openWithCodec(ctx, schemas.TopicModels, log)
 	if err != nil {
 		return err
 	}

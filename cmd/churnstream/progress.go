@@ -26,11 +26,7 @@ func (progressShowCommand) Help() string {
 }
 
 func (c *progressShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	codec, err := c.codec(log)
-	if err != nil {
-		return err
-	}
-	cluster, err := c.open(ctx, schemas.TopicScores, log)
+	cluster, codec, err := c.openWithCodec(ctx, schemas.TopicScores, log)
 	if err != nil {
 		return err
 	}
@@ -74,11 +70,7 @@ Examples:
 }
 
 func (c *progressAcceptCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
-	codec, err := c.codec(log)
-	if err != nil {
-		return err
-	}
-	cluster, err := c.open(ctx, schemas.TopicScores, log)
+	cluster, codec, err := c.openWithCodec(ctx, schemas.TopicScores, log)
 	if err != nil {
 		return err
 	}

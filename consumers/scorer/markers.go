@@ -35,36 +35,14 @@ func newMarkers(s *site, ids topicIDs) *markers {
 	})}
 }
 
-// firstLook is how many offsets are looked at before more are.
-const firstLook = 1 << 10
-
 // seek looks for the last marker between what was looked at before, or an
-// offset, and another. It goes backwards: in a partition that had an owner a
-// marker is near the end.
+// offset, and another.
 func (m *markers) seek(ctx context.Context, from, to int64) error {
-	from = max(from, m.sought)
+	span := kafka.Span{Topic: schemas.TopicScores, Partition: m.partition, Start: max(from, m.sought), End: to}
 	m.sought = max(to, m.sought)
-	for end, look := to, int64(firstLook); end > from; look *= 4 {
-		begin := max(from, end-look)
-		found := false
-		span := kafka.Span{Topic: schemas.TopicScores, Partition: m.partition, Start: begin, End: end}
-		err := m.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, _ int64) error {
-			for i := range records {
-				ok, err := m.take(ctx, &records[i])
-				if err != nil {
-					return err
-				}
-				found = found || ok
-			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("looking for the marker of progress: %w", err)
-		}
-		if found {
-			return nil
-		}
-		end = begin
+	err := intake.SeekBack(ctx, m.cfg.Cluster, span, func(r *kafka.Record) (bool, error) { return m.take(ctx, r) })
+	if err != nil {
+		return fmt.Errorf("looking for the marker of progress: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/consumers/scorer/customers"
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 )
@@ -76,14 +77,7 @@ type writers []schemas.Writer
 
 // wrote reports whether one of them has written a record; known is false for
 // records from before the first of them.
-func (w writers) wrote(r *kafka.Record) (yes, known bool) {
-	for i := len(w) - 1; i >= 0; i-- {
-		if r.Offset >= w[i].Since {
-			return r.ProducerID == w[i].ProducerID, true
-		}
-	}
-	return false, false
-}
+func (w writers) wrote(r *kafka.Record) (yes, known bool) { return intake.Wrote(w, r) }
 
 // with returns the writers with one that owns the partition from an offset on.
 func (w writers) with(producerID, since int64) writers {

@@ -519,6 +519,8 @@ func sourcePartition(r *kafka.Record) int {
 	return -1
 }
 
+// headerNumber is Record.HeaderNumber, but that it takes −1, the position of a
+// tombstone that repairs a partition before its first event.
 func headerNumber(r *kafka.Record, name string) (int64, bool) {
 	n, err := strconv.ParseInt(string(r.Header(name)), 10, 64)
 	return n, err == nil

@@ -94,7 +94,7 @@ func (o *Owners) admit(ctx context.Context, r *kafka.Record) (foreign bool, err 
 		_, err := p.marker(ctx, r)
 		return false, err
 	}
-	if own, known := p.wrote(r); own || !known {
+	if own, known := Wrote(p.by, r); own || !known {
 		return false, nil
 	}
 	if r.Offset >= p.sought {
@@ -104,16 +104,17 @@ func (o *Owners) admit(ctx context.Context, r *kafka.Record) (foreign bool, err 
 			return false, err
 		}
 	}
-	own, known := p.wrote(r)
+	own, known := Wrote(p.by, r)
 	return known && !own, nil
 }
 
-// wrote reports whether a record's writer owned the partition then; known is
-// false where nothing says who did.
-func (p *owned) wrote(r *kafka.Record) (yes, known bool) {
-	for i := len(p.by) - 1; i >= 0; i-- {
-		if r.Offset >= p.by[i].Since {
-			return r.ProducerID == p.by[i].ProducerID, true
+// Wrote reports whether one of the owners of a partition of churn.scores, each up
+// to where the next begins, has written a record; known is false for records from
+// before the first of them.
+func Wrote(owners []schemas.Writer, r *kafka.Record) (yes, known bool) {
+	for i := len(owners) - 1; i >= 0; i-- {
+		if r.Offset >= owners[i].Since {
+			return r.ProducerID == owners[i].ProducerID, true
 		}
 	}
 	return false, false
@@ -162,37 +163,51 @@ func (p *owned) seek(ctx context.Context) error {
 	var fences []schemas.Writer // in no order
 	first = max(first, p.sought, end-lookBack)
 	p.sought = end
-	for to, look := end, int64(1<<10); to > first; look *= 4 {
-		from := max(first, to-look)
-		found := false
-		span := kafka.Span{Topic: schemas.TopicScores, Partition: p.number, Start: from, End: to}
-		err := p.log.Read(ctx, span, func(records []kafka.Record, _ int64) error {
-			for i := range records {
-				r := &records[i]
-				switch string(r.Key) {
-				case schemas.MarkerKey:
-					fences = append(fences, schemas.Writer{ProducerID: r.ProducerID, Since: r.Offset})
-				case schemas.ProgressKey:
-					ok, err := p.marker(ctx, r)
-					if err != nil {
-						return err
-					}
-					found = found || ok
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("looking for who owns partition %d of %s: %w", p.number, schemas.TopicScores, err)
+	span := kafka.Span{Topic: schemas.TopicScores, Partition: p.number, Start: first, End: end}
+	err = SeekBack(ctx, p.log, span, func(r *kafka.Record) (found bool, err error) {
+		switch string(r.Key) {
+		case schemas.MarkerKey:
+			fences = append(fences, schemas.Writer{ProducerID: r.ProducerID, Since: r.Offset})
+		case schemas.ProgressKey:
+			return p.marker(ctx, r)
 		}
-		if found {
-			break
-		}
-		to = from
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("looking for who owns partition %d of %s: %w", p.number, schemas.TopicScores, err)
 	}
 	slices.SortFunc(fences, func(a, b schemas.Writer) int { return int(a.Since - b.Since) })
 	for _, w := range fences {
 		p.fence(w)
+	}
+	return nil
+}
+
+// SeekBack looks at the records of a span from its end on, in parts that grow, each
+// in order, until one has brought what is sought: found is true of such a record,
+// and the rest of its part is looked at too. A marker is near the end of a partition
+// that has an owner.
+func SeekBack(ctx context.Context, log interface {
+	Read(ctx context.Context, span kafka.Span, use func(records []kafka.Record, next int64) error) error
+}, span kafka.Span, look func(r *kafka.Record) (found bool, err error)) error {
+	const firstPart = 1 << 10 // offsets
+	first, found := span.Start, false
+	for part := int64(firstPart); !found && span.End > first; part *= 4 {
+		span.Start = max(first, span.End-part)
+		err := log.Read(ctx, span, func(records []kafka.Record, _ int64) error {
+			for i := range records {
+				is, err := look(&records[i])
+				if err != nil {
+					return err
+				}
+				found = found || is
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		span.End = span.Start
 	}
 	return nil
 }
