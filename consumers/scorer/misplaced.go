@@ -4,7 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -53,18 +52,9 @@ func (m *misplaced) note(source []byte, now time.Time) (count int, due bool) {
 	return count, true
 }
 
-// home reports whether this is the partition where a key belongs.
-func (s *site) home(key []byte) bool {
-	n := int(s.partitions.Load())
-	return n <= 1 || kafka.PartitionOf(key, n) == s.partition
-}
-
-// checkPlace counts an event that lies in the wrong partition and names its
-// source in the log.
-func (s *site) checkPlace(key, source []byte) {
-	if s.home(key) {
-		return
-	}
+// notePlace counts an event that lies in the wrong partition and names its source
+// in the log.
+func (s *site) notePlace(source []byte) {
 	s.metrics.misplaced.Inc()
 	if count, due := s.misplaced.note(source, s.cfg.Now()); due {
 		s.log.Warn("events lie in a partition where their key does not belong; a customer fed by producers that disagree has two half states: set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",

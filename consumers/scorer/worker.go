@@ -530,12 +530,14 @@ func (w *worker) batch(ctx, finishing context.Context, records []kafka.Record) e
 // outbox.
 func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 	kind, err := w.events.Read(ctx, r)
-	switch {
-	case err != nil || kind == intake.Nothing:
+	if err != nil || kind == intake.Nothing {
 		return err
 	}
-	if err := w.checkGrowth(ctx, r.Key); err != nil {
-		return err
+	home := homesOf(&w.state.progress).is(w.partition, r.Key)
+	if !home {
+		if err := w.checkGrowth(ctx, r.Key); err != nil {
+			return err
+		}
 	}
 	// From here on the event is dealt with.
 	if again, err := w.repeated(ctx, r); err != nil {
@@ -550,13 +552,15 @@ func (w *worker) process(ctx context.Context, r *kafka.Record) error {
 		return nil
 	case kind == intake.Tombstone:
 		if !w.returned(r) {
-			w.erase(r)
+			w.erase(r, home)
 		}
 		w.state.progress.Erasures++
 		return nil
 	}
 	event := w.events.Message()
-	w.checkPlace(r.Key, event.Source)
+	if !home {
+		w.notePlace(event.Source)
+	}
 	applied := w.engine.Apply(event, r.Offset)
 	if applied.LateAttributes > 0 {
 		w.metrics.late.Add(float64(applied.LateAttributes))
@@ -635,9 +639,9 @@ func (w *worker) eventTopic() intake.Topic[schemas.CustomerEvent] {
 // erase removes a customer, here and for everyone downstream. Erasures are
 // written to all partitions, as it may be that a customer's events lie where
 // they do not belong. Where they do not lie either, nothing follows.
-func (w *worker) erase(r *kafka.Record) {
+func (w *worker) erase(r *kafka.Record, home bool) {
 	id := intake.CustomerID(w.cfg.Codec.Keys, r)
-	if known := w.engine.Erase(id); known || w.home(r.Key) {
+	if known := w.engine.Erase(id); known || home {
 		w.outbox.erasure(id, r)
 	}
 }
