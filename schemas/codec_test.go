@@ -33,8 +33,8 @@ type messageCase struct {
 
 func messageCases(t testing.TB, s *Set) []messageCase {
 	ctx := context.Background()
-	event, score, outcome, model, letter :=
-		sampleEvent(t, s), sampleScore(t, s), sampleOutcome(t, s), sampleModel(), sampleDeadLetter()
+	event, score, outcome, examples, model, letter :=
+		sampleEvent(t, s), sampleScore(t, s), sampleOutcome(t, s), sampleExamples(t, s), sampleModel(), sampleDeadLetter()
 	progress := sampleProgress()
 	return []messageCase{
 		{eventMessage,
@@ -58,6 +58,14 @@ func messageCases(t testing.TB, s *Set) []messageCase {
 				err := c.DecodeOutcome(ctx, b, o)
 				return dump(o), err
 			}, dump(outcome)},
+		{examplesMessage,
+			func(c *Codec, dst []byte) []byte { return c.AppendExamples(dst, examples) },
+			func(c *Codec, b []byte) (string, error) {
+				m := &CustomerExamples{}
+				err := c.DecodeExamples(ctx, b, m)
+				m.Levels = nil // no level is new
+				return dump(m), err
+			}, dump(examples)},
 		{modelMessage,
 			func(c *Codec, dst []byte) []byte { return c.AppendModel(dst, model) },
 			func(c *Codec, b []byte) (string, error) {

@@ -27,6 +27,25 @@ const (
 )
 
 const (
+	examplesCustomerID = iota
+	examplesExamples
+)
+
+const (
+	exampleAsOf = iota
+	exampleObservedAt
+	exampleLabelledAt
+	exampleHorizon
+	exampleChurned
+	exampleCorrections
+	exampleModelVersion
+	exampleProbability
+	exampleSourcePartition
+	exampleSourceOffset
+	exampleAttributes
+)
+
+const (
 	modelVersion = iota
 	modelCreatedAt
 	modelStage
@@ -43,6 +62,8 @@ const (
 	modelMediumThreshold
 	modelHighThreshold
 	modelBaseline
+	modelHorizon
+	modelLabelsUntil
 )
 
 const (
@@ -192,6 +213,89 @@ func (c *Codec) DecodeOutcome(ctx context.Context, value []byte, o *ChurnOutcome
 	return in.end(id)
 }
 
+// DecodeExamples decodes a record's value into m, reusing its memory. The byte
+// slices of m point into value. Errors are as those of DecodeEvent.
+func (c *Codec) DecodeExamples(ctx context.Context, value []byte, m *CustomerExamples) error {
+	datum, root, err := c.open(ctx, examplesMessage, value)
+	if err != nil {
+		return err
+	}
+	in := newInput(datum)
+	m.CustomerID, m.Examples, m.Levels = nil, m.Examples[:0], m.Levels[:0]
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
+		case examplesCustomerID:
+			m.CustomerID = in.id(n)
+		case examplesExamples:
+			items := in.Array(n)
+			for count := in.Block(); count != 0; count = in.Block() {
+				for ; count > 0 && in.Err() == nil; count-- {
+					c.example(&in, items, m)
+				}
+			}
+		default:
+			in.Skip(n.Writer)
+		}
+		if in.Err() != nil {
+			return in.failed(root, i)
+		}
+	}
+	return in.end(m.CustomerID)
+}
+
+// example reads one more example.
+func (c *Codec) example(in *input, n *avro.Node, m *CustomerExamples) {
+	if n = in.Record(n); n == nil {
+		return
+	}
+	var x scoring.Vector
+	if k := len(m.Examples); k < cap(m.Examples) {
+		x = m.Examples[:k+1][k].Attributes // of an earlier record
+	}
+	e := LabelledExample{
+		Probability: scoring.Missing, SourcePartition: -1, SourceOffset: -1,
+		Attributes: clearVector(x, c.set.spec.Len()),
+	}
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		switch f.Position {
+		case exampleAsOf:
+			e.AsOf = in.time(f.Node)
+		case exampleObservedAt:
+			e.ObservedAt = in.time(f.Node)
+		case exampleLabelledAt:
+			e.LabelledAt = in.time(f.Node)
+		case exampleHorizon:
+			e.Horizon = in.Integer(f.Node)
+		case exampleChurned:
+			e.Churned = in.Bool(f.Node)
+		case exampleCorrections:
+			e.Corrections = in.Integer(f.Node)
+		case exampleModelVersion:
+			if version := in.Branch(f.Node); version.Kind != avro.Null {
+				e.ModelVersion = in.Integer(version)
+			}
+		case exampleProbability:
+			e.Probability = in.optional(f.Node)
+		case exampleSourcePartition:
+			e.SourcePartition = int32(in.Integer(f.Node))
+		case exampleSourceOffset:
+			e.SourceOffset = in.Integer(f.Node)
+		case exampleAttributes:
+			c.attributes(in, f.Node, e.Attributes, &m.Levels)
+		default:
+			in.Skip(f.Node.Writer)
+		}
+		if in.Err() != nil {
+			in.at(n, i)
+			return
+		}
+	}
+	m.Examples = append(m.Examples, e)
+}
+
 // DecodeModel decodes a record's value into m, of which it shares nothing.
 // Errors are as those of DecodeEvent.
 func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) error {
@@ -240,6 +344,10 @@ func (c *Codec) DecodeModel(ctx context.Context, value []byte, m *ModelVersion) 
 			m.HighThreshold, _ = in.Number(n)
 		case modelBaseline:
 			in.baseline(n, m)
+		case modelHorizon:
+			m.Horizon = in.Integer(n)
+		case modelLabelsUntil:
+			m.LabelsUntil = readable(in.Integer(n))
 		default:
 			in.Skip(n.Writer)
 		}

@@ -37,6 +37,35 @@ func (c *Codec) AppendOutcome(dst []byte, o *ChurnOutcome) []byte {
 	return avro.AppendString(dst, o.Source)
 }
 
+// AppendExamples appends a customer's examples, framed, to dst. Register comes
+// first: without a schema id it panics.
+func (c *Codec) AppendExamples(dst []byte, m *CustomerExamples) []byte {
+	dst = c.appendFrame(dst, examplesMessage)
+	dst = avro.AppendBytes(dst, m.CustomerID)
+	if len(m.Examples) > 0 {
+		dst = avro.AppendLong(dst, int64(len(m.Examples)))
+	}
+	for i := range m.Examples {
+		e := &m.Examples[i]
+		dst = avro.AppendLong(dst, e.AsOf)
+		dst = avro.AppendLong(dst, e.ObservedAt)
+		dst = avro.AppendLong(dst, e.LabelledAt)
+		dst = avro.AppendLong(dst, e.Horizon)
+		dst = avro.AppendBoolean(dst, e.Churned)
+		dst = avro.AppendLong(dst, e.Corrections)
+		if e.ModelVersion != 0 {
+			dst = avro.AppendLong(append(dst, valueBranch), e.ModelVersion)
+		} else {
+			dst = append(dst, nullBranch)
+		}
+		dst = appendOptional(dst, e.Probability)
+		dst = avro.AppendLong(dst, int64(e.SourcePartition))
+		dst = avro.AppendLong(dst, e.SourceOffset)
+		dst = c.set.appendAttributes(dst, e.Attributes, m.Levels)
+	}
+	return append(dst, 0)
+}
+
 // AppendModel appends a model version, framed, to dst. Register comes first:
 // without a schema id it panics.
 func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
@@ -82,7 +111,8 @@ func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
 			dst = append(dst, 0)
 		}
 	}
-	return append(dst, 0)
+	dst = avro.AppendLong(append(dst, 0), m.Horizon)
+	return appendTime(dst, m.LabelsUntil)
 }
 
 // AppendDeadLetter appends a dead letter, framed, to dst. Register comes

@@ -123,6 +123,19 @@ func sampleOutcome(t testing.TB, s *Set) *ChurnOutcome {
 	}
 }
 
+func sampleExamples(t testing.TB, s *Set) *CustomerExamples {
+	return &CustomerExamples{
+		CustomerID: []byte("7590-VHVEG"),
+		Examples: []LabelledExample{
+			{AsOf: 1_690_000_000_789, ObservedAt: 1_690_000_000_789, LabelledAt: 1_695_000_000_000, Horizon: 2_592_000_000,
+				Probability: scoring.Missing, SourcePartition: -1, SourceOffset: -1, Attributes: attributes(t, s, customer)},
+			{AsOf: 1_697_000_000_456, ObservedAt: 1_700_000_000_789, LabelledAt: 1_702_000_000_000, Horizon: 2_592_000_000,
+				Churned: true, Corrections: 1, ModelVersion: 7, Probability: 0.625, SourcePartition: 3, SourceOffset: 4711,
+				Attributes: scoring.NewVector(s.Spec().Len())},
+		},
+	}
+}
+
 func sampleModel() *ModelVersion {
 	return &ModelVersion{
 		Version: 7, CreatedAt: 1_700_000_000_000, Stage: StageChampion, Reason: "lower log loss",
@@ -139,6 +152,7 @@ func sampleModel() *ModelVersion {
 			{Name: "tenure", Bins: []string{"9", "29", "55", "+Inf"}, Frequencies: []float64{0.25, 0.25, 0.25, 0.25}},
 			{Name: "empty"},
 		},
+		Horizon: 2_592_000_000, LabelsUntil: 1_690_000_100_000,
 	}
 }
 

@@ -128,6 +128,9 @@ func widen(v any) any {
 		if x, ok := v["double"]; ok && len(v) == 1 {
 			return native{"float": x}
 		}
+		if n, ok := v["long"]; ok && len(v) == 1 {
+			return native{"int": widen(n)}
+		}
 		out := native{}
 		for k, v := range v {
 			out[strings.TrimPrefix(k, "churnstream.")] = widen(v)
@@ -162,6 +165,15 @@ func FuzzDecodeOutcome(f *testing.F) {
 		func(*Codec) *ChurnOutcome { return &ChurnOutcome{} },
 		func(c *Codec, b []byte, o *ChurnOutcome) error { return c.DecodeOutcome(context.Background(), b, o) },
 		(*Codec).AppendOutcome, (*oracle).outcome)
+}
+
+func FuzzDecodeExamples(f *testing.F) {
+	fuzzDecode(f, examplesMessage, func(s *Set) *CustomerExamples { return sampleExamples(f, s) },
+		func(*Codec) *CustomerExamples { return &CustomerExamples{} },
+		func(c *Codec, b []byte, m *CustomerExamples) error {
+			return c.DecodeExamples(context.Background(), b, m)
+		},
+		(*Codec).AppendExamples, (*oracle).examples)
 }
 
 func FuzzDecodeModel(f *testing.F) {

@@ -7,6 +7,7 @@ const (
 	TopicEvents      = "churn.customer-events"
 	TopicScores      = "churn.scores"
 	TopicOutcomes    = "churn.outcomes"
+	TopicExamples    = "churn.examples"
 	TopicModels      = "churn.models"
 	TopicDeadLetters = "churn.dead-letters"
 
@@ -53,6 +54,46 @@ type ChurnOutcome struct {
 	// Levels are those in Attributes without a number in the vocabulary.
 	Levels scoring.Levels
 }
+
+// CustomerExamples are the labelled examples of a customer, which replace those
+// of an earlier record. Byte slices of decoded examples point into the decoded
+// record.
+type CustomerExamples struct {
+	CustomerID []byte
+	// Examples are in the ascending order of ObservedAt.
+	Examples []LabelledExample
+	// Levels are those in the examples' Attributes without a number in the
+	// vocabulary.
+	Levels scoring.Levels
+}
+
+// LabelledExample is what was known of a customer at a decision, and what came
+// of it. The customer and ObservedAt identify it.
+type LabelledExample struct {
+	// AsOf is the moment that Attributes and Probability speak of.
+	AsOf int64
+	// ObservedAt is when it was established whether the customer had left. The
+	// decision was at ObservedAt − Horizon.
+	ObservedAt int64
+	// LabelledAt is when the outcome that gave the label was written.
+	LabelledAt int64
+	// Horizon is the time, in milliseconds, within which the customer left or not.
+	Horizon int64
+	Churned bool
+	// Corrections is how often a later outcome changed the label.
+	Corrections int64
+	// ModelVersion and Probability are those of the score in force at the
+	// decision. Without one, as when the outcome carried attributes of its own,
+	// they are 0 and Missing, and the source position is −1, −1.
+	ModelVersion    int64
+	Probability     float64
+	SourcePartition int32
+	SourceOffset    int64
+	Attributes      scoring.Vector
+}
+
+// Scored reports whether there was a score in force at the decision.
+func (e *LabelledExample) Scored() bool { return e.ModelVersion > 0 }
 
 // Stage is where a model version stands.
 type Stage uint8
@@ -108,6 +149,11 @@ type ModelVersion struct {
 	MediumThreshold    float64
 	HighThreshold      float64
 	Baseline           []BaselineDistribution
+	// Horizon is what is predicted: leaving within this time, in milliseconds; 0
+	// where it is not known.
+	Horizon int64
+	// LabelsUntil is the greatest LabelledAt of the examples there were.
+	LabelsUntil int64
 }
 
 // Risk measures a probability against the version's thresholds.

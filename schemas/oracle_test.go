@@ -279,6 +279,30 @@ func (o *oracle) outcome(m native) *ChurnOutcome {
 	return out
 }
 
+func (o *oracle) examples(m native) *CustomerExamples {
+	out := &CustomerExamples{CustomerID: o.customer(m["customer_id"])}
+	items, _ := m["examples"].([]any)
+	for _, v := range items {
+		m := v.(native)
+		churned, _ := m["churned"].(bool)
+		e := LabelledExample{
+			AsOf: o.time(m["as_of"]), ObservedAt: o.time(m["observed_at"]), LabelledAt: o.time(m["labelled_at"]),
+			Horizon: o.integer(m["horizon"]), Churned: churned, Corrections: o.integer(m["corrections"]),
+			Probability:     scoring.Missing,
+			SourcePartition: int32(o.integer(m["source_partition"])), SourceOffset: o.integer(m["source_offset"]),
+		}
+		if v, ok := branch(m["model_version"]); ok {
+			e.ModelVersion = o.integer(v)
+		}
+		if v, ok := branch(m["churn_probability"]); ok {
+			e.Probability = o.number(v)
+		}
+		e.Attributes = o.vector(m["attributes"])
+		out.Examples = append(out.Examples, e)
+	}
+	return out
+}
+
 func (o *oracle) metrics(m native) HoldoutMetrics {
 	return HoldoutMetrics{
 		Rows: o.integer(m["rows"]), Accuracy: o.number(m["accuracy"]), Precision: o.number(m["precision"]),
@@ -298,6 +322,7 @@ func (o *oracle) model(m native) *ModelVersion {
 		TrainingRows: o.integer(m["training_rows"]), LabelsSeen: o.integer(m["labels_seen"]),
 		FeatureFingerprint: o.plain(m["feature_fingerprint"]),
 		MediumThreshold:    o.number(m["medium_threshold"]), HighThreshold: o.number(m["high_threshold"]),
+		Horizon: o.integer(m["horizon"]), LabelsUntil: o.nearest(m["labels_until"]),
 	}
 	if champion, ok := branch(m["champion_metrics"]); ok {
 		metrics := o.metrics(champion.(native))
@@ -386,6 +411,13 @@ func numbered(set *Set, message any) any {
 		c.Attributes, c.Levels = learn(m.Attributes, m.Levels), nil
 		if level, ok := m.Levels.At(m.BestChange.Value); ok && set.columns[m.BestChange.Feature].categorical {
 			c.BestChange.Value, _ = set.vocabulary.CodeString(m.BestChange.Feature, level)
+		}
+		return &c
+	case *CustomerExamples:
+		c := *m
+		c.Examples, c.Levels = slices.Clone(m.Examples), nil
+		for i := range c.Examples {
+			c.Examples[i].Attributes = learn(c.Examples[i].Attributes, m.Levels)
 		}
 		return &c
 	case *ChurnOutcome:

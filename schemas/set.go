@@ -23,6 +23,9 @@ var churnScoreSchema []byte
 //go:embed churn_outcome.avsc
 var churnOutcomeSchema []byte
 
+//go:embed churn_examples.avsc
+var churnExamplesSchema []byte
+
 //go:embed model_version.avsc
 var modelVersionSchema []byte
 
@@ -62,6 +65,7 @@ const (
 	eventMessage messageKind = iota
 	scoreMessage
 	outcomeMessage
+	examplesMessage
 	modelMessage
 	deadLetterMessage
 	progressMessage
@@ -72,7 +76,7 @@ const (
 const progressName = TopicScores + "-progress"
 
 var messageTopics = [messageKinds]string{
-	TopicEvents, TopicScores, TopicOutcomes, TopicModels, TopicDeadLetters, progressName,
+	TopicEvents, TopicScores, TopicOutcomes, TopicExamples, TopicModels, TopicDeadLetters, progressName,
 }
 
 // column is how a feature stands in the CustomerAttributes record: a union of

@@ -39,7 +39,7 @@ func TestShippedSchemasAreTheDerivedOnes(t *testing.T) {
 }
 
 var schemaFiles = [messageKinds]string{
-	"customer_event.avsc", "churn_score.avsc", "churn_outcome.avsc", "model_version.avsc", "dead_letter.avsc",
+	"customer_event.avsc", "churn_score.avsc", "churn_outcome.avsc", "churn_examples.avsc", "model_version.avsc", "dead_letter.avsc",
 	"scorer_progress.avsc",
 }
 
@@ -51,12 +51,14 @@ func TestFieldPositions(t *testing.T) {
 		scoreFields[:],
 		{outcomeCustomerID: "customer_id", outcomeChurned: "churned", outcomeObservedAt: "observed_at",
 			outcomeAttributes: "attributes", outcomeSource: "source"},
+		{examplesCustomerID: "customer_id", examplesExamples: "examples"},
 		{modelVersion: "version", modelCreatedAt: "created_at", modelStage: "stage", modelReason: "reason",
 			modelPayload: "payload", modelSHA256: "sha256", modelMetrics: "metrics",
 			modelChampionMetrics: "champion_metrics", modelTrainingStart: "training_start",
 			modelTrainingEnd: "training_end", modelTrainingRows: "training_rows", modelLabelsSeen: "labels_seen",
 			modelFingerprint: "feature_fingerprint", modelMediumThreshold: "medium_threshold",
-			modelHighThreshold: "high_threshold", modelBaseline: "baseline"},
+			modelHighThreshold: "high_threshold", modelBaseline: "baseline",
+			modelHorizon: "horizon", modelLabelsUntil: "labels_until"},
 		{deadLetterReason: "reason", deadLetterDetail: "detail", deadLetterTopic: "topic",
 			deadLetterPartition: "partition", deadLetterOffset: "offset", deadLetterTimestamp: "timestamp",
 			deadLetterKey: "key", deadLetterValue: "value", deadLetterHeaders: "headers",
@@ -194,7 +196,7 @@ func TestParseOtherCompany(t *testing.T) {
 	for k, topic := range messageTopics {
 		goavroCodec(t, s.Schema(topic))
 		same := s.Schema(topic) == Telco().Schema(topic)
-		if carries := messageKind(k) <= outcomeMessage; same == carries {
+		if carries := messageKind(k) <= examplesMessage; same == carries {
 			t.Errorf("%s: schema is the Telco one: %t", topic, same)
 		}
 	}

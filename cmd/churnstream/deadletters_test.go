@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -171,11 +172,14 @@ func (b *bench) lines(text string) (all []map[string]any) {
 func TestRedriveToTheScorer(t *testing.T) {
 	b := newBench(t)
 	b.publishModel()
-	// The registry will give the next schema this id.
-	const newID = 7
+	last, err := b.registry.Register(b.ctx, "other-value", `"string"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newID := last + 1 // which the registry will give the next schema
 	old := time.Now().Add(-2 * time.Hour).UTC().Truncate(time.Millisecond)
 	early := b.event("anna", "early", old)
-	binary.BigEndian.PutUint32(early[1:], newID)
+	binary.BigEndian.PutUint32(early[1:], uint32(newID))
 	broken := b.event("bert", "broken", old)
 	broken = broken[:len(broken)-3]
 	b.produce(schemas.TopicEvents,
@@ -217,7 +221,7 @@ func TestRedriveToTheScorer(t *testing.T) {
 		}
 	}
 	shown = b.command("dead-letters", "show", positions["anna"])
-	for _, want := range []string{"7: ", "schema not found", "header     trace: t-1", "redriven   no"} {
+	for _, want := range []string{strconv.Itoa(newID) + ": ", "schema not found", "header     trace: t-1", "redriven   no"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("no %q in:\n%s", want, shown)
 		}

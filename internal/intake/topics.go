@@ -6,6 +6,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Events returns how churn.customer-events is read: whatever upstream writes is
@@ -68,6 +69,36 @@ func Scores(codec *schemas.Codec, owners *Owners) Topic[schemas.ChurnScore] {
 				return foreign("model version %d, not from 1 to %d", s.ModelVersion, schemas.MaxModelVersion)
 			}
 			return CheckKey(schemas.KeyPlain, r, s.CustomerID)
+		},
+	}
+}
+
+// Examples returns how churn.examples is read by every role. What cannot be a
+// labeler's is poison: a record under another customer's key, figures that no
+// labeler gives, examples out of order, or two of one identity.
+func Examples(codec *schemas.Codec) Topic[schemas.CustomerExamples] {
+	return Topic[schemas.CustomerExamples]{
+		Decode: codec.DecodeExamples,
+		Check: func(r *kafka.Record, m *schemas.CustomerExamples) *schemas.PoisonError {
+			if m == nil {
+				return checkErasure(r.Key)
+			}
+			for i := range m.Examples {
+				e := &m.Examples[i]
+				switch {
+				case i > 0 && e.ObservedAt <= m.Examples[i-1].ObservedAt:
+					return foreign("example %d is not observed after the one before it", i)
+				case e.Horizon < 0 || e.Corrections < 0:
+					return foreign("horizon %d, %d corrections", e.Horizon, e.Corrections)
+				case e.ModelVersion < 0 || e.ModelVersion > schemas.MaxModelVersion:
+					return foreign("model version %d, not from 1 to %d", e.ModelVersion, schemas.MaxModelVersion)
+				case e.Scored() == scoring.IsMissing(e.Probability):
+					return foreign("model version %d with probability %g", e.ModelVersion, e.Probability)
+				case e.Scored() && !(e.Probability >= 0 && e.Probability <= 1):
+					return foreign("probability %g", e.Probability)
+				}
+			}
+			return CheckKey(schemas.KeyPlain, r, m.CustomerID)
 		},
 	}
 }

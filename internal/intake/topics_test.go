@@ -10,6 +10,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registrytest"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // What outcomes nobody believes, by whatever role they are read.
@@ -105,6 +106,41 @@ func TestScores(t *testing.T) {
 		r := kafka.Record{Topic: schemas.TopicScores, Partition: 2, Key: []byte("ann"), Value: writer.AppendScore(nil, s)}
 		kind, err := intake.NewReader(in, intake.Scores(codec, nil)).Read(t.Context(), &r)
 		t.Run("a score, "+name, func(t *testing.T) { expectPoison(t, kind, err, c.poison) })
+	}
+}
+
+// What in churn.examples no role takes for a labeler's.
+func TestExamples(t *testing.T) {
+	writer, codec := newCodecs(t, registrytest.New())
+	in := intake.New(intake.Config{})
+	for name, c := range map[string]struct {
+		change func(*schemas.CustomerExamples)
+		poison schemas.Reason
+	}{
+		"a labeler's": {change: func(*schemas.CustomerExamples) {}},
+		"none":        {change: func(m *schemas.CustomerExamples) { m.Examples = nil }},
+		"without a score": {change: func(m *schemas.CustomerExamples) {
+			m.Examples[1].ModelVersion, m.Examples[1].Probability = 0, scoring.Missing
+		}},
+		"a score of no model":    {change: func(m *schemas.CustomerExamples) { m.Examples[1].ModelVersion = 0 }, poison: schemas.ReasonForeign},
+		"no score of a model":    {change: func(m *schemas.CustomerExamples) { m.Examples[1].Probability = scoring.Missing }, poison: schemas.ReasonForeign},
+		"more than certain":      {change: func(m *schemas.CustomerExamples) { m.Examples[1].Probability = 1.5 }, poison: schemas.ReasonForeign},
+		"a model below zero":     {change: func(m *schemas.CustomerExamples) { m.Examples[1].ModelVersion = -1 }, poison: schemas.ReasonForeign},
+		"a model no feed has":    {change: func(m *schemas.CustomerExamples) { m.Examples[1].ModelVersion = math.MaxInt64 }, poison: schemas.ReasonForeign},
+		"twice the same":         {change: func(m *schemas.CustomerExamples) { m.Examples[1].ObservedAt = 10 }, poison: schemas.ReasonForeign},
+		"out of order":           {change: func(m *schemas.CustomerExamples) { m.Examples[1].ObservedAt = 9 }, poison: schemas.ReasonForeign},
+		"a horizon of before":    {change: func(m *schemas.CustomerExamples) { m.Examples[0].Horizon = -1 }, poison: schemas.ReasonForeign},
+		"another customer's key": {change: func(m *schemas.CustomerExamples) { m.CustomerID = []byte("bob") }, poison: schemas.ReasonKeyMismatch},
+	} {
+		x := scoring.NewVector(codec.Set().Spec().Len())
+		m := &schemas.CustomerExamples{CustomerID: []byte("ann"), Examples: []schemas.LabelledExample{
+			{ObservedAt: 10, Horizon: 5, ModelVersion: 1, Probability: 0.5, Attributes: x},
+			{ObservedAt: 20, Horizon: 5, ModelVersion: 1, Probability: 0.5, Attributes: x},
+		}}
+		c.change(m)
+		r := kafka.Record{Topic: schemas.TopicExamples, Key: []byte("ann"), Value: writer.AppendExamples(nil, m)}
+		kind, err := intake.NewReader(in, intake.Examples(codec)).Read(t.Context(), &r)
+		t.Run(name, func(t *testing.T) { expectPoison(t, kind, err, c.poison) })
 	}
 }
 

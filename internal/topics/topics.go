@@ -60,9 +60,11 @@ const (
 	messageBytes   = "max.message.bytes"
 )
 
-// all lists the topics. Scores are the scorer's state and models the history
-// of decisions, so both are compacted; compaction leaves the last 45 days alone,
-// which is how far back a score is joined with its outcome. Events and outcomes
+// all lists the topics. Scores are the scorer's state, examples what models are
+// trained and measured on, and models the history of decisions, so these are
+// compacted; compaction leaves the last 45 days of scores alone, which is how far
+// back one is joined with its outcome. Outcomes are kept until they surely are
+// examples, and no longer. Events and outcomes
 // carry the broker's time: whether their own is too far ahead, and which score
 // was there when an outcome was written, is asked of it.
 func all() []topic {
@@ -83,9 +85,15 @@ func all() []topic {
 		}},
 		{name: schemas.TopicOutcomes, rules: []rule{
 			policy("delete", "compaction would remove labels"),
-			atLeast(retention, -1, joinable, Advice, "labels that are older cannot be learnt from"),
+			within(retention, 2*joinable, joinable, "labels that have still to become examples are deleted, or else labels of erased customers stay on disk"),
 			brokerTime("which score was in force when an outcome was written is judged by the producer's clock"),
 			unclean("acknowledged labels can be lost"),
+			writable,
+		}},
+		{name: schemas.TopicExamples, rules: []rule{
+			policy("compact", "the examples that models are trained and measured on would be deleted"),
+			atLeast(deleteAfter, 0, day, Advice, "a reader that was away may miss the erasure of a customer"),
+			unclean("acknowledged examples can be lost"),
 			writable,
 		}},
 		{name: schemas.TopicModels, single: true, rules: []rule{
@@ -127,6 +135,15 @@ func atLeast(setting string, create, least time.Duration, severity Severity, oth
 		ms, err := strconv.ParseInt(v, 10, 64)
 		return err == nil && (ms < 0 || ms >= least.Milliseconds())
 	}
+	return r
+}
+
+// within is atLeast, of a time that has an end too.
+func within(setting string, create, least time.Duration, otherwise string) rule {
+	r := atLeast(setting, create, least, Advice, otherwise)
+	enough := r.ok
+	r.should += ", not without end"
+	r.ok = func(v string) bool { return enough(v) && !strings.HasPrefix(v, "-") }
 	return r
 }
 
