@@ -16,7 +16,7 @@ type demoCommand struct {
 	DataDir      string        `help:"Directory for everything the demo stores. A second start with the same directory carries on. Without it a temporary one is used and removed." placeholder:"DIR"`
 	HTTP         string        `name:"http" help:"Address of the web application, REST and metrics. Without it 127.0.0.1:8080, or a free port if that is taken." placeholder:"HOST:PORT"`
 	OutcomeDelay time.Duration `help:"How long after its event a customer's outcome arrives." default:"2s"`
-	DriftAfter   time.Duration `help:"After this long, outcomes begin to flip at a rising rate, as if customers had changed; 0 never." default:"0s"`
+	DriftAfter   time.Duration `help:"After this long, what makes customers leave changes: other attributes tell it, and what told it tells the opposite; as many leave as before. 0 never." default:"0s"`
 
 	Scorer scorer.Config `embed:"" group:"score"`
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/role"
+	"github.com/churnstream/churnstream/producers/pace"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
@@ -24,7 +25,7 @@ type sourceFlags struct {
 	Missing      []string      `help:"What marks a missing attribute in --table, besides an empty cell." default:"NA,N/A,#N/A,NaN,null" placeholder:"TEXT"`
 	Rate         float64       `help:"Customer events per second; 0 means as many as can be." default:"200"`
 	OutcomeDelay time.Duration `help:"How long after its event a customer's outcome follows." default:"2s"`
-	DriftAfter   time.Duration `help:"After this long, outcomes begin to flip at a rising rate; 0 never." default:"0s"`
+	DriftAfter   time.Duration `help:"After this long, what makes customers leave changes: other attributes tell it, and what told it tells the opposite; as many leave as before. 0 never." default:"0s"`
 }
 
 // examples reads the table.
@@ -49,6 +50,11 @@ func (f *sourceFlags) examples(set *schemas.Set) ([]schemas.ChurnOutcome, error)
 		return nil, fmt.Errorf("--table %s: %w", f.Table, err)
 	}
 	return examples, nil
+}
+
+// drift makes the change that --drift-after asks for.
+func (f *sourceFlags) drift(set *schemas.Set, examples []schemas.ChurnOutcome) *pace.Drift {
+	return pace.NewDrift(set.Spec(), examples, f.DriftAfter, 0)
 }
 
 type replayCommand struct {
@@ -90,7 +96,7 @@ func (c *replayCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger
 	}
 	r, err := replay.New(replay.Config{
 		Cluster: p.Cluster, Codec: p.Codec, Examples: examples, HistoryShare: c.HistoryShare,
-		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, DriftAfter: c.DriftAfter,
+		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, Drift: c.drift(p.Codec.Set(), examples),
 		Logger: log, Registerer: p.Metrics,
 	})
 	if err != nil {
@@ -131,7 +137,7 @@ func (c *simulateCommand) Run(ctx context.Context, log *slog.Logger) error {
 	}
 	s, err := simulator.New(simulator.Config{
 		Cluster: p.Cluster, Codec: p.Codec, Population: examples,
-		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, DriftAfter: c.DriftAfter,
+		Rate: c.Rate, OutcomeDelay: c.OutcomeDelay, Drift: c.drift(p.Codec.Set(), examples),
 		Logger: log, Registerer: p.Metrics,
 	})
 	if err != nil {

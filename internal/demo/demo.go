@@ -26,6 +26,7 @@ import (
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/topics"
+	"github.com/churnstream/churnstream/producers/pace"
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/producers/simulator"
 	"github.com/churnstream/churnstream/schemas"
@@ -48,8 +49,8 @@ type Config struct {
 	HTTP string
 	// OutcomeDelay is how long after its event a customer's outcome arrives.
 	OutcomeDelay time.Duration
-	// DriftAfter is after how long outcomes begin to flip at a rising rate, as
-	// if customers had changed; 0 is never.
+	// DriftAfter is how long after the first live event what makes customers
+	// leave changes; 0 is never.
 	DriftAfter time.Duration
 	// Scorer says how scores are made.
 	Scorer scorer.Config
@@ -70,6 +71,7 @@ type demo struct {
 	sqlite    string
 	customer  string // file with an example customer
 	monitor   *monitor.Monitor
+	drift     *pace.Drift // nil is none
 	replay    *replay.Replay
 	simulator *simulator.Simulator
 	probe     *probe
@@ -231,9 +233,10 @@ func (d *demo) addRoles() error {
 // sources prepares what publishes events.
 func (d *demo) sources(examples []schemas.ChurnOutcome) (err error) {
 	p := d.process
+	d.drift = pace.NewDrift(p.Codec.Set().Spec(), examples, d.DriftAfter, 0)
 	d.replay, err = replay.New(replay.Config{
 		Cluster: p.Cluster, Codec: p.Codec, Examples: examples,
-		Rate: d.Rate, OutcomeDelay: d.OutcomeDelay, DriftAfter: d.DriftAfter,
+		Rate: d.Rate, OutcomeDelay: d.OutcomeDelay, Drift: d.drift,
 		BeforeLive: d.awaitModel,
 		Logger:     p.Log, Registerer: p.Metrics,
 	})
@@ -242,7 +245,7 @@ func (d *demo) sources(examples []schemas.ChurnOutcome) (err error) {
 	}
 	d.simulator, err = simulator.New(simulator.Config{
 		Cluster: p.Cluster, Codec: p.Codec, Population: examples,
-		Rate: d.Rate, OutcomeDelay: d.OutcomeDelay, DriftAfter: d.DriftAfter, DriftFrom: time.Now(),
+		Rate: d.Rate, OutcomeDelay: d.OutcomeDelay, Drift: d.drift,
 		Logger: p.Log, Registerer: p.Metrics,
 	})
 	if err != nil {

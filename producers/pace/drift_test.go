@@ -1,76 +1,148 @@
 package pace
 
 import (
+	"fmt"
 	"math"
-	"strconv"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
-func TestDriftProbability(t *testing.T) {
-	tests := []struct {
-		name    string
-		drift   Drift
-		elapsed time.Duration
-		want    float64
-	}{
-		{"never", Drift{}, time.Hour, 0},
-		{"before", Drift{After: time.Minute}, 59 * time.Second, 0},
-		{"at the start", Drift{After: time.Minute}, time.Minute, 0},
-		{"half-way of a minute", Drift{After: time.Minute}, 90 * time.Second, 0.25},
-		{"a tenth of an hour", Drift{After: time.Minute, Ramp: time.Hour}, 7 * time.Minute, 0.05},
-		{"complete", Drift{After: time.Minute}, 2 * time.Minute, 0.5},
-		{"long after", Drift{After: time.Minute}, 1000 * time.Hour, 0.5},
+// town is a population of which one number and one level say much about who
+// leaves, another of each says little, and a constant says nothing.
+func town(t *testing.T) (*scoring.Spec, []schemas.ChurnOutcome) {
+	t.Helper()
+	spec, err := scoring.NewSpec([]scoring.Feature{
+		{Name: "age", Kind: scoring.Numeric}, {Name: "plan", Kind: scoring.Categorical},
+		{Name: "shoe", Kind: scoring.Numeric}, {Name: "sign", Kind: scoring.Categorical}, {Name: "constant", Kind: scoring.Numeric},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, test := range tests {
-		if got := test.drift.Probability(test.elapsed); math.Abs(got-test.want) > 1e-12 {
-			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+	r := rand.New(rand.NewPCG(1, 1))
+	var rows []schemas.ChurnOutcome
+	for i := range 5000 {
+		x := scoring.Vector{20 + 60*r.Float64(), float64(r.IntN(3)), 40 + 3*r.NormFloat64(), float64(r.IntN(4)), 1e90}
+		s := -1.5 + .08*(x[0]-50) + x[1] + .02*(x[2]-40)
+		if x[3] == 2 {
+			s += .1
 		}
+		rows = append(rows, schemas.ChurnOutcome{CustomerID: fmt.Sprint(i), Churned: r.Float64() < 1/(1+math.Exp(-s)), Attributes: x})
+		if i%50 == 0 {
+			x[r.IntN(len(x))] = scoring.Missing
+		}
+	}
+	return spec, rows
+}
+
+func leavers(rows []schemas.ChurnOutcome, churned func(*schemas.ChurnOutcome) bool) float64 {
+	n := 0
+	for i := range rows {
+		if churned(&rows[i]) {
+			n++
+		}
+	}
+	return float64(n) / float64(len(rows))
+}
+
+func TestAfterTheChangeOtherFeaturesTell(t *testing.T) {
+	spec, rows := town(t)
+	d := NewDrift(spec, rows, time.Minute, 1)
+	x := scoring.Vector{50, 1, 40, 1, 1e90}
+	effect := func(f int, low, high float64) float64 {
+		a, b := slices.Clone(x), slices.Clone(x)
+		a[f], b[f] = low, high
+		return math.Log(d.Probability(b)/(1-d.Probability(b))) - math.Log(d.Probability(a)/(1-d.Probability(a)))
+	}
+	age, plan, shoe, sign := effect(0, 33, 67), effect(1, 0, 2), effect(2, 37, 43), effect(3, 1, 2)
+	// Those who stayed for their age or plan leave for them, and hardly.
+	if age > 0 || age < -.7 || plan > 0 || plan < -.7 {
+		t.Errorf("log-odds change by %.2f with age and by %.2f with plan", age, plan)
+	}
+	if shoe > -1 || math.Abs(sign) < 1 {
+		t.Errorf("log-odds change by %.2f with shoe and by %.2f with sign", shoe, sign)
+	}
+	if c := effect(4, 0, 5); c != 0 {
+		t.Errorf("log-odds change by %v with what was constant", c)
 	}
 }
 
-func TestDriftFlipsTheShareItShould(t *testing.T) {
-	const n = 20_000
+func TestAsManyLeaveAsBefore(t *testing.T) {
+	spec, rows := town(t)
+	before := leavers(rows, func(o *schemas.ChurnOutcome) bool { return o.Churned })
 	for seed := range int64(3) {
-		d := Drift{After: time.Minute, Seed: seed}
-		for _, elapsed := range []time.Duration{30, 65, 75, 90, 105, 120, 300} {
-			elapsed *= time.Second
-			flips := 0
-			for i := range n {
-				id := "C-" + strconv.Itoa(i)
-				flip := d.Flip(id, elapsed)
-				if flip != d.Flip(id, elapsed) {
-					t.Fatal("another answer the second time")
-				}
-				if flip {
-					flips++
-				}
-			}
-			p := d.Probability(elapsed)
-			if z := (float64(flips) - n*p) / math.Sqrt(n*p*(1-p)+1); math.Abs(z) > 4 {
-				t.Errorf("seed %d, %v: %d of %d flipped, want a share of %v (z = %.1f)", seed, elapsed, flips, n, p, z)
-			}
+		d := NewDrift(spec, rows, time.Minute, seed)
+		d.Start(1000)
+		after := leavers(rows, func(o *schemas.ChurnOutcome) bool {
+			return d.Churned(o.CustomerID, o.Attributes, 61_000, o.Churned)
+		})
+		if z := (after - before) / math.Sqrt(before*(1-before)/float64(len(rows))); math.Abs(z) > 4 {
+			t.Errorf("seed %d: %.3f leave, %.3f did (z = %.1f)", seed, after, before, z)
+		}
+	}
+	for name, churned := range map[string]bool{"all": true, "nobody": false} {
+		for i := range rows {
+			rows[i].Churned = churned
+		}
+		d := NewDrift(spec, rows, time.Minute, 1)
+		d.Start(1000)
+		want := leavers(rows, func(o *schemas.ChurnOutcome) bool { return o.Churned })
+		if got := leavers(rows, func(o *schemas.ChurnOutcome) bool {
+			return d.Churned(o.CustomerID, o.Attributes, 61_000, !churned)
+		}); got != want {
+			t.Errorf("%s left before, a share of %v does after", name, got)
 		}
 	}
 }
 
-func TestHashDrawsAreIndependent(t *testing.T) {
-	const n = 20_000
-	both := 0
-	for i := range n {
-		id := strconv.Itoa(i)
-		if Hash(1, "drift", id)>>63 == 1 && Hash(1, "order", id)>>63 == 1 {
-			both++
+func TestTheChangeComesOnceAndForAll(t *testing.T) {
+	spec, rows := town(t)
+	d, again := NewDrift(spec, rows, time.Minute, 1), NewDrift(spec, rows, time.Minute, 1)
+	if _, known := d.At(); known {
+		t.Error("the change has a time before it was started")
+	}
+	if o := rows[0]; d.Churned(o.CustomerID, o.Attributes, math.MaxInt64, o.Churned) != o.Churned {
+		t.Error("it came before it was started")
+	}
+	if first, second := d.Start(5_000), d.Start(9_000); first != 5_000 || second != 5_000 {
+		t.Errorf("started at %d, then at %d", first, second)
+	}
+	if at, known := d.At(); !known || at.UnixMilli() != 65_000 {
+		t.Errorf("comes at %v, %t", at, known)
+	}
+	again.Start(5_000)
+	changed := 0
+	for _, o := range rows {
+		if d.Churned(o.CustomerID, o.Attributes, 64_999, o.Churned) != o.Churned {
+			t.Fatal("an outcome from before the change follows the new truth")
+		}
+		after := d.Churned(o.CustomerID, o.Attributes, 65_000, o.Churned)
+		if after != again.Churned(o.CustomerID, o.Attributes, 99_000, !o.Churned) {
+			t.Fatal("another process, or another time, has another outcome")
+		}
+		if after != o.Churned {
+			changed++
 		}
 	}
-	if z := (float64(both) - n/4) / math.Sqrt(n*3.0/16); math.Abs(z) > 4 {
-		t.Errorf("two draws agree in %d of %d, want a quarter (z = %.1f)", both, n, z)
+	if changed < len(rows)/5 {
+		t.Errorf("%d of %d outcomes changed", changed, len(rows))
 	}
-	if Hash(1, "ab", "c") == Hash(1, "a", "bc") {
-		t.Error("purpose and customer run into each other")
-	}
-	// Restarts rely on the hash being the same for ever.
-	if got, want := Hash(7, "order", "C-00001"), uint64(0xa71c9630082a8087); got != want {
-		t.Errorf("hash %#x, want %#x", got, want)
+}
+
+func TestNoChange(t *testing.T) {
+	spec, rows := town(t)
+	for name, d := range map[string]*Drift{
+		"none": nil, "after no time": NewDrift(spec, rows, 0, 1), "of nobody": NewDrift(spec, nil, time.Minute, 1),
+	} {
+		if d.Start(7) != 7 || !d.Churned("a", rows[0].Attributes, math.MaxInt64, true) || d.Churned("a", rows[0].Attributes, math.MaxInt64, false) {
+			t.Errorf("%s changes something", name)
+		}
+		if _, known := d.At(); known {
+			t.Errorf("%s has a time", name)
+		}
 	}
 }

@@ -79,7 +79,6 @@ type plan struct {
 	history []schemas.ChurnOutcome // to publish
 	live    []int                  // positions of customers whose event is to come
 	pending []schemas.ChurnOutcome // outcomes of events that are on the topics
-	origin  int64                  // time of the first live event, 0 if none is there
 	// historyTotal is the number of customers that are history, published or
 	// not.
 	historyTotal int
@@ -106,7 +105,7 @@ func (r *Replay) plan(all []found, now time.Time) plan {
 		historyAt = now.UnixMilli()
 	}
 	if origin != math.MaxInt64 {
-		p.origin = origin
+		r.cfg.Drift.Start(origin)
 	}
 
 	historyRows := int(math.Round(max(r.cfg.HistoryShare, 0) * float64(len(r.order))))
@@ -140,7 +139,7 @@ func (r *Replay) plan(all []found, now time.Time) plan {
 	}
 	slices.SortStableFunc(waiting, func(a, b int) int { return int(all[a].eventAt - all[b].eventAt) })
 	for _, position := range waiting {
-		p.pending = append(p.pending, r.outcome(&r.cfg.Examples[position], all[position].eventAt, p.origin))
+		p.pending = append(p.pending, r.outcome(&r.cfg.Examples[position], all[position].eventAt))
 	}
 	return p
 }

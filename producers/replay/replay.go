@@ -53,14 +53,10 @@ type Config struct {
 	Rate float64
 	// OutcomeDelay is the time from a live customer's event to its outcome.
 	OutcomeDelay time.Duration
-	// DriftAfter is when live outcomes begin to be flipped, counted from the
-	// first live event; 0 means never.
-	DriftAfter time.Duration
-	// DriftRamp is how long the share of flipped outcomes takes to rise from 0
-	// to one half; 0 means one minute.
-	DriftRamp time.Duration
-	// Seed selects which customers are history, the order of the others, and
-	// whose outcomes are flipped.
+	// Drift changes what makes live customers leave, counted from the first live
+	// event on the topic; nil is no change.
+	Drift *pace.Drift
+	// Seed selects which customers are history, and the order of the others.
 	Seed int64
 	// BeforeLive, if set, is called between history and live events, which
 	// begin when it returns nil.
@@ -89,7 +85,6 @@ type Stats struct {
 // Replay publishes one table once.
 type Replay struct {
 	cfg       Config
-	drift     pace.Drift
 	topics    tailer
 	publisher *pace.Publisher
 	order     []int          // positions in Examples, shuffled
@@ -123,7 +118,6 @@ func newReplay(cfg Config, topics tailer, producer pace.Producer) (*Replay, erro
 	}
 	r := &Replay{
 		cfg:       cfg,
-		drift:     pace.Drift{After: cfg.DriftAfter, Ramp: cfg.DriftRamp, Seed: cfg.Seed},
 		topics:    topics,
 		publisher: pace.NewPublisher(producer, cfg.Codec, cfg.Registerer),
 		order:     make([]int, len(cfg.Examples)),
@@ -211,7 +205,7 @@ func (r *Replay) run(ctx context.Context) error {
 			return err
 		}
 	}
-	origin, live := p.origin, p.live
+	live := p.live
 	outcome := new(schemas.ChurnOutcome)
 	err = r.publisher.Run(ctx, pace.Stream{
 		Source:  SourceLive,
@@ -223,13 +217,11 @@ func (r *Replay) run(ctx context.Context) error {
 			}
 			example := &r.cfg.Examples[live[0]]
 			live = live[1:]
-			if origin == 0 {
-				origin = e.OccurredAt
-			}
+			r.cfg.Drift.Start(e.OccurredAt)
 			e.EventID = append(e.EventID[:0], eventID(example.CustomerID)...)
 			e.CustomerID = append(e.CustomerID[:0], example.CustomerID...)
 			copy(e.Changes, example.Attributes)
-			*outcome = r.outcome(example, e.OccurredAt, origin)
+			*outcome = r.outcome(example, e.OccurredAt)
 			return outcome, true
 		},
 		Published: report,
@@ -244,12 +236,11 @@ func (r *Replay) run(ctx context.Context) error {
 
 // outcome returns the outcome that follows a live customer's event. It depends
 // on times that are on the topics, hence is the same after a restart.
-func (r *Replay) outcome(example *schemas.ChurnOutcome, eventAt, origin int64) schemas.ChurnOutcome {
+func (r *Replay) outcome(example *schemas.ChurnOutcome, eventAt int64) schemas.ChurnOutcome {
 	observedAt := eventAt + r.cfg.OutcomeDelay.Milliseconds()
-	elapsed := time.Duration(observedAt-origin) * time.Millisecond
 	return schemas.ChurnOutcome{
 		CustomerID: example.CustomerID,
-		Churned:    example.Churned != r.drift.Flip(example.CustomerID, elapsed),
+		Churned:    r.cfg.Drift.Churned(example.CustomerID, example.Attributes, observedAt, example.Churned),
 		ObservedAt: observedAt,
 		Source:     SourceLive,
 	}

@@ -98,7 +98,7 @@ func check(t *testing.T, cfg Config, topics *pacetest.Topics) contents {
 			if want := event.OccurredAt + cfg.OutcomeDelay.Milliseconds(); live.ObservedAt != want {
 				t.Fatalf("%s: outcome at %d, want %d", id, live.ObservedAt, want)
 			}
-			if cfg.DriftAfter == 0 && live.Churned != example.Churned {
+			if cfg.Drift == nil && live.Churned != example.Churned {
 				t.Fatalf("%s: churned %v, want %v", id, live.Churned, example.Churned)
 			}
 		}
@@ -214,8 +214,9 @@ func TestReplayCarriesOn(t *testing.T) {
 	set, examples := load(t)
 	cfg := Config{
 		Codec: pacetest.Codec(t, set), Examples: examples[:600], Rate: 50, OutcomeDelay: 700 * time.Millisecond,
-		DriftAfter: 2 * time.Second, DriftRamp: time.Second, Seed: 3,
+		Seed: 3,
 	}
+	newDrift := func() *pace.Drift { return pace.NewDrift(set.Spec(), cfg.Examples, 2*time.Second, 0) }
 	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
@@ -227,6 +228,8 @@ func TestReplayCarriesOn(t *testing.T) {
 				if random.IntN(2) == 0 {
 					time.AfterFunc(time.Duration(random.Int64N(int64(3*time.Second))), cancel)
 				}
+				cfg := cfg
+				cfg.Drift = newDrift()
 				err := start(t, cfg, topics).Run(ctx)
 				stopped := ctx.Err() != nil
 				cancel()
@@ -242,18 +245,21 @@ func TestReplayCarriesOn(t *testing.T) {
 			if crashes < 2 {
 				t.Logf("seed %d: only %d crashes", seed, crashes)
 			}
+			drift := newDrift()
+			cfg := cfg
+			cfg.Drift = drift
 			c := check(t, cfg, topics)
-			// Drift goes by the first event on the topic, not by the last start.
+			// The change goes by the first event on the topic, not by the last start.
 			origin := int64(math.MaxInt64)
 			for _, e := range c.events {
 				origin = min(origin, e.OccurredAt)
 			}
-			drift := pace.Drift{After: cfg.DriftAfter, Ramp: cfg.DriftRamp, Seed: cfg.Seed}
+			drift.Start(origin)
 			for _, e := range cfg.Examples {
 				if o, live := c.live[e.CustomerID]; live {
-					flip := drift.Flip(e.CustomerID, time.Duration(o.ObservedAt-origin)*time.Millisecond)
-					if o.Churned != (e.Churned != flip) {
-						t.Fatalf("%s: churned %v, label %v, flip %v", e.CustomerID, o.Churned, e.Churned, flip)
+					want := drift.Churned(e.CustomerID, e.Attributes, o.ObservedAt, e.Churned)
+					if o.Churned != want {
+						t.Fatalf("%s: churned %v, label %v, want %v", e.CustomerID, o.Churned, e.Churned, want)
 					}
 				}
 			}
@@ -263,42 +269,39 @@ func TestReplayCarriesOn(t *testing.T) {
 
 func TestReplayDrifts(t *testing.T) {
 	set, examples := load(t)
+	drift := pace.NewDrift(set.Spec(), examples, 20*time.Second, 0)
 	cfg := Config{
-		Codec: pacetest.Codec(t, set), Examples: examples, HistoryShare: -1, Rate: 100, OutcomeDelay: time.Second,
-		DriftAfter: 20 * time.Second, DriftRamp: 20 * time.Second, Seed: 5,
+		Codec: pacetest.Codec(t, set), Examples: examples, HistoryShare: -1, Rate: 200, OutcomeDelay: time.Second, Drift: drift,
 	}
 	synctest.Test(t, func(t *testing.T) {
 		topics := &pacetest.Topics{}
-		began := time.Now().UnixMilli()
 		if err := start(t, cfg, topics).Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		label := map[string]bool{}
+		at, _ := drift.At()
+		live := check(t, cfg, topics).live
+		var changed, left, leave, n float64
 		for _, e := range examples {
-			label[e.CustomerID] = e.Churned
-		}
-		var flipped, all [71]float64 // by second
-		for _, o := range check(t, cfg, topics).live {
-			second := min((o.ObservedAt-began)/1000, 70)
-			all[second]++
-			if o.Churned != label[o.CustomerID] {
-				flipped[second]++
+			o := live[e.CustomerID]
+			if o.ObservedAt < at.UnixMilli() {
+				if o.Churned != e.Churned {
+					t.Fatalf("%s: the outcome changed %d ms before the change", e.CustomerID, at.UnixMilli()-o.ObservedAt)
+				}
+				continue
+			}
+			n++
+			if o.Churned != e.Churned {
+				changed++
+			}
+			if o.Churned {
+				leave++
+			}
+			if e.Churned {
+				left++
 			}
 		}
-		var before, during, after, n float64
-		for s := range all {
-			switch {
-			case s < 20:
-				before += flipped[s]
-			case s < 40:
-				during += flipped[s] / all[s] / 20
-			default:
-				after += flipped[s]
-				n += all[s]
-			}
-		}
-		if before != 0 || math.Abs(during-0.25) > 0.05 || math.Abs(after/n-0.5) > 0.04 {
-			t.Errorf("flipped %v before, %.3f during, %.3f after; want 0, 0.25, 0.5", before, during, after/n)
+		if n < 3000 || changed/n < .3 || math.Abs(leave-left)/n > .03 {
+			t.Errorf("of %v customers %v would have left, %v did, %v have another outcome", n, left, leave, changed)
 		}
 	})
 }

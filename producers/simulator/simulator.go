@@ -45,8 +45,9 @@ type Config struct {
 	Population []schemas.ChurnOutcome
 	// Rate is in events per second; 0 means as fast as possible.
 	Rate float64
-	// OutcomeDelay is the time from a customer's first event to its outcome.
-	// Those who leave have no events after that.
+	// OutcomeDelay is the time from a customer's first event to its outcome, which
+	// says whether the customer has left by then. Those who have, have no events
+	// from then on.
 	OutcomeDelay time.Duration
 	// FollowUpShare is the share of events that are about customers seen
 	// before. 0 means 0.3; negative means none.
@@ -54,14 +55,9 @@ type Config struct {
 	// Active is how many customers are remembered for follow-up events, about
 	// 300 bytes each; 0 means 50,000.
 	Active int
-	// DriftAfter is when outcomes begin to be flipped, counted from DriftFrom;
-	// 0 means never.
-	DriftAfter time.Duration
-	// DriftFrom is by default the time of the first event.
-	DriftFrom time.Time
-	// DriftRamp is how long the share of flipped outcomes takes to rise from 0
-	// to one half; 0 means one minute.
-	DriftRamp time.Duration
+	// Drift changes what makes customers leave, counted from the first event if
+	// nothing has started it before; nil is no change.
+	Drift *pace.Drift
 	// Seed makes the draws reproducible, but for the ids; 0 means different
 	// ones in each run.
 	Seed int64
@@ -75,7 +71,6 @@ type Config struct {
 // are never sent: those customers' fate stays unknown.
 type Simulator struct {
 	cfg        Config
-	drift      pace.Drift
 	publisher  *pace.Publisher
 	population *population
 	rand       *rand.Rand
@@ -84,7 +79,6 @@ type Simulator struct {
 	namespace uuid.UUID // of this run's events
 	customers int64     // made so far
 	events    int64     // made so far
-	origin    int64     // DriftFrom, else the time of the first event
 	active    []customer
 	outcome   schemas.ChurnOutcome
 }
@@ -130,14 +124,8 @@ func newSimulator(cfg Config, producer pace.Producer) (*Simulator, error) {
 	}
 	publisher := pace.NewPublisher(producer, cfg.Codec, cfg.Registerer)
 	run := uuid.New()
-	origin := int64(0)
-	if !cfg.DriftFrom.IsZero() {
-		origin = cfg.DriftFrom.UnixMilli()
-	}
 	return &Simulator{
-		origin:     origin,
 		cfg:        cfg,
-		drift:      pace.Drift{After: cfg.DriftAfter, Ramp: cfg.DriftRamp, Seed: cfg.Seed},
 		publisher:  publisher,
 		population: population,
 		rand:       rand.New(rand.NewPCG(uint64(cfg.Seed), 0)),
@@ -164,9 +152,7 @@ func (s *Simulator) Run(ctx context.Context) error {
 
 // next makes an event of a new customer or of one seen before.
 func (s *Simulator) next(_ time.Time, e *schemas.CustomerEvent) (*schemas.ChurnOutcome, bool) {
-	if s.origin == 0 {
-		s.origin = e.OccurredAt
-	}
+	s.cfg.Drift.Start(e.OccurredAt)
 	s.events++
 	event := uuid.NewSHA1(s.namespace, binary.BigEndian.AppendUint64(nil, uint64(s.events)))
 	e.EventID = append(e.EventID[:0], event.String()...)
@@ -197,9 +183,7 @@ func (s *Simulator) newcomer(e *schemas.CustomerEvent) *schemas.ChurnOutcome {
 	churned := s.population.draw(s.rand, c.values)
 
 	dueAt := e.OccurredAt + s.cfg.OutcomeDelay.Milliseconds()
-	if s.drift.Flip(c.id, time.Duration(dueAt-s.origin)*time.Millisecond) {
-		churned = !churned
-	}
+	churned = s.cfg.Drift.Churned(c.id, c.values, dueAt, churned)
 	if churned {
 		c.leavesAt = dueAt
 	}

@@ -312,35 +312,6 @@ func TestCustomersAreUniqueAcrossRuns(t *testing.T) {
 	})
 }
 
-func TestSimulatorDrifts(t *testing.T) {
-	codec, population := shopPopulation(t, 50)
-	for i := range population {
-		population[i].Churned = false
-	}
-	synctest.Test(t, func(t *testing.T) {
-		topics := &pacetest.Topics{}
-		cfg := Config{
-			Codec: codec, Population: population, Rate: 200, FollowUpShare: -1, OutcomeDelay: time.Second,
-			DriftAfter: 20 * time.Second, DriftRamp: 20 * time.Second, Seed: 1,
-		}
-		began := time.Now().UnixMilli()
-		simulate(t, cfg, topics, time.Minute)
-		var flipped, all [3]float64 // thirds of the minute
-		for _, o := range topics.Outcomes(t, codec) {
-			third := (o.ObservedAt - began) / 20_001
-			all[third]++
-			if o.Churned {
-				flipped[third]++
-			}
-		}
-		for third, want := range []float64{0, 0.25, 0.5} {
-			if got := flipped[third] / all[third]; math.Abs(got-want) > 0.03 || want == 0 && got != 0 {
-				t.Errorf("%.3f flipped in third %d, want %v", got, third, want)
-			}
-		}
-	})
-}
-
 func TestActiveCustomersAreBounded(t *testing.T) {
 	codec, population := shopPopulation(t, 50)
 	synctest.Test(t, func(t *testing.T) {
