@@ -1,6 +1,10 @@
 package scoring
 
-import "testing"
+import (
+	"math"
+	"testing"
+	"time"
+)
 
 // BenchmarkTelco is the reference model on the reference customers, if they
 // are there.
@@ -48,4 +52,23 @@ func BenchmarkApply(b *testing.B) {
 		bill.OccurredAt++
 		c.Apply(&bill)
 	}
+}
+
+// reportRatio times rounds of n calls of f and of base by turns, and reports the
+// time per call of each and the ratio of the fastest rounds.
+func reportRatio(b *testing.B, n int, f, base func(i int)) {
+	fastest := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+	for b.Loop() {
+		for k, call := range [2]func(int){f, base} {
+			start := time.Now()
+			for i := range n {
+				call(i)
+			}
+			fastest[k] = min(fastest[k], time.Since(start))
+		}
+	}
+	b.ReportMetric(0, "ns/op") // of both together: means nothing
+	b.ReportMetric(float64(fastest[0].Nanoseconds())/float64(n), "ns/call")
+	b.ReportMetric(float64(fastest[1].Nanoseconds())/float64(n), "ns/SHAP")
+	b.ReportMetric(float64(fastest[0])/float64(fastest[1]), "×SHAP")
 }

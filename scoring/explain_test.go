@@ -330,9 +330,17 @@ func regressLIME(t *testing.T, m *Model, v *Vocabulary, x Vector) []float64 {
 	return weights
 }
 
-// enumerateSHAP sums over all coalitions and all background draws. Only means
-// over draws enter, so values that coalitions share are computed once.
+// enumerateSHAP is enumerateShapley of the probability.
 func enumerateSHAP(m *Model, v *Vocabulary, x Vector, points int) []float64 {
+	weights, _ := enumerateShapley(m, v, x, points, sigmoid)
+	return weights
+}
+
+// enumerateShapley returns the Shapley values of a function of the log-odds, and
+// its mean over background draws, by summing over all coalitions and all such
+// draws. Only means over draws enter, so values that coalitions share are computed
+// once.
+func enumerateShapley(m *Model, v *Vocabulary, x Vector, points int, of func(logOdds float64) float64) (weights []float64, none float64) {
 	n := len(m.Features)
 	own := make([]float64, n)
 	background := make([][]atom, n)
@@ -349,7 +357,7 @@ func enumerateSHAP(m *Model, v *Vocabulary, x Vector, points int) []float64 {
 				return 0
 			}
 			if j == n {
-				return p * sigmoid(s)
+				return p * of(s)
 			}
 			if set>>j&1 == 1 {
 				return draw(j+1, s+own[j], p)
@@ -362,7 +370,7 @@ func enumerateSHAP(m *Model, v *Vocabulary, x Vector, points int) []float64 {
 		}
 		value[set] = draw(0, m.Intercept, 1)
 	}
-	weights := make([]float64, n)
+	weights = make([]float64, n)
 	for set := range value {
 		size := 0
 		for j := range n {
@@ -378,7 +386,7 @@ func enumerateSHAP(m *Model, v *Vocabulary, x Vector, points int) []float64 {
 			}
 		}
 	}
-	return weights
+	return weights, value[0]
 }
 
 func compare(t *testing.T, what string, got, want []float64, tolerance float64) {

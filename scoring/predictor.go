@@ -20,6 +20,7 @@ type Predictor struct {
 	intercept           float64
 	features            []compiled
 	expectedProbability float64
+	expectedLoss        float64 // E[ln cosh(S/2)] over the background
 
 	active []int // positions of the features that have an effect
 	lime   limeTables

@@ -34,11 +34,19 @@ const (
 )
 
 type shapClass struct {
-	once       sync.Once
-	nodes      nodes
-	weights    []float64 // 2n numbers
-	background []float64 // 2n numbers per feature
-	expected   float64   // expected probability less ½
+	once        sync.Once
+	nodes       nodes
+	background  []float64 // 2n numbers per feature
+	probability integrand
+	loss        integrand
+}
+
+// integrand is what an expectation is taken of: the nodes' weights for it, and
+// the sum Σ_k Im(weight_k · Π_j φ_j(t_k)) when every feature is drawn from the
+// background.
+type integrand struct {
+	weights  []float64 // 2n numbers
+	expected float64
 }
 
 // shapRule is a Gauss–Legendre rule on [0, 1].
@@ -86,8 +94,9 @@ func (p *Predictor) compileSHAP(marginals []marginal) {
 		t.rules = append(t.rules, newShapRule(exact, true))
 	}
 
-	expected := t.class(logSum(up, down)).expected + 0.5
-	p.expectedProbability = min(max(expected, 0), 1)
+	c := t.class(logSum(up, down))
+	p.expectedProbability = min(max(c.probability.expected+0.5, 0), 1)
+	p.expectedLoss = max(c.loss.expected+c.nodes.lossConstant(), 0)
 }
 
 // class returns the tables for customers with log(E[e^{2S}] + E[e^{−2S}]) up
@@ -107,8 +116,9 @@ func (t *shapTables) class(bound float64) *shapClass {
 
 func (c *shapClass) tabulate(t *shapTables, omega float64) {
 	c.nodes = newNodes(omega, omega <= maxPoleBound)
-	c.weights = c.nodes.weights(t.centre)
-	size := len(c.weights)
+	c.probability.weights = c.nodes.weights(t.centre)
+	c.loss.weights = c.nodes.lossWeights(t.centre)
+	size := 2 * c.nodes.size()
 	c.background = make([]float64, len(t.features)*size)
 	for i, f := range t.features {
 		row := c.background[i*size:][:size]
@@ -116,11 +126,13 @@ func (c *shapClass) tabulate(t *shapTables, omega float64) {
 			c.nodes.add(row, b.contribution, b.probability)
 		}
 	}
-	product := slices.Clone(c.weights)
-	for i := range t.features {
-		multiply(product, product, c.background[i*size:])
+	for _, f := range []*integrand{&c.probability, &c.loss} {
+		product := slices.Clone(f.weights)
+		for i := range t.features {
+			multiply(product, product, c.background[i*size:])
+		}
+		f.expected = sum(product[size/2:])
 	}
-	c.expected = sum(product[size/2:])
 }
 
 // bound returns log(E[e^{2S}] + E[e^{−2S}]) at its greatest over all choices
@@ -141,8 +153,11 @@ func (t *shapTables) bound(own []float64) float64 {
 //
 // Only when those reach further than any table are they cut too, such that the
 // difference of two that all but cancel stays. More than two such are then not
-// distinguished.
-func (t *shapTables) saturate(own []float64, order []int) {
+// distinguished, and confused is true.
+//
+// It returns the positions of those that may have been cut, each of which
+// outweighs the ones before it.
+func (t *shapTables) saturate(own []float64, order []int) (dominant []int, confused bool) {
 	const certain = 24 // e^−24 < tolerance
 	for i := range order {
 		order[i] = i
@@ -173,6 +188,7 @@ func (t *shapTables) saturate(own []float64, order []int) {
 		down, up := limits(r, i)
 		r = with(r, i)
 		if max(-r.low, r.high) > 2*MaxLogOdds {
+			confused = true
 			break
 		}
 		if down < own[i] && own[i] < up {
@@ -193,6 +209,7 @@ func (t *shapTables) saturate(own []float64, order []int) {
 		}
 		r = with(r, i)
 	}
+	return order[start:], confused
 }
 
 // SHAP returns each feature's Shapley value on the probability scale (Štrumbelj
@@ -219,63 +236,68 @@ func (t *shapTables) saturate(own []float64, order []int) {
 func (p *Predictor) SHAP(dst []float64, x Vector, w *Workspace) []float64 {
 	dst = resize(dst, len(p.features))
 	clear(dst)
-	t, m := &p.shap, len(p.active)
-	if m == 0 {
+	if len(p.active) == 0 {
 		return dst
 	}
-	own := w.own(m)
-	for i, j := range p.active {
-		f := &p.features[j]
-		own[i] = f.contribution(x[j]) - f.expected
-	}
-	bound := t.bound(own)
-	if bound > 60 { // from here on cutting back may save more than it costs
-		t.saturate(own, w.takeRows(m))
-		bound = t.bound(own)
-	}
-	c := t.class(bound)
-	size := len(c.weights)
-	scratch := w.take((3*m+1)*size + 3*m)
-	s := shapScratch{
-		own:        own,
-		difference: cut(&scratch, m*size),
-		factor:     cut(&scratch, m*size),
-		before:     cut(&scratch, m*size),
-		after:      cut(&scratch, size),
-		value:      cut(&scratch, m),
-		last:       cut(&scratch, m),
-		secondLast: cut(&scratch, m),
-	}
-	for i, contribution := range own {
-		row := s.difference[i*size:][:size]
-		for k, b := range c.background[i*size:][:size] {
-			row[k] = -b
-		}
-		c.nodes.add(row, contribution, 1)
-	}
-	// The probability less ½, from the same points: then what the values'
-	// sum is off by is the fault of the integral over q alone.
-	copy(s.after, c.weights)
-	for i := range own {
-		factor := s.factor[i*size:][:size]
-		mix(factor, c.background[i*size:], s.difference[i*size:], 1)
-		multiply(s.after, s.after, factor)
-	}
-	s.sum = sum(s.after[size/2:]) - c.expected
-	for r := range t.rules {
-		if s.integrate(c, &t.rules[r]) {
-			break
-		}
-	}
+	s := p.prepare(x, w)
+	s.solve(&s.class.probability)
 	for i, j := range p.active {
 		dst[j] = s.value[i]
 	}
 	return dst
 }
 
-// shapScratch is the memory of one call of SHAP.
+// prepare gets everything ready that the values of a customer need, whatever
+// they are the values of.
+func (p *Predictor) prepare(x Vector, w *Workspace) shapScratch {
+	t, m := &p.shap, len(p.active)
+	s := shapScratch{tables: t}
+	numbers := w.own(2 * m)
+	s.own, s.removed = numbers[:m], numbers[m:]
+	for i, j := range p.active {
+		f := &p.features[j]
+		s.own[i] = f.contribution(x[j]) - f.expected
+	}
+	clear(s.removed)
+	bound := t.bound(s.own)
+	if bound > 60 { // from here on cutting back may save more than it costs
+		copy(s.removed, s.own)
+		s.dominant, s.confused = t.saturate(s.own, w.takeRows(m))
+		for i, c := range s.own {
+			s.removed[i] -= c
+		}
+		bound = t.bound(s.own)
+	}
+	c := t.class(bound)
+	s.class = c
+	size := 2 * c.nodes.size()
+	scratch := w.take((3*m+1)*size + 3*m)
+	s.difference = cut(&scratch, m*size)
+	s.factor = cut(&scratch, m*size)
+	s.before = cut(&scratch, m*size)
+	s.after = cut(&scratch, size)
+	s.value = cut(&scratch, m)
+	s.last = cut(&scratch, m)
+	s.secondLast = cut(&scratch, m)
+	for i, contribution := range s.own {
+		row := s.difference[i*size:][:size]
+		for k, b := range c.background[i*size:][:size] {
+			row[k] = -b
+		}
+		c.nodes.add(row, contribution, 1)
+	}
+	return s
+}
+
+// shapScratch is what one call works with.
 type shapScratch struct {
-	own        []float64
+	tables *shapTables
+	class  *shapClass
+
+	own        []float64 // the contributions, cut back by removed
+	removed    []float64
+	dominant   []int     // of saturate
+	confused   bool      // of saturate
 	difference []float64 // 2n per feature: own less background
 	factor     []float64 // 2n per feature: background + q·difference
 	before     []float64 // 2n per feature: the products over the features before it
@@ -286,23 +308,43 @@ type shapScratch struct {
 	sum float64 // what the values sum to
 }
 
+// solve computes the values of an integrand.
+func (s *shapScratch) solve(f *integrand) {
+	c := s.class
+	size := len(f.weights)
+	// What the values sum to, from the same points: then what they are off by is
+	// the fault of the integral over q alone.
+	copy(s.after, f.weights)
+	for i := range s.own {
+		factor := s.factor[i*size:][:size]
+		mix(factor, c.background[i*size:], s.difference[i*size:], 1)
+		multiply(s.after, s.after, factor)
+	}
+	s.sum = sum(s.after[size/2:]) - f.expected
+	for r := range s.tables.rules {
+		if s.integrate(f, &s.tables.rules[r]) {
+			break
+		}
+	}
+}
+
 // integrate computes the values with a rule and reports whether they are good
-// enough: exact, or their sum is right to 1e-11, and so that this is no
+// enough: exact, or their sum is right to 1e-11 (of itself, where it is above 1), and so that this is no
 // coincidence the integrands' Legendre coefficients fall off fast enough. A
 // rule of m points errs from coefficient 2m on. Those fall off geometrically
 // at first and then, the integrand being entire in q, faster: where m of them
 // fell by a factor, 2m fall by more than its cube.
-func (s *shapScratch) integrate(c *shapClass, rule *shapRule) bool {
-	m, size := len(s.own), len(c.weights)
+func (s *shapScratch) integrate(f *integrand, rule *shapRule) bool {
+	m, size, background := len(s.own), len(f.weights), s.class.background
 	clear(s.value)
 	clear(s.last)
 	clear(s.secondLast)
 	greatest := 0.0 // of the integrands
-	copy(s.before, c.weights)
+	copy(s.before, f.weights)
 	for r, q := range rule.q {
 		for i := range m {
 			factor := s.factor[i*size:][:size]
-			mix(factor, c.background[i*size:], s.difference[i*size:], q)
+			mix(factor, background[i*size:], s.difference[i*size:], q)
 			if i+1 < m {
 				multiply(s.before[(i+1)*size:][:size], s.before[i*size:], factor)
 			}
@@ -329,7 +371,7 @@ func (s *shapScratch) integrate(c *shapClass, rule *shapRule) bool {
 	if rule.last == nil {
 		return true
 	}
-	if !(math.Abs(sum(s.value)-s.sum) <= 1e-11) {
+	if !(math.Abs(sum(s.value)-s.sum) <= 1e-11*max(1, math.Abs(s.sum))) {
 		return false
 	}
 	tail := 0.0
