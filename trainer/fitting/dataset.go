@@ -14,18 +14,22 @@ import (
 type Example struct {
 	// Customer is the CustomerHash of the customer's identity.
 	Customer uint64
-	// ObservedAt is when the label was established, in milliseconds.
-	ObservedAt int64
+	// ObservedAt is when the label was established, and LabelledAt when it came
+	// to be known or was corrected last, in milliseconds.
+	ObservedAt, LabelledAt int64
+	// Horizon is how long after the decision ObservedAt is, in milliseconds: the
+	// label says whether the customer left within it. 0 is unknown.
+	Horizon int64
 	// Churned is the label.
 	Churned bool
-	// Attributes are those from before ObservedAt; missing ones are allowed.
+	// Attributes are those at the decision; missing ones are allowed.
 	Attributes scoring.Vector
 }
 
 // Dataset holds labelled examples of one specification, by column: numbers as
 // float64, levels as their vocabulary code in one byte (two once a feature has
-// 255 levels). With 16 categorical and 3 numeric features an example takes 56
-// bytes and about 6 in the index.
+// 255 levels). With 16 categorical and 3 numeric features an example takes 65
+// bytes and about 9 in the index.
 //
 // There is one example per customer and moment; a second one replaces the
 // first. A level is kept if its number in the vocabulary is below MaxCodes, and
@@ -34,14 +38,37 @@ type Dataset struct {
 	vocabulary *scoring.Vocabulary
 	max        int
 
-	columns  []column
-	observed []int64
+	columns            []column
+	observed, labelled []int64
 	// customer holds the even customer hash, plus 1 if the customer churned.
 	customer []uint64
 	churners int
-	// index is an open-addressing hash table of positions plus 1, 0 = empty.
-	index []int32
+	// horizon holds positions in horizons, of which there are rarely two beside
+	// the first, which is 0 for unknown; plus fresh.
+	horizon  []uint8
+	horizons []int64
+
+	// heads holds, by hash of the customer, the first of a chain of positions
+	// that goes on in next; positions are kept plus 1, 0 = none.
+	heads, next []int32
+	// shedThrough is the newest example that was shed: older ones are refused,
+	// so that those which come again with every record of their customer need
+	// not be shed again.
+	shedThrough moment
 }
+
+// moment orders examples: by time, then by the customer's hash.
+type moment struct {
+	observedAt int64
+	customer   uint64
+}
+
+func (a moment) compare(b moment) int {
+	return cmp.Or(cmp.Compare(a.observedAt, b.observedAt), cmp.Compare(a.customer, b.customer))
+}
+
+// fresh marks an example that no training has seen.
+const fresh = 1 << 7
 
 // MaxCodes is how many numbers of a vocabulary there is room for.
 const MaxCodes = 1<<16 - 1
@@ -54,7 +81,10 @@ func NewDataset(vocabulary *scoring.Vocabulary, max int) *Dataset {
 		max = 1_000_000
 	}
 	spec := vocabulary.Spec()
-	d := &Dataset{vocabulary: vocabulary, max: max, columns: make([]column, spec.Len())}
+	d := &Dataset{
+		vocabulary: vocabulary, max: max, columns: make([]column, spec.Len()),
+		horizons: []int64{0}, shedThrough: moment{math.MinInt64, 0},
+	}
 	for j := range d.columns {
 		d.columns[j].categorical = spec.Feature(j).Kind == scoring.Categorical
 	}
@@ -91,6 +121,9 @@ func (d *Dataset) Churners() int { return d.churners }
 
 // ObservedAt returns when example i was established.
 func (d *Dataset) ObservedAt(i int) int64 { return d.observed[i] }
+
+// Horizon returns the horizon of example i.
+func (d *Dataset) Horizon(i int) int64 { return d.horizons[d.horizon[i]&^fresh] }
 
 // Churned returns the label of example i.
 func (d *Dataset) Churned(i int) bool { return d.customer[i]&1 == 1 }
@@ -140,40 +173,144 @@ func (d *Dataset) probabilities(p *scoring.Predictor, rows []int32) []float64 {
 	return out
 }
 
+// Census is how many examples a dataset has for a training.
+type Census struct {
+	// Horizon is that of the newest example.
+	Horizon int64
+	// Examples are those of this horizon, which a model can be learnt from;
+	// Churners those of them who churned; Fresh those that were added or
+	// corrected and not Seen since.
+	Examples, Churners, Fresh int
+	// Others are the examples of other horizons: their labels answer another
+	// question.
+	Others int
+}
+
+// Census counts the examples.
+func (d *Dataset) Census() Census {
+	newest, of := moment{math.MinInt64, 0}, uint8(0)
+	for i, at := range d.observed {
+		if at >= newest.observedAt { // most are not: look no further
+			if m := d.moment(i); m.compare(newest) >= 0 {
+				newest, of = m, d.horizon[i]&^fresh
+			}
+		}
+	}
+	c := Census{Horizon: d.horizons[of]}
+	for i, h := range d.horizon {
+		if h&^fresh != of {
+			c.Others++
+			continue
+		}
+		c.Examples++
+		c.Churners += int(d.customer[i] & 1)
+		c.Fresh += int(h / fresh)
+	}
+	return c
+}
+
+// Seen says that a training has seen the examples labelled at or before a moment,
+// in milliseconds.
+func (d *Dataset) Seen(labelledAt int64) {
+	for i, at := range d.labelled {
+		if at <= labelledAt {
+			d.horizon[i] &^= fresh
+		}
+	}
+}
+
+// LabelledThrough returns the greatest LabelledAt of all examples, 0 without
+// any.
+func (d *Dataset) LabelledThrough() int64 {
+	newest := int64(0)
+	for _, at := range d.labelled {
+		newest = max(newest, at)
+	}
+	return newest
+}
+
+func (d *Dataset) moment(i int) moment { return moment{d.observed[i], d.customer[i] &^ 1} }
+
 // Find returns the position of the customer's example of a moment, and whether
-// there is one.
+// there is one. A position is good until the next change.
 func (d *Dataset) Find(customer uint64, observedAt int64) (i int, found bool) {
-	if len(d.index) == 0 {
+	if len(d.heads) == 0 {
 		return 0, false
 	}
-	for s := d.slot(customer, observedAt); d.index[s] != 0; s = (s + 1) % len(d.index) {
-		i = int(d.index[s]) - 1
-		if d.observed[i] == observedAt && d.customer[i]&^1 == customer&^1 {
+	for at := d.heads[d.slot(customer)]; at != 0; at = d.next[at-1] {
+		if i = int(at) - 1; d.observed[i] == observedAt && d.customer[i]&^1 == customer&^1 {
 			return i, true
 		}
 	}
 	return 0, false
 }
 
-// Add stores an example and reports whether it is a new one, not a replacement
-// of the one that the customer had at that moment. Attributes must be of the
-// dataset's specification.
+// Change is what Replace did.
+type Change struct {
+	// Added are new examples, Corrected those that had another label or
+	// another LabelledAt, Removed those that are no more.
+	Added, Corrected, Removed int
+}
+
+// Replace has a customer's examples be those given, and says how they differ from
+// what they were. All examples are the customer's.
+func (d *Dataset) Replace(customer uint64, examples []Example) (c Change) {
+	for gone := true; gone && len(d.heads) > 0; { // a chain changes as examples are removed
+		gone = false
+		for at := d.heads[d.slot(customer)]; at != 0; at = d.next[at-1] {
+			i := int(at) - 1
+			if d.customer[i]&^1 != customer&^1 ||
+				slices.ContainsFunc(examples, func(e Example) bool { return e.ObservedAt == d.observed[i] }) {
+				continue
+			}
+			d.remove(i)
+			c.Removed++
+			gone = true
+			break
+		}
+	}
+	for _, e := range examples {
+		i, found := d.Find(customer, e.ObservedAt)
+		corrected := found && d.corrects(i, e)
+		switch added := d.Add(e); {
+		case added:
+			c.Added++
+		case corrected:
+			c.Corrected++
+		}
+	}
+	return c
+}
+
+// corrects reports whether an example's label is another than that of example i,
+// or was established anew.
+func (d *Dataset) corrects(i int, e Example) bool {
+	return d.Churned(i) != e.Churned || d.labelled[i] != e.LabelledAt
+}
+
+// Add stores an example and reports whether it is a new one: not a replacement
+// of the one that the customer had at that moment, and not older than those
+// that had no room. Attributes must be of the dataset's specification.
 func (d *Dataset) Add(e Example) (added bool) {
 	if i, found := d.Find(e.Customer, e.ObservedAt); found {
-		d.set(i, e)
+		d.set(i, e, d.horizon[i]&fresh != 0 || d.corrects(i, e))
 		return false
 	}
 	if d.Len() >= d.max+d.max/16 {
 		d.shed()
 	}
-	d.observed = append(d.observed, 0)
+	if (moment{e.ObservedAt, e.Customer &^ 1}).compare(d.shedThrough) <= 0 {
+		return false
+	}
+	d.observed, d.labelled = append(d.observed, 0), append(d.labelled, 0)
 	d.customer = append(d.customer, 0)
+	d.horizon, d.next = append(d.horizon, 0), append(d.next, 0)
 	for j := range d.columns {
 		d.columns[j].grow()
 	}
 	i := d.Len() - 1
-	d.set(i, e)
-	if 5*d.Len() > 4*len(d.index) {
+	d.set(i, e, true)
+	if d.Len() > len(d.heads) {
 		d.reindex()
 	} else {
 		d.insert(i)
@@ -181,9 +318,13 @@ func (d *Dataset) Add(e Example) (added bool) {
 	return true
 }
 
-func (d *Dataset) set(i int, e Example) {
+func (d *Dataset) set(i int, e Example, unseen bool) {
 	d.churners -= int(d.customer[i] & 1)
-	d.observed[i] = e.ObservedAt
+	d.observed[i], d.labelled[i] = e.ObservedAt, e.LabelledAt
+	d.horizon[i] = d.numbered(e.Horizon)
+	if unseen {
+		d.horizon[i] |= fresh
+	}
 	d.customer[i] = e.Customer &^ 1
 	if e.Churned {
 		d.customer[i]++
@@ -194,13 +335,44 @@ func (d *Dataset) set(i int, e Example) {
 	}
 }
 
+// numbered returns the position of a horizon in horizons. When all positions are
+// taken, that of one no example has is used again; if each has examples, the
+// horizon counts as unknown.
+func (d *Dataset) numbered(horizon int64) uint8 {
+	if k := slices.Index(d.horizons, horizon); k >= 0 {
+		return uint8(k)
+	}
+	if len(d.horizons) < fresh {
+		d.horizons = append(d.horizons, horizon)
+		return uint8(len(d.horizons) - 1)
+	}
+	used := make([]bool, fresh)
+	for _, h := range d.horizon {
+		used[h&^fresh] = true
+	}
+	k := slices.Index(used[1:], false) + 1
+	if k > 0 {
+		d.horizons[k] = horizon
+	}
+	return uint8(k)
+}
+
 // Forget removes the examples of a customer that were established at or before
 // a moment, in milliseconds, and returns how many there were.
-func (d *Dataset) Forget(customer uint64, through int64) int {
-	if !slices.ContainsFunc(d.customer, func(c uint64) bool { return c&^1 == customer&^1 }) {
+func (d *Dataset) Forget(customer uint64, through int64) (removed int) {
+	if len(d.heads) == 0 {
 		return 0
 	}
-	return d.keep(func(i int) bool { return d.customer[i]&^1 != customer&^1 || d.observed[i] > through })
+	for at := d.heads[d.slot(customer)]; at != 0; {
+		i := int(at) - 1
+		at = d.next[i]
+		if d.customer[i]&^1 == customer&^1 && d.observed[i] <= through {
+			d.remove(i)
+			removed++
+			at = d.heads[d.slot(customer)] // the last example has moved
+		}
+	}
+	return removed
 }
 
 // DropBefore removes the examples established before a moment, in
@@ -212,7 +384,9 @@ func (d *Dataset) DropBefore(observedAt int64) int {
 // Clone returns an independent copy.
 func (d *Dataset) Clone() *Dataset {
 	c := *d
-	c.observed, c.customer, c.index = slices.Clone(d.observed), slices.Clone(d.customer), slices.Clone(d.index)
+	c.observed, c.labelled, c.customer = slices.Clone(d.observed), slices.Clone(d.labelled), slices.Clone(d.customer)
+	c.horizon, c.horizons = slices.Clone(d.horizon), slices.Clone(d.horizons)
+	c.heads, c.next = slices.Clone(d.heads), slices.Clone(d.next)
 	c.columns = slices.Clone(d.columns)
 	for j := range c.columns {
 		k := &c.columns[j]
@@ -229,10 +403,21 @@ func (d *Dataset) Ordered() []int32 {
 	for i := range order {
 		order[i] = int32(i)
 	}
-	slices.SortFunc(order, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(d.observed[a], d.observed[b]), cmp.Compare(d.customer[a], d.customer[b]))
-	})
+	slices.SortFunc(order, func(a, b int32) int { return d.moment(int(a)).compare(d.moment(int(b))) })
 	return order
+}
+
+// usable returns the positions of the examples that a model is learnt from, from
+// the oldest to the newest: the newest as many as there is room for, and of
+// those the ones that have the newest one's horizon.
+func (d *Dataset) usable() []int32 {
+	order := d.Ordered()
+	order = order[max(0, len(order)-d.max):]
+	if len(order) == 0 {
+		return nil
+	}
+	of := d.horizon[order[len(order)-1]] &^ fresh
+	return slices.DeleteFunc(order, func(i int32) bool { return d.horizon[i]&^fresh != of })
 }
 
 // shed keeps the newest max examples. It sheds many at once, so that the cost
@@ -243,50 +428,82 @@ func (d *Dataset) shed() {
 	for _, i := range order[:d.Len()-d.max] {
 		drop[i] = true
 	}
+	d.shedThrough = d.moment(int(order[d.Len()-d.max-1]))
 	d.keep(func(i int) bool { return !drop[i] })
 }
 
 // keep removes the examples that stay does not want. It keeps their order.
 func (d *Dataset) keep(stay func(i int) bool) (dropped int) {
 	n := 0
-	d.churners = 0
 	for i := range d.observed {
-		if !stay(i) {
-			continue
+		if stay(i) {
+			d.move(n, i)
+			n++
 		}
-		d.observed[n], d.customer[n] = d.observed[i], d.customer[i]
-		d.churners += int(d.customer[i] & 1)
-		for j := range d.columns {
-			d.columns[j].move(n, i)
-		}
-		n++
 	}
 	dropped = d.Len() - n
 	if dropped > 0 {
-		d.observed, d.customer = d.observed[:n], d.customer[:n]
-		for j := range d.columns {
-			d.columns[j].truncate(n)
+		d.truncate(n)
+		d.churners = 0
+		for _, c := range d.customer {
+			d.churners += int(c & 1)
 		}
 		d.reindex()
 	}
 	return dropped
 }
 
-func (d *Dataset) slot(customer uint64, observedAt int64) int {
-	hi, _ := bits.Mul64(mix(customer&^1^mix(uint64(observedAt))), uint64(len(d.index)))
+// remove removes example i. The last one takes its position.
+func (d *Dataset) remove(i int) {
+	d.churners -= int(d.customer[i] & 1)
+	*d.link(i) = d.next[i]
+	if last := d.Len() - 1; i != last {
+		*d.link(last) = int32(i) + 1
+		d.next[i] = d.next[last]
+		d.move(i, last)
+	}
+	d.truncate(d.Len() - 1)
+}
+
+// link returns what leads to example i in its chain.
+func (d *Dataset) link(i int) *int32 {
+	at := &d.heads[d.slot(d.customer[i])]
+	for *at != int32(i)+1 {
+		at = &d.next[*at-1]
+	}
+	return at
+}
+
+// move copies example from to another's position. The index is the caller's.
+func (d *Dataset) move(to, from int) {
+	d.observed[to], d.labelled[to] = d.observed[from], d.labelled[from]
+	d.customer[to], d.horizon[to] = d.customer[from], d.horizon[from]
+	for j := range d.columns {
+		d.columns[j].move(to, from)
+	}
+}
+
+// truncate leaves the first n examples.
+func (d *Dataset) truncate(n int) {
+	d.observed, d.labelled = d.observed[:n], d.labelled[:n]
+	d.customer, d.horizon, d.next = d.customer[:n], d.horizon[:n], d.next[:n]
+	for j := range d.columns {
+		d.columns[j].truncate(n)
+	}
+}
+
+func (d *Dataset) slot(customer uint64) int {
+	hi, _ := bits.Mul64(mix(customer&^1), uint64(len(d.heads)))
 	return int(hi)
 }
 
 func (d *Dataset) insert(i int) {
-	s := d.slot(d.customer[i], d.observed[i])
-	for d.index[s] != 0 {
-		s = (s + 1) % len(d.index)
-	}
-	d.index[s] = int32(i) + 1
+	head := &d.heads[d.slot(d.customer[i])]
+	d.next[i], *head = *head, int32(i)+1
 }
 
 func (d *Dataset) reindex() {
-	d.index = make([]int32, 16+d.Len()*3/2)
+	d.heads = make([]int32, 16+d.Len()*5/4)
 	for i := range d.observed {
 		d.insert(i)
 	}

@@ -1,9 +1,9 @@
 package fitting
 
 import (
-	"math"
-
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -26,98 +26,166 @@ func TestCustomerHashIsStable(t *testing.T) {
 	}
 }
 
-func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
+// A dataset does what a map of maps does, only smaller.
+func TestDatasetHoldsWhatCustomersHave(t *testing.T) {
 	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "plan", Kind: scoring.Categorical}, {Name: "bill"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	type key struct {
-		customer uint64
-		at       int64
-	}
+	const limit = 160
+	d := NewDataset(scoring.NewVocabulary(spec), limit)
+	type key = moment
 	type row struct {
-		churned bool
-		x       [2]float64
+		Example
+		fresh bool
 	}
-	const max = 160
-	d := NewDataset(scoring.NewVocabulary(spec), max)
 	want := make(map[key]row)
+	shedThrough := key{math.MinInt64, 0}
 	r := rand.New(rand.NewPCG(4, 4))
+	ordered := func() []key { return slices.SortedFunc(maps.Keys(want), key.compare) }
 	check := func() {
 		t.Helper()
 		if d.Len() != len(want) {
 			t.Fatalf("%d examples, want %d", d.Len(), len(want))
 		}
-		churners := 0
+		through := int64(0)
 		x := scoring.NewVector(2)
 		for i := range d.Len() {
-			w, ok := want[key{d.customer[i] &^ 1, d.ObservedAt(i)}]
+			w, ok := want[d.moment(i)]
 			d.Attributes(i, x)
-			if !ok || w.churned != d.Churned(i) || w.x[1] != x[1] || (w.x[0] != x[0] && !(scoring.IsMissing(w.x[0]) && scoring.IsMissing(x[0]))) {
+			if !ok || w.Churned != d.Churned(i) || w.Horizon != d.Horizon(i) || w.Attributes[1] != x[1] || (w.Attributes[0] != x[0] && !(scoring.IsMissing(w.Attributes[0]) && scoring.IsMissing(x[0]))) {
 				t.Fatalf("example %d is %v %v, want %v", i, d.Churned(i), x, w)
 			}
-			if w.churned {
-				churners++
+			through = max(through, w.LabelledAt)
+			if at, found := d.Find(d.customer[i], d.ObservedAt(i)); !found || at != i {
+				t.Fatalf("example %d is found at %d, %t", i, at, found)
 			}
 		}
-		if churners != d.Churners() {
-			t.Fatalf("%d churners, want %d", d.Churners(), churners)
+		if got := d.LabelledThrough(); got != through {
+			t.Fatalf("labelled through %d, want %d", got, through)
+		}
+		var census Census
+		keys := ordered()
+		if len(keys) > 0 {
+			census.Horizon = want[keys[len(keys)-1]].Horizon
+		}
+		churners := 0
+		for _, w := range want {
+			if w.Churned {
+				churners++
+			}
+			switch {
+			case w.Horizon != census.Horizon:
+				census.Others++
+				continue
+			case w.Churned:
+				census.Churners++
+			}
+			census.Examples++
+			if w.fresh {
+				census.Fresh++
+			}
+		}
+		if got := d.Census(); got != census || d.Churners() != churners {
+			t.Fatalf("census %+v, %d churners, want %+v, %d", got, d.Churners(), census, churners)
+		}
+		var usable []key
+		for _, k := range keys[max(0, len(keys)-limit):] {
+			if want[k].Horizon == census.Horizon {
+				usable = append(usable, k)
+			}
+		}
+		for i, p := range d.usable() {
+			if i >= len(usable) || d.moment(int(p)) != usable[i] {
+				t.Fatalf("usable example %d is %v of %v", i, d.moment(int(p)), usable)
+			}
 		}
 	}
 	for step := range 3000 {
-		k := key{CustomerHash([]byte{byte(r.IntN(40))}), int64(step/2 + r.IntN(200))}
-		w := row{r.IntN(3) == 0, [2]float64{float64(r.IntN(step/8 + 1)), r.NormFloat64()}} // codes beyond a byte later on
-		if r.IntN(10) == 0 {
-			w.x[0] = scoring.Missing
+		customer := CustomerHash([]byte{byte(r.IntN(40))})
+		var examples []Example
+		for at := int64(step/2 + r.IntN(200)); len(examples) < r.IntN(6); at += 1 + int64(r.IntN(20)) {
+			e := Example{
+				Customer: customer, ObservedAt: at, LabelledAt: at + int64(step), Horizon: int64(step / 1000), Churned: r.IntN(3) == 0,
+				Attributes: scoring.Vector{float64(r.IntN(step/8 + 1)), r.NormFloat64()}, // codes beyond a byte later on
+			}
+			if r.IntN(10) == 0 {
+				e.Attributes[0] = scoring.Missing
+			}
+			examples = append(examples, e)
 		}
-		_, known := want[k]
-		if i, found := d.Find(k.customer, k.at); found != known || found && d.ObservedAt(i) != k.at {
-			t.Fatalf("step %d: found %v at %d", step, found, i)
-		}
-		full := d.Len() >= max+max/16
-		if added := d.Add(Example{k.customer, k.at, w.churned, w.x[:]}); added == known {
-			t.Fatalf("step %d: added %v, known %v", step, added, known)
-		}
-		want[k] = w
-		if full && !known { // it has shed the oldest
-			keys := make([]key, 0, len(want))
-			for o := range want {
-				if o != k {
-					keys = append(keys, o)
+		// Some are as they were, some have another label, some are no more.
+		for _, k := range ordered() {
+			if w := want[k]; k.customer == customer && r.IntN(3) > 0 && !slices.ContainsFunc(examples, func(e Example) bool { return e.ObservedAt == k.observedAt }) {
+				if e := w.Example; r.IntN(3) == 0 {
+					e.Churned = !e.Churned
+					examples = append(examples, e)
+				} else {
+					examples = append(examples, e)
 				}
 			}
-			slices.SortFunc(keys, func(a, b key) int {
-				if a.at < b.at || a.at == b.at && a.customer < b.customer {
-					return -1
-				}
-				return 1
-			})
-			for _, o := range keys[:len(keys)-max] {
-				delete(want, o)
+		}
+		var change Change
+		for k := range want {
+			if k.customer == customer && !slices.ContainsFunc(examples, func(e Example) bool { return e.ObservedAt == k.observedAt }) {
+				delete(want, k)
+				change.Removed++
 			}
 		}
-		if step%500 == 499 {
-			n := 0
-			for o := range want {
-				if o.customer == k.customer {
+		for _, e := range examples {
+			k := key{e.ObservedAt, e.Customer}
+			before, known := want[k]
+			corrected := known && (before.Churned != e.Churned || before.LabelledAt != e.LabelledAt)
+			if !known && len(want) >= limit+limit/16 {
+				keys := ordered()
+				for _, o := range keys[:len(keys)-limit] {
 					delete(want, o)
+					shedThrough = o
+				}
+			}
+			switch {
+			case known && corrected:
+				change.Corrected++
+			case !known && k.compare(shedThrough) <= 0:
+				continue
+			case !known:
+				change.Added++
+			}
+			want[k] = row{e, before.fresh || !known || corrected}
+		}
+		if got := d.Replace(customer, examples); got != change {
+			t.Fatalf("step %d: replaced %+v, want %+v", step, got, change)
+		}
+		switch step % 500 {
+		case 120:
+			at := int64(step + r.IntN(1000))
+			d.Seen(at)
+			for k, w := range want {
+				w.fresh = w.fresh && w.LabelledAt > at
+				want[k] = w
+			}
+		case 499:
+			n := 0
+			for k := range want {
+				if k.customer == customer {
+					delete(want, k)
 					n++
 				}
 			}
-			if forgotten := d.Forget(k.customer, math.MaxInt64); forgotten != n {
+			if forgotten := d.Forget(customer, math.MaxInt64); forgotten != n {
 				t.Fatalf("forgot %d, want %d", forgotten, n)
 			}
 		}
-		if step%50 == 0 {
+		if step%20 == 0 {
 			check()
 		}
 	}
 	copied := d.Clone()
 	middle := d.ObservedAt(int(d.Ordered()[d.Len()/2]))
 	d.DropBefore(middle)
-	for o := range want {
-		if o.at < middle {
-			delete(want, o)
+	for k := range want {
+		if k.observedAt < middle {
+			delete(want, k)
 		}
 	}
 	check()
@@ -126,7 +194,31 @@ func TestDatasetKeepsTheNewestOfEachCustomerAndMoment(t *testing.T) {
 	}
 }
 
-func TestDatasetTakes64BytesPerExample(t *testing.T) {
+// However many horizons there are, each example has its own, or counts as one
+// of an unknown horizon.
+func TestDatasetOfManyHorizons(t *testing.T) {
+	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "bill"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := NewDataset(scoring.NewVocabulary(spec), 0)
+	const n = 400
+	for i := range int64(n) {
+		d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: i, Horizon: 1000 + i, Attributes: scoring.Vector{1}})
+	}
+	for i := range n {
+		if want := int64(1000 + i); i >= fresh-1 && d.Horizon(i) != 0 || i < fresh-1 && d.Horizon(i) != want {
+			t.Errorf("example %d has horizon %d", i, d.Horizon(i))
+		}
+	}
+	d.Forget(CustomerHash([]byte("5")), math.MaxInt64)
+	d.Add(Example{Customer: 2, ObservedAt: n, Horizon: 7, Attributes: scoring.Vector{1}})
+	if c := d.Census(); c.Horizon != 7 || c.Examples != 1 || c.Others != n-1 {
+		t.Errorf("census %+v", c)
+	}
+}
+
+func TestDatasetTakes75BytesPerExample(t *testing.T) {
 	vocabulary := telcoShape(t)
 	const n = 200_000
 	heap := func() uint64 {
@@ -142,12 +234,12 @@ func TestDatasetTakes64BytesPerExample(t *testing.T) {
 		for j := range x {
 			x[j] = float64(i % 4)
 		}
-		d.Add(Example{CustomerHash(fmt.Append(nil, i)), int64(i), i%4 == 0, x})
+		d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i), Churned: i%4 == 0, Attributes: x})
 	}
 	used := float64(heap()-before) / n
 	t.Logf("%.1f bytes per example", used)
 	// Slices have room to grow by a quarter.
-	if used > 64*1.25 {
+	if used > 75*1.25 {
 		t.Errorf("%.1f bytes per example", used)
 	}
 	runtime.KeepAlive(d)

@@ -45,6 +45,9 @@ type Config struct {
 	// for 10,000. A row costs as much as one customer's explanations, some 25 µs
 	// with 19 features.
 	ImportanceRows int `kong:"-"`
+	// MinWindow is the least number of newest examples that a model may be
+	// learnt from in place of all (0: 500; negative: always all).
+	MinWindow int `kong:"-"`
 }
 
 // Validate reports the first setting that makes no sense.
@@ -77,14 +80,24 @@ type Candidate struct {
 	// Training and Holdout are the examples' positions in the dataset, from
 	// the oldest to the newest.
 	Training, Holdout []int32
+	// Examples is how many could have been learnt from. Where Training and
+	// Holdout are fewer, the older ones did harm.
+	Examples int
+	// Horizon is that of the examples: what the model predicts.
+	Horizon int64
 
 	data *Dataset
 }
 
-// Fit makes a model of the examples in d: it sets the newest aside, chooses the
-// penalty by cross-validation on the others, and fits those with it. Examples
-// of the same moment are in the order of their customers' hashes, so undated
-// history is split at random.
+// Fit makes a model of the examples in d that have the horizon of the newest: it
+// sets the newest aside, chooses the penalty by cross-validation on the others,
+// and fits those with it. Examples of the same moment are in the order of their
+// customers' hashes, so undated history is split at random.
+//
+// Where what makes customers leave has changed, old examples do harm. So models
+// of the newest half, quarter, eighth … of the examples are made as well, each
+// with the newest part of its own set aside, and the model of fewer examples is
+// taken where it is better beyond chance on rows that neither has seen.
 //
 // The model is not fitted again on all examples: the figures measured on the
 // holdout are those of the very model that is returned.
@@ -98,16 +111,10 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("fit: %w", err)
 	}
-	order := d.Ordered()
-	held := int(math.Round(cmp.Or(cfg.Holdout, 0.25) * float64(len(order))))
+	order := d.usable()
+	held := cfg.held(len(order))
 	if held < 1 || held >= len(order) {
 		return nil, fmt.Errorf("fit %d examples: %w", len(order), ErrTooFewLabels)
-	}
-	c := &Candidate{Training: order[:len(order)-held], Holdout: order[len(order)-held:], data: d}
-
-	strengths := cfg.Strengths
-	if len(strengths) == 0 {
-		strengths = DefaultStrengths()
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -115,10 +122,49 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if err := d.checkNumbers(order); err != nil {
 		return nil, fmt.Errorf("fit: %w", err)
 	}
-	x := Encode(d, c.Training, EncodeConfig{Folds: cmp.Or(cfg.Folds, 5), MaxLevels: cfg.MaxLevels, Knots: cfg.Knots})
-	c.Strength = strengths[0]
+	c, err := d.fit(ctx, order[:len(order)-held], order[len(order)-held:], cfg.strengths(), cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = narrow(ctx, c, order, cfg); err != nil {
+		return nil, err
+	}
+	c.Examples, c.Horizon = len(order), d.Horizon(int(order[0]))
+	if c.used() < c.Examples {
+		c.Model.About += fmt.Sprintf(", the newest of %d, as older ones made it worse on the newest", c.Examples)
+	}
+	if cfg.ImportanceRows >= 0 {
+		if err := c.addImportance(ctx, cmp.Or(cfg.ImportanceRows, 10_000)); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.Metrics = scoring.Evaluate(d.probabilities(c.Predictor, c.Holdout), d.labels(c.Holdout))
+	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
+	return c, nil
+}
+
+// held returns how many of so many examples are held out.
+func (c *Config) held(examples int) int {
+	return int(math.Round(cmp.Or(c.Holdout, 0.25) * float64(examples)))
+}
+
+// strengths returns the values of C to choose from.
+func (c *Config) strengths() []float64 {
+	if len(c.Strengths) == 0 {
+		return DefaultStrengths()
+	}
+	return c.Strengths
+}
+
+// fit makes a model of the training rows, without what is measured on it.
+func (d *Dataset) fit(ctx context.Context, training, holdout []int32, strengths []float64, cfg Config) (*Candidate, error) {
+	c := &Candidate{Training: training, Holdout: holdout, Strength: strengths[0], data: d}
+	x := Encode(d, training, EncodeConfig{Folds: cmp.Or(cfg.Folds, 5), MaxLevels: cfg.MaxLevels, Knots: cfg.Knots})
+	var err error
 	if len(strengths) > 1 {
-		var err error
 		if c.Strength, _, err = x.Strength(ctx, strengths); err != nil {
 			return nil, err
 		}
@@ -137,15 +183,8 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if c.Predictor, err = scoring.Compile(c.Model, d.vocabulary); err != nil {
 		return nil, fmt.Errorf("compile the fitted model: %w", err)
 	}
-	if cfg.ImportanceRows >= 0 {
-		if err := c.addImportance(ctx, cmp.Or(cfg.ImportanceRows, 10_000)); err != nil {
-			return nil, err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	c.Metrics = scoring.Evaluate(d.probabilities(c.Predictor, c.Holdout), d.labels(c.Holdout))
-	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
 	return c, nil
 }
+
+// used is how many examples the candidate was learnt from and measured on.
+func (c *Candidate) used() int { return len(c.Training) + len(c.Holdout) }

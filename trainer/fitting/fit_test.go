@@ -68,7 +68,7 @@ func TestFitDoesNotDependOnTheOrderOfExamples(t *testing.T) {
 	for i := d.Len() - 1; i >= 0; i-- {
 		x := scoring.NewVector(d.Spec().Len())
 		d.Attributes(i, x)
-		reversed.Add(Example{d.customer[i] &^ 1, d.ObservedAt(i), d.Churned(i), x})
+		reversed.Add(Example{Customer: d.customer[i] &^ 1, ObservedAt: d.ObservedAt(i), Churned: d.Churned(i), Attributes: x})
 	}
 	cfg := Config{Strengths: []float64{1}, ImportanceRows: -1}
 	var payloads []string

@@ -77,7 +77,7 @@ func TestImportancePointsShowTheDirection(t *testing.T) {
 					} else {
 						rate = 0.9 - 0.8*x[0]
 					}
-					d.Add(Example{CustomerHash(fmt.Append(nil, i)), int64(i), r.Float64() < rate, x})
+					d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i), Churned: r.Float64() < rate, Attributes: x})
 				}
 				c, err := Fit(context.Background(), d, Config{Knots: knots, Strengths: []float64{1}})
 				if err != nil {

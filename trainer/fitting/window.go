@@ -1,0 +1,119 @@
+package fitting
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+)
+
+// beyondChance is how many standard errors a narrower window must be better by.
+// A stationary stream is cut short once in some two thousand comparisons; a
+// change worth following is far beyond it.
+const beyondChance = 3.3
+
+// leastOfClass is how many rows of each class that takes, and leastCustomers how
+// many customers: fewer say nothing of how far chance goes.
+const (
+	leastOfClass   = 10
+	leastCustomers = 30
+)
+
+// narrow returns the candidate of the newest examples that is to be used: that
+// of all, or of a window of the newest half, quarter, eighth … of them.
+//
+// A window's model competes with the best so far on the newest part of the
+// window, which neither was fitted on. If it wins, that may be because the other
+// lacks the rows before this part, which are in its own holdout; so then it must
+// win as well against a model that was given them. What is decided is thus
+// whether it pays to forget what is older than the window, and nothing else
+// differs between the two.
+//
+// A window counts only if the newest part has some customers of both classes.
+// Windows are not tried that begin among the oldest examples' moment, as of
+// undated history: nothing there is older than they are.
+func narrow(ctx context.Context, best *Candidate, order []int32, cfg Config) (*Candidate, error) {
+	d, least := best.data, cmp.Or(cfg.MinWindow, 500)
+	if least < 0 {
+		return best, nil
+	}
+	tuned := len(order) // examples at which the strength was chosen
+	strengths := []float64{best.Strength}
+	for size := len(order) / 2; size >= least; size /= 2 {
+		rows := order[len(order)-size:]
+		if d.observed[rows[0]] == d.observed[order[0]] {
+			continue
+		}
+		// Half as many rows want about the same penalty; choosing it anew is most
+		// of the work.
+		try := strengths
+		if tuned >= 4*size {
+			try = cfg.strengths()
+		}
+		held := cfg.held(size)
+		if churners := d.churnersIn(rows[size-held:]); held >= size || min(churners, held-churners) < leastOfClass {
+			continue
+		}
+		c, err := d.fit(ctx, rows[:size-held], rows[size-held:], try, cfg)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.Is(err, ErrTooFewLabels):
+			continue // only one class of late
+		case err != nil:
+			return nil, err
+		}
+		if len(try) > 1 || len(cfg.strengths()) == 1 {
+			tuned, strengths = size, []float64{c.Strength}
+		}
+		if !c.beats(best) {
+			continue
+		}
+		rival, err := d.fit(ctx, order[len(order)-best.used():len(order)-held], c.Holdout, []float64{best.Strength}, cfg)
+		if err != nil {
+			return nil, err
+		}
+		if c.beats(rival) {
+			best = c
+		}
+	}
+	return best, nil
+}
+
+// churnersIn counts those at the given positions who churned.
+func (d *Dataset) churnersIn(rows []int32) (n int) {
+	for _, r := range rows {
+		n += int(d.customer[r] & 1)
+	}
+	return n
+}
+
+// beats reports whether a candidate is better than another beyond chance, on
+// its own holdout. Rows of a customer are not independent: the standard error
+// is that of a mean over customers.
+func (c *Candidate) beats(other *Candidate) bool {
+	d := c.data
+	churned := d.labels(c.Holdout)
+	own, theirs := d.probabilities(c.Predictor, c.Holdout), d.probabilities(other.Predictor, c.Holdout)
+	differences := make([]float64, len(churned))
+	mean := 0.0
+	for i := range differences {
+		differences[i] = logLoss(own[i], churned[i]) - logLoss(theirs[i], churned[i])
+		mean += differences[i] / float64(len(differences))
+	}
+	type customer struct{ rows, sum float64 }
+	by := make(map[uint64]customer)
+	for i, r := range c.Holdout {
+		of := by[d.customer[r]&^1]
+		by[d.customer[r]&^1] = customer{of.rows + 1, of.sum + differences[i] - mean}
+	}
+	rows, squares, weights := float64(len(differences)), 0.0, 0.0
+	for _, r := range c.Holdout { // in their order, as sums depend on it
+		of := by[d.customer[r]&^1]
+		squares += of.sum * of.sum
+		weights += of.rows * of.rows
+		delete(by, d.customer[r]&^1)
+	}
+	// A few customers with most of the rows are as good as so many customers.
+	return rows*rows/weights >= leastCustomers && mean+beyondChance*math.Sqrt(squares)/rows < 0
+}
