@@ -35,7 +35,7 @@ func messageCases(t testing.TB, s *Set) []messageCase {
 	ctx := context.Background()
 	event, score, outcome, examples, model, letter :=
 		sampleEvent(t, s), sampleScore(t, s), sampleOutcome(t, s), sampleExamples(t, s), sampleModel(), sampleDeadLetter()
-	progress := sampleProgress()
+	progress, labeler := sampleProgress(), sampleLabelerProgress()
 	return []messageCase{
 		{eventMessage,
 			func(c *Codec, dst []byte) []byte { return c.AppendEvent(dst, event) },
@@ -87,6 +87,13 @@ func messageCases(t testing.TB, s *Set) []messageCase {
 				err := c.DecodeProgress(ctx, b, p)
 				return dump(p), err
 			}, dump(progress)},
+		{labelerProgressMessage,
+			func(c *Codec, dst []byte) []byte { return c.AppendLabelerProgress(dst, labeler) },
+			func(c *Codec, b []byte) (string, error) {
+				p := &LabelerProgress{}
+				err := c.DecodeLabelerProgress(ctx, b, p)
+				return dump(p), err
+			}, dump(labeler)},
 	}
 }
 

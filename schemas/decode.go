@@ -128,6 +128,29 @@ const (
 	progressOrigins
 )
 
+const (
+	labelerGroup = iota
+	labelerExamplesTopicID
+	labelerOutcomesTopicID
+	labelerPartition
+	labelerPartitions
+	labelerPositions
+	labelerSums
+	labelerWriters
+)
+
+const (
+	positionPartition = iota
+	positionNext
+	positionWaiting
+)
+
+const (
+	sumResult = iota
+	sumChurned
+	sumOutcomes
+)
+
 // DecodeEvent decodes a record's value into e, reusing its vectors. The byte
 // slices of e point into value.
 //
@@ -466,6 +489,99 @@ func (c *Codec) DecodeProgress(ctx context.Context, value []byte, p *Progress) e
 		}
 	}
 	return in.finish()
+}
+
+// DecodeLabelerProgress decodes what a marker among the examples says into p, of
+// which it shares nothing. Errors are as those of DecodeEvent.
+func (c *Codec) DecodeLabelerProgress(ctx context.Context, value []byte, p *LabelerProgress) error {
+	datum, root, err := c.open(ctx, labelerProgressMessage, value)
+	if err != nil {
+		return err
+	}
+	in := newInput(datum)
+	*p = LabelerProgress{}
+	for i := range root.Fields {
+		f := &root.Fields[i]
+		n := f.Node
+		switch f.Position {
+		case labelerGroup:
+			p.Group = in.string(n)
+		case labelerExamplesTopicID:
+			p.ExamplesTopicID = in.string(n)
+		case labelerOutcomesTopicID:
+			p.OutcomesTopicID = in.string(n)
+		case labelerPartition:
+			p.Partition = int32(in.Integer(n))
+		case labelerPartitions:
+			p.Partitions = int32(in.Integer(n))
+		case labelerPositions:
+			in.records(n, func(item *avro.Node) {
+				var at OutcomesPosition
+				in.fields(item, func(position int, n *avro.Node) {
+					switch position {
+					case positionPartition:
+						at.Partition = int32(in.Integer(n))
+					case positionNext:
+						at.Next = in.Integer(n)
+					case positionWaiting:
+						at.Waiting = in.integers(n, nil)
+					default:
+						in.Skip(n.Writer)
+					}
+				})
+				p.Positions = append(p.Positions, at)
+			})
+		case labelerSums:
+			in.records(n, func(item *avro.Node) {
+				var sum OutcomeSum
+				in.fields(item, func(position int, n *avro.Node) {
+					switch position {
+					case sumResult:
+						sum.Result = in.string(n)
+					case sumChurned:
+						sum.Churned = in.Bool(n)
+					case sumOutcomes:
+						sum.Outcomes = in.Integer(n)
+					default:
+						in.Skip(n.Writer)
+					}
+				})
+				p.Sums = append(p.Sums, sum)
+			})
+		case labelerWriters:
+			in.pairs(n, func(id, since int64) { p.Writers = append(p.Writers, Writer{ProducerID: id, Since: since}) })
+		default:
+			in.Skip(n.Writer)
+		}
+		if in.Err() != nil {
+			return in.failed(root, i)
+		}
+	}
+	return in.finish()
+}
+
+// records reads an array of records.
+func (in *input) records(n *avro.Node, read func(item *avro.Node)) {
+	items := in.Array(n)
+	for count := in.Block(); count != 0; count = in.Block() {
+		for ; count > 0 && in.Err() == nil; count-- {
+			if item := in.Record(items); item != nil {
+				read(item)
+			}
+		}
+	}
+}
+
+// fields reads the fields of a record.
+func (in *input) fields(record *avro.Node, read func(position int, n *avro.Node)) {
+	for i := range record.Fields {
+		f := &record.Fields[i]
+		read(f.Position, f.Node)
+		if in.Err() != nil {
+			in.at(record, i)
+			return
+		}
+	}
 }
 
 // attributes reads a record of attributes into x, whose values are missing.

@@ -186,7 +186,7 @@ func (s *Set) derive(attributes json.RawMessage) error {
 		return err
 	}
 	for k, shipped := range [messageKinds][]byte{
-		customerEventSchema, churnScoreSchema, churnOutcomeSchema, churnExamplesSchema, modelVersionSchema, deadLetterSchema, progressSchema,
+		customerEventSchema, churnScoreSchema, churnOutcomeSchema, churnExamplesSchema, modelVersionSchema, deadLetterSchema, progressSchema, labelerProgressSchema,
 	} {
 		text, err := substitute(shipped, attributes, increments)
 		if err != nil {

@@ -158,14 +158,7 @@ func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 	} {
 		dst = avro.AppendLong(dst, n)
 	}
-	if len(p.Writers) > 0 {
-		dst = avro.AppendLong(dst, int64(len(p.Writers)))
-		for _, w := range p.Writers {
-			dst = avro.AppendLong(dst, w.ProducerID)
-			dst = avro.AppendLong(dst, w.Since)
-		}
-	}
-	dst = avro.AppendLong(append(dst, 0), p.Customers)
+	dst = avro.AppendLong(appendWriters(dst, p.Writers), p.Customers)
 	dst = avro.AppendLong(dst, int64(p.Partitions))
 	dst = appendLongs(dst, p.Former)
 	dst = avro.AppendBoolean(dst, p.Moving)
@@ -174,6 +167,46 @@ func (c *Codec) AppendProgress(dst []byte, p *Progress) []byte {
 		for _, o := range p.Origins {
 			dst = avro.AppendLong(dst, int64(o.Partition))
 			dst = avro.AppendLong(dst, o.Next)
+		}
+	}
+	return append(dst, 0)
+}
+
+// AppendLabelerProgress appends what a marker among the examples says, framed, to
+// dst. Register comes first: without a schema id it panics.
+func (c *Codec) AppendLabelerProgress(dst []byte, p *LabelerProgress) []byte {
+	dst = c.appendFrame(dst, labelerProgressMessage)
+	dst = avro.AppendString(dst, p.Group)
+	dst = avro.AppendString(dst, p.ExamplesTopicID)
+	dst = avro.AppendString(dst, p.OutcomesTopicID)
+	dst = avro.AppendLong(dst, int64(p.Partition))
+	dst = avro.AppendLong(dst, int64(p.Partitions))
+	if len(p.Positions) > 0 {
+		dst = avro.AppendLong(dst, int64(len(p.Positions)))
+		for _, at := range p.Positions {
+			dst = avro.AppendLong(dst, int64(at.Partition))
+			dst = avro.AppendLong(dst, at.Next)
+			dst = appendLongs(dst, at.Waiting)
+		}
+	}
+	dst = append(dst, 0)
+	if len(p.Sums) > 0 {
+		dst = avro.AppendLong(dst, int64(len(p.Sums)))
+		for _, s := range p.Sums {
+			dst = avro.AppendString(dst, s.Result)
+			dst = avro.AppendBoolean(dst, s.Churned)
+			dst = avro.AppendLong(dst, s.Outcomes)
+		}
+	}
+	return appendWriters(append(dst, 0), p.Writers)
+}
+
+func appendWriters(dst []byte, writers []Writer) []byte {
+	if len(writers) > 0 {
+		dst = avro.AppendLong(dst, int64(len(writers)))
+		for _, w := range writers {
+			dst = avro.AppendLong(dst, w.ProducerID)
+			dst = avro.AppendLong(dst, w.Since)
 		}
 	}
 	return append(dst, 0)

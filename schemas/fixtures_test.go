@@ -165,6 +165,16 @@ func sampleDeadLetter() *DeadLetter {
 	}
 }
 
+func sampleLabelerProgress() *LabelerProgress {
+	return &LabelerProgress{
+		Group: "churn-labeler", ExamplesTopicID: "00112233445566778899aabbccddeeff", OutcomesTopicID: "ffeeddccbbaa99887766554433221100",
+		Partition: 2, Partitions: 6,
+		Positions: []OutcomesPosition{{Partition: 0, Next: 1200, Waiting: []int64{1188, 1190}}, {Partition: 1, Next: 7}},
+		Sums:      []OutcomeSum{{"example", false, 900}, {"example", true, 300}, {"no_score", true, 4}},
+		Writers:   []Writer{{ProducerID: 1000, Since: 0}, {ProducerID: 1001, Since: 950}},
+	}
+}
+
 func sampleProgress() *Progress {
 	return &Progress{
 		Group: "churn-scorer", EventsTopicID: "000102030405060708090a0b0c0d0e0f", ScoresTopicID: "f0e0d0c0b0a090807060504030201000",

@@ -50,6 +50,10 @@ func FuzzFrame(f *testing.F) {
 			err = codec.DecodeDeadLetter(ctx, value, new(DeadLetter))
 		case 5:
 			err = codec.DecodeProgress(ctx, value, new(Progress))
+		case 6:
+			err = codec.DecodeExamples(ctx, value, new(CustomerExamples))
+		case 7:
+			err = codec.DecodeLabelerProgress(ctx, value, new(LabelerProgress))
 		}
 		noFrame := len(value) < frameLength || value[0] != magicByte
 		if err == nil {

@@ -196,3 +196,12 @@ func FuzzDecodeProgress(f *testing.F) {
 		func(c *Codec, b []byte, p *Progress) error { return c.DecodeProgress(context.Background(), b, p) },
 		(*Codec).AppendProgress, (*oracle).progress)
 }
+
+func FuzzDecodeLabelerProgress(f *testing.F) {
+	fuzzDecode(f, labelerProgressMessage, func(*Set) *LabelerProgress { return sampleLabelerProgress() },
+		func(*Codec) *LabelerProgress { return &LabelerProgress{} },
+		func(c *Codec, b []byte, p *LabelerProgress) error {
+			return c.DecodeLabelerProgress(context.Background(), b, p)
+		},
+		(*Codec).AppendLabelerProgress, (*oracle).labelerProgress)
+}

@@ -248,6 +248,42 @@ func (p *Progress) Unaccounted() int64 { return p.Next - p.Since - p.Total() }
 // and the offset from which on.
 type Writer struct{ ProducerID, Since int64 }
 
+// LabelerProgress is how far the outcomes of the customers of a partition of
+// examples are settled, and what became of them. It is in the header of a marker
+// under ProgressKey among the examples.
+type LabelerProgress struct {
+	// Group is the consumer group of the labeler.
+	Group string
+	// ExamplesTopicID and OutcomesTopicID are the topics' ids, as the String method
+	// of kafka's TopicID has them.
+	ExamplesTopicID, OutcomesTopicID string
+	// Partition is that of the examples, of so many Partitions.
+	Partition, Partitions int32
+	// Positions are those in the partitions of the outcomes.
+	Positions []OutcomesPosition
+	// Sums count the outcomes that are settled.
+	Sums []OutcomeSum
+	// Writers are the owners of the partition of examples so far, in the order of
+	// their first records.
+	Writers []Writer
+}
+
+// OutcomesPosition is how far a partition of outcomes has been read.
+type OutcomesPosition struct {
+	Partition int32
+	// Next is the offset of the next outcome to be read; what is before it is
+	// settled, but for the offsets in Waiting, which are ascending.
+	Next    int64
+	Waiting []int64
+}
+
+// OutcomeSum counts outcomes of a label by what became of them.
+type OutcomeSum struct {
+	Result   string
+	Churned  bool
+	Outcomes int64
+}
+
 // Reason is the kind of failure that made a record a dead letter.
 type Reason string
 

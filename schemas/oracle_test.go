@@ -372,6 +372,33 @@ func (o *oracle) progress(m native) *Progress {
 	return p
 }
 
+func (o *oracle) labelerProgress(m native) *LabelerProgress {
+	p := &LabelerProgress{
+		Group: string(o.text(m["group"])), ExamplesTopicID: string(o.text(m["examples_topic_id"])), OutcomesTopicID: string(o.text(m["outcomes_topic_id"])),
+		Partition: int32(o.integer(m["partition"])), Partitions: int32(o.integer(m["partitions"])),
+	}
+	positions, _ := m["positions"].([]any)
+	for _, v := range positions {
+		m := v.(native)
+		at := OutcomesPosition{Partition: int32(o.integer(m["partition"])), Next: o.integer(m["next_offset"])}
+		for _, n := range m["waiting"].([]any) {
+			at.Waiting = append(at.Waiting, o.integer(n))
+		}
+		p.Positions = append(p.Positions, at)
+	}
+	sums, _ := m["sums"].([]any)
+	for _, v := range sums {
+		m := v.(native)
+		p.Sums = append(p.Sums, OutcomeSum{Result: string(o.text(m["result"])), Churned: m["churned"].(bool), Outcomes: o.integer(m["outcomes"])})
+	}
+	writers, _ := m["writers"].([]any)
+	for _, v := range writers {
+		m := v.(native)
+		p.Writers = append(p.Writers, Writer{ProducerID: o.integer(m["producer_id"]), Since: o.integer(m["since_offset"])})
+	}
+	return p
+}
+
 func (o *oracle) deadLetter(m native) *DeadLetter {
 	d := &DeadLetter{
 		Reason: Reason(o.plain(m["reason"])), Detail: o.plain(m["detail"]), Topic: o.plain(m["topic"]),

@@ -35,6 +35,9 @@ var deadLetterSchema []byte
 //go:embed scorer_progress.avsc
 var progressSchema []byte
 
+//go:embed labeler_progress.avsc
+var labelerProgressSchema []byte
+
 // ErrSchema is matched by every error about a schema given to Parse or
 // FromFile.
 var ErrSchema = errors.New("customer schema")
@@ -69,14 +72,18 @@ const (
 	modelMessage
 	deadLetterMessage
 	progressMessage
+	labelerProgressMessage
 	messageKinds
 )
 
-// progressName stands for a topic of the messages that are not alone in theirs.
-const progressName = TopicScores + "-progress"
+// These stand for a topic of the messages that are not alone in theirs.
+const (
+	progressName        = TopicScores + "-progress"
+	labelerProgressName = TopicExamples + "-progress"
+)
 
 var messageTopics = [messageKinds]string{
-	TopicEvents, TopicScores, TopicOutcomes, TopicExamples, TopicModels, TopicDeadLetters, progressName,
+	TopicEvents, TopicScores, TopicOutcomes, TopicExamples, TopicModels, TopicDeadLetters, progressName, labelerProgressName,
 }
 
 // column is how a feature stands in the CustomerAttributes record: a union of

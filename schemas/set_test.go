@@ -40,7 +40,7 @@ func TestShippedSchemasAreTheDerivedOnes(t *testing.T) {
 
 var schemaFiles = [messageKinds]string{
 	"customer_event.avsc", "churn_score.avsc", "churn_outcome.avsc", "churn_examples.avsc", "model_version.avsc", "dead_letter.avsc",
-	"scorer_progress.avsc",
+	"scorer_progress.avsc", "labeler_progress.avsc",
 }
 
 // Decoders name fields by their positions in our schemas.
@@ -69,6 +69,8 @@ func TestFieldPositions(t *testing.T) {
 			progressScored: "scored", progressDuplicates: "duplicates", progressDeadLetters: "dead_letters",
 			progressErasures: "erasures", progressNoRecord: "no_record", progressForwarded: "forwarded", progressWriters: "writers", progressCustomers: "customers",
 			progressPartitions: "partitions", progressFormer: "former_partitions", progressMoving: "moving", progressOrigins: "origins"},
+		{labelerGroup: "group", labelerExamplesTopicID: "examples_topic_id", labelerOutcomesTopicID: "outcomes_topic_id",
+			labelerPartition: "partition", labelerPartitions: "partitions", labelerPositions: "positions", labelerSums: "sums", labelerWriters: "writers"},
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}
@@ -97,6 +99,10 @@ func TestFieldPositions(t *testing.T) {
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})
 	checkFields(t, at(progressMessage, progressWriters), []string{"producer_id", "since_offset"})
 	checkFields(t, at(progressMessage, progressOrigins), []string{"partition", "next_offset"})
+	checkFields(t, at(labelerProgressMessage, labelerPositions),
+		[]string{positionPartition: "partition", positionNext: "next_offset", positionWaiting: "waiting"})
+	checkFields(t, at(labelerProgressMessage, labelerSums), []string{sumResult: "result", sumChurned: "churned", sumOutcomes: "outcomes"})
+	checkFields(t, at(labelerProgressMessage, labelerWriters), []string{"producer_id", "since_offset"})
 	for i, s := range at(scoreMessage, scoreRisk).Symbols {
 		if Risk(i).String() != s {
 			t.Errorf("risk %d is %s, in the schema %s", i, Risk(i), s)
