@@ -9,20 +9,35 @@ import (
 	"testing"
 )
 
-// TestPrometheusRules has promtool check the rules and run their tests.
-func TestPrometheusRules(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		promtool = installed(t, "bin", "promtool")
+// found returns the path of a program that the system has, or the stack.
+func found(t *testing.T, program string) string {
+	t.Helper()
+	if path, err := exec.LookPath(program); err == nil {
+		return path
 	}
+	return installed(t, "bin", program)
+}
+
+// TestPrometheusRules has promtool check the rules and run their tests, and
+// amtool look at where alerts go.
+func TestPrometheusRules(t *testing.T) {
+	promtool, amtool := found(t, "promtool"), found(t, "amtool")
 	dir := filepath.Join(repository(t), "deploy", "prometheus")
-	for _, args := range [][]string{
-		{"check", "config", "prometheus.yml"},
-		{"check", "rules", "rules.yml"},
-		{"test", "rules", "rules_test.yml"},
+	for _, command := range [][]string{
+		{promtool, "check", "config", filepath.Join(dir, "prometheus.yml")},
+		{promtool, "check", "rules", filepath.Join(dir, "rules.yml")},
+		{promtool, "test", "rules", filepath.Join(dir, "rules_test.yml")},
+		{amtool, "check-config", filepath.Join(dir, "alertmanager.yml")},
 	} {
-		args[2] = filepath.Join(dir, args[2])
-		out := run(t, nil, promtool, args...)
-		t.Logf("promtool %s: %s", strings.Join(args[:2], " "), strings.Join(strings.Fields(out), " "))
+		out := run(t, nil, command[0], command[1:]...)
+		t.Logf("%s: %s", filepath.Base(strings.Join(command[:2], " ")), strings.Join(strings.Fields(out), " "))
+	}
+	for labels, receivers := range map[string]string{
+		`severity=warning action=retrain`: "trainer,people",
+		`severity=critical`:               "people",
+		`severity=info`:                   "people",
+	} {
+		args := append([]string{"config", "routes", "test", "--config.file=" + filepath.Join(dir, "alertmanager.yml"), "--verify.receivers=" + receivers}, strings.Fields(labels)...)
+		run(t, nil, amtool, args...)
 	}
 }

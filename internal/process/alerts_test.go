@@ -21,17 +21,20 @@ func TestAlertsAreWhole(t *testing.T) {
 		return string(text)
 	}
 	rules, tests, runbooks := read("deploy/prometheus/rules.yml"), read("deploy/prometheus/rules_test.yml"), read("docs/runbooks.md")
-	alerts := regexp.MustCompile(`(?m)^ +- alert: (\w+)$`).FindAllStringSubmatch(rules, -1)
+	alerts := strings.Split(rules, "      - alert: ")[1:]
 	if len(alerts) == 0 {
 		t.Fatal("no alerts")
 	}
-	for _, a := range alerts {
-		name := a[1]
+	for _, rule := range alerts {
+		name, rule, _ := strings.Cut(rule, "\n")
 		if !strings.Contains(runbooks, "\n## "+name+"\n") {
 			t.Errorf("%s has no section in docs/runbooks.md", name)
 		}
-		if !strings.Contains(rules, "docs/runbooks.md#"+strings.ToLower(name)+"\n") {
-			t.Errorf("%s does not point to its section", name)
+		for _, part := range []string{"severity: ", "summary: ", "description: ",
+			"runbook_url: https://github.com/churnstream/churnstream/blob/main/docs/runbooks.md#" + strings.ToLower(name) + "\n"} {
+			if !strings.Contains(rule+"\n", part) {
+				t.Errorf("%s lacks %q", name, part)
+			}
 		}
 		fires := regexp.MustCompile(`alertname: ` + name + `\n +exp_alerts:`)
 		silent := regexp.MustCompile(`(?m)\{eval_time: \w+, alertname: ` + name + `\}`)
