@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/churnstream/churnstream/schemas/avro"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // backward returns why a reader of schema now cannot read what was written
@@ -112,6 +114,34 @@ func TestBackward(t *testing.T) {
 				t.Errorf("error %v, want %q", err, r.want)
 			}
 		})
+	}
+}
+
+// A model version of the last release has its figures, and no average precision,
+// skill or intervals.
+func TestModelVersionOfTheLastRelease(t *testing.T) {
+	c, registry := newCodec(t, ownSet(t))
+	schema, err := os.ReadFile(filepath.Join("testdata", "previous", "model_version.avsc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := os.ReadFile(filepath.Join("testdata", "previous", "model_version.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.BigEndian.PutUint32(value[1:], uint32(registry.Add(string(schema))))
+	var got ModelVersion
+	if err := c.DecodeModel(t.Context(), value, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := sampleModel()
+	want.Horizon, want.LabelsUntil = 0, 0
+	want.Metrics.Churners, want.Metrics.PRAUC, want.Metrics.LogLossSkill = 0, scoring.Missing, scoring.Missing
+	want.Metrics.Lower = evaluation.Undefined()
+	champion := evaluation.Figures{Accuracy: 0.8, LogLoss: 0.42, PRAUC: scoring.Missing, LogLossSkill: scoring.Missing}
+	want.ChampionMetrics.Figures = champion // the others were 0 then
+	if got, want := dump(&got), dump(want); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Positions of the fields in our schemas. A test holds them against the files.
@@ -77,6 +78,11 @@ const (
 	metricsBrier
 	metricsCalibrationError
 	metricsTopDecileLift
+	metricsPRAUC
+	metricsLogLossSkill
+	metricsChurners
+	metricsLower
+	metricsUpper
 )
 
 const (
@@ -675,6 +681,7 @@ func (in *input) metrics(n *avro.Node, m *HoldoutMetrics) {
 	if n = in.Record(n); n == nil {
 		return
 	}
+	*m = evaluation.NoMetrics()
 	for i := range n.Fields {
 		f := &n.Fields[i]
 		var into *float64
@@ -699,11 +706,43 @@ func (in *input) metrics(n *avro.Node, m *HoldoutMetrics) {
 			into = &m.CalibrationError
 		case metricsTopDecileLift:
 			into = &m.TopDecileLift
+		case metricsPRAUC:
+			into = &m.PRAUC
+		case metricsLogLossSkill:
+			into = &m.LogLossSkill
+		case metricsChurners:
+			m.Churners = in.Integer(f.Node)
+		case metricsLower:
+			in.bounds(f.Node, &m.Lower)
+		case metricsUpper:
+			in.bounds(f.Node, &m.Upper)
 		default:
 			in.Skip(f.Node.Writer)
 		}
 		if into != nil {
-			*into, _ = in.Number(f.Node)
+			*into = in.optional(f.Node)
+		}
+		if in.Err() != nil {
+			in.at(n, i)
+			return
+		}
+	}
+}
+
+// bounds reads a record with a number, or null, for every figure.
+func (in *input) bounds(n *avro.Node, f *evaluation.Figures) {
+	if n = in.Branch(n); n.Kind == avro.Null {
+		return
+	}
+	if n = in.Record(n); n == nil {
+		return
+	}
+	for i := range n.Fields {
+		field := &n.Fields[i]
+		if field.Position < 0 {
+			in.Skip(field.Node.Writer)
+		} else {
+			*evaluation.All[field.Position].Of(f) = in.optional(field.Node)
 		}
 		if in.Err() != nil {
 			in.at(n, i)

@@ -2,11 +2,13 @@ package schemas
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // AppendEvent appends an event, framed, to dst. Register comes first: without
@@ -309,15 +311,33 @@ func (s *Set) appendText(dst []byte, feature int, x float64, levels scoring.Leve
 
 func appendMetrics(dst []byte, m *HoldoutMetrics) []byte {
 	dst = avro.AppendLong(dst, m.Rows)
-	dst = avro.AppendDouble(dst, m.Accuracy)
-	dst = avro.AppendDouble(dst, m.Precision)
-	dst = avro.AppendDouble(dst, m.Recall)
-	dst = avro.AppendDouble(dst, m.F1)
-	dst = avro.AppendDouble(dst, m.ROCAUC)
-	dst = avro.AppendDouble(dst, m.LogLoss)
-	dst = avro.AppendDouble(dst, m.Brier)
-	dst = avro.AppendDouble(dst, m.CalibrationError)
-	return avro.AppendDouble(dst, m.TopDecileLift)
+	dst = appendOptional(dst, m.Accuracy)
+	dst = appendOptional(dst, m.Precision)
+	dst = appendOptional(dst, m.Recall)
+	dst = appendOptional(dst, m.F1)
+	dst = appendOptional(dst, m.ROCAUC)
+	dst = appendOptional(dst, m.LogLoss)
+	dst = appendOptional(dst, m.Brier)
+	dst = appendOptional(dst, m.CalibrationError)
+	dst = appendOptional(dst, m.TopDecileLift)
+	dst = appendOptional(dst, m.PRAUC)
+	dst = appendOptional(dst, m.LogLossSkill)
+	dst = avro.AppendLong(dst, m.Churners)
+	dst = appendBounds(dst, &m.Lower)
+	return appendBounds(dst, &m.Upper)
+}
+
+// appendBounds appends figures, or null if none is defined.
+func appendBounds(dst []byte, f *evaluation.Figures) []byte {
+	defined := func(figure evaluation.Figure) bool { return !scoring.IsMissing(*figure.Of(f)) }
+	if !slices.ContainsFunc(evaluation.All, defined) {
+		return append(dst, nullBranch)
+	}
+	dst = append(dst, valueBranch)
+	for _, figure := range evaluation.All {
+		dst = appendOptional(dst, *figure.Of(f))
+	}
+	return dst
 }
 
 func appendLongs(dst []byte, ns []int64) []byte {

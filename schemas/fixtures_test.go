@@ -11,6 +11,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // ownSet returns the Telco schemas with a vocabulary of their own.
@@ -137,14 +138,24 @@ func sampleExamples(t testing.TB, s *Set) *CustomerExamples {
 }
 
 func sampleModel() *ModelVersion {
+	champion := evaluation.NoMetrics()
+	champion.Rows, champion.Accuracy, champion.LogLoss = 1409, 0.8, 0.42
 	return &ModelVersion{
 		Version: 7, CreatedAt: 1_700_000_000_000, Stage: StageChampion, Reason: "lower log loss",
 		Payload: `{"intercept":-1.5}`, SHA256: "9f86d081",
 		Metrics: HoldoutMetrics{
-			Rows: 1409, Accuracy: 0.81, Precision: 0.66, Recall: 0.55, F1: 0.6, ROCAUC: 0.845,
-			LogLoss: 0.41, Brier: 0.135, CalibrationError: 0.02, TopDecileLift: 2.75,
+			Rows: 1409, Churners: 374,
+			Figures: evaluation.Figures{
+				Accuracy: 0.81, Precision: 0.66, Recall: 0.55, F1: 0.6, ROCAUC: 0.845, PRAUC: 0.65, LogLoss: 0.41,
+				LogLossSkill: 0.29, Brier: 0.135, CalibrationError: 0.02, TopDecileLift: 2.75,
+			},
+			Lower: evaluation.Figures{
+				Accuracy: 0.79, Precision: 0.61, Recall: 0.5, F1: 0.56, ROCAUC: 0.825, PRAUC: 0.61, LogLoss: 0.39,
+				LogLossSkill: 0.25, Brier: 0.125, CalibrationError: 0.01, TopDecileLift: scoring.Missing,
+			},
+			Upper: evaluation.Undefined(),
 		},
-		ChampionMetrics: &HoldoutMetrics{Rows: 1409, Accuracy: 0.8, LogLoss: 0.42},
+		ChampionMetrics: &champion,
 		TrainingStart:   1_600_000_000_000, TrainingEnd: 1_690_000_000_000, TrainingRows: 5634, LabelsSeen: 7043,
 		FeatureFingerprint: "abc", MediumThreshold: 0.3, HighThreshold: 0.6,
 		Baseline: []BaselineDistribution{

@@ -1,6 +1,9 @@
 package schemas
 
-import "github.com/churnstream/churnstream/scoring"
+import (
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
+)
 
 // Topics, and the suffix that makes a topic's subject in the registry.
 const (
@@ -124,8 +127,10 @@ type BaselineDistribution struct {
 	Frequencies []float64
 }
 
-// HoldoutMetrics are a model's figures on rows it was not trained on.
-type HoldoutMetrics = scoring.Metrics
+// HoldoutMetrics are a model's figures on rows it was not trained on. Churners is 0,
+// and average precision, skill and intervals are missing, in what was written before
+// there were any.
+type HoldoutMetrics = evaluation.Metrics
 
 // MaxModelVersion is the greatest number of a model version: the greatest that
 // JSON gives to all its readers as it is.

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // oracle turns what goavro decoded into our messages, by field names, and
@@ -304,12 +305,22 @@ func (o *oracle) examples(m native) *CustomerExamples {
 }
 
 func (o *oracle) metrics(m native) HoldoutMetrics {
-	return HoldoutMetrics{
-		Rows: o.integer(m["rows"]), Accuracy: o.number(m["accuracy"]), Precision: o.number(m["precision"]),
-		Recall: o.number(m["recall"]), F1: o.number(m["f1"]), ROCAUC: o.number(m["roc_auc"]),
-		LogLoss: o.number(m["log_loss"]), Brier: o.number(m["brier"]),
-		CalibrationError: o.number(m["calibration_error"]), TopDecileLift: o.number(m["top_decile_lift"]),
+	h := HoldoutMetrics{Rows: o.integer(m["rows"]), Churners: o.integer(m["churners"]), Figures: o.figures(m),
+		Lower: evaluation.Undefined(), Upper: evaluation.Undefined()}
+	if lower, ok := branch(m["lower"]); ok {
+		h.Lower = o.figures(lower.(native))
 	}
+	if upper, ok := branch(m["upper"]); ok {
+		h.Upper = o.figures(upper.(native))
+	}
+	return h
+}
+
+func (o *oracle) figures(m native) (f evaluation.Figures) {
+	for _, figure := range evaluation.All {
+		*figure.Of(&f) = o.optional(m[figure.Name])
+	}
+	return f
 }
 
 func (o *oracle) model(m native) *ModelVersion {

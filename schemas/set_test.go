@@ -14,6 +14,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas/avro"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // The shipped files are what the derivation makes of the shipped event, to the
@@ -91,9 +92,17 @@ func TestFieldPositions(t *testing.T) {
 		changeValue: "value", changeProbability: "churn_probability"})
 	metrics := []string{metricsRows: "rows", metricsAccuracy: "accuracy", metricsPrecision: "precision",
 		metricsRecall: "recall", metricsF1: "f1", metricsROCAUC: "roc_auc", metricsLogLoss: "log_loss",
-		metricsBrier: "brier", metricsCalibrationError: "calibration_error", metricsTopDecileLift: "top_decile_lift"}
+		metricsBrier: "brier", metricsCalibrationError: "calibration_error", metricsTopDecileLift: "top_decile_lift",
+		metricsPRAUC: "pr_auc", metricsLogLossSkill: "log_loss_skill", metricsChurners: "churners", metricsLower: "lower", metricsUpper: "upper"}
 	checkFields(t, at(modelMessage, modelMetrics), metrics)
 	checkFields(t, at(modelMessage, modelChampionMetrics), metrics)
+	var figures []string
+	for _, f := range evaluation.All {
+		figures = append(figures, f.Name)
+	}
+	for _, bound := range []int{metricsLower, metricsUpper} {
+		checkFields(t, at(modelMessage, modelMetrics).Fields[bound].Type.Branches[1], figures)
+	}
 	checkFields(t, at(modelMessage, modelBaseline), []string{baselineName: "name", baselineBins: "bins",
 		baselineFrequencies: "frequencies"})
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 func TestExplain(t *testing.T) {
@@ -404,13 +405,17 @@ func TestCustomerIDsOfAnyKind(t *testing.T) {
 func TestModels(t *testing.T) {
 	st := newStage(t)
 	first, second := st.version(1, schemas.StageChampion), st.version(2, schemas.StageChallenger)
-	second.ChampionMetrics = &schemas.HoldoutMetrics{LogLoss: 0.41}
+	champion := evaluation.NoMetrics()
+	champion.LogLoss = 0.41
+	second.ChampionMetrics = &champion
 	st.models.add(first)
 	st.models.add(second)
 	type metrics struct {
-		Accuracy float64 `json:"accuracy"`
-		ROCAUC   float64 `json:"roc_auc"`
-		LogLoss  float64 `json:"log_loss"`
+		Accuracy float64  `json:"accuracy"`
+		ROCAUC   float64  `json:"roc_auc"`
+		Lower    float64  `json:"roc_auc_lower"`
+		Lift     *float64 `json:"top_decile_lift"` // not defined
+		LogLoss  float64  `json:"log_loss"`
 	}
 	type model struct {
 		Version         int64
@@ -423,7 +428,7 @@ func TestModels(t *testing.T) {
 	list := decode[struct{ Models []model }](t, st.do("GET", "/v1/models", "")).Models
 	if len(list) != 2 || list[0].Version != 2 || list[0].InForce || !list[1].InForce ||
 		list[0].Stage != "CHALLENGER" || list[0].ChampionMetrics.LogLoss != 0.41 || list[1].ChampionMetrics != nil ||
-		list[1].Metrics.ROCAUC != 0.8344 {
+		list[1].Metrics.ROCAUC != 0.8344 || list[1].Metrics.Lower != 0.8146 || list[1].Metrics.Lift != nil {
 		t.Errorf("models %+v", list)
 	}
 	one := decode[model](t, st.do("GET", "/v1/models/1", ""))
@@ -629,6 +634,11 @@ func TestEveryMemberIsDescribed(t *testing.T) {
 	}
 	models := decode[struct{ Models []map[string]json.RawMessage }](t, st.do("GET", "/v1/models", ""))
 	check("a model version", models.Models[0], version...)
+	var metrics map[string]json.RawMessage
+	if err := json.Unmarshal(models.Models[0]["metrics"], &metrics); err != nil {
+		t.Fatal(err)
+	}
+	check("its metrics", metrics, slices.Collect(maps.Keys(document.Components.Schemas["Metrics"].Properties))...)
 }
 
 // A customer's levels are shown whether a model knows them or not, are known to

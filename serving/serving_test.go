@@ -25,6 +25,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // The tests are about a company with other attributes than the shipped ones,
@@ -211,10 +212,13 @@ func (st *stage) version(n int64, level schemas.Stage) *models.Version {
 	if err != nil {
 		st.t.Fatal(err)
 	}
+	metrics := evaluation.NoMetrics()
+	metrics.Rows, metrics.Churners, metrics.Accuracy, metrics.ROCAUC, metrics.LogLoss = 1758, 467, 0.7918, 0.8344, 0.4267
+	metrics.Lower.ROCAUC, metrics.Upper.ROCAUC = 0.8146, 0.8533
 	v := &models.Version{Model: m, Predictor: p}
 	v.ModelVersion = schemas.ModelVersion{Version: n, CreatedAt: 1_700_000_000_000 + n, Stage: level,
 		Reason: "better than the one <before>", SHA256: "abc", TrainingRows: 5274, MediumThreshold: 0.3, HighThreshold: 0.6,
-		Metrics: schemas.HoldoutMetrics{Rows: 1758, Accuracy: 0.7918, ROCAUC: 0.8344, LogLoss: 0.4267}}
+		Metrics: metrics}
 	return v
 }
 

@@ -69,6 +69,7 @@ func parsePages(s *Server) (*pages, error) {
 		"percent": percent,
 		"count":   count,
 		"figure":  figure,
+		"times":   times,
 		"time":    func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05 UTC") },
 		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"ago":     func(t time.Time) string { return ago(s.now().Sub(t)) },
@@ -701,9 +702,20 @@ func (s *Server) getStatic(w http.ResponseWriter, r *http.Request) {
 
 const minus = "\u2212"
 
-func percent(p float64) string { return strconv.FormatFloat(100*p, 'f', 1, 64) + "\u202f%" }
+// Of figures that are not defined, a dash is shown.
 
-func figure(x float64) string { return strconv.FormatFloat(x, 'f', 3, 64) }
+func percent(p float64) string { return shown(100*p, 1, "\u202f%") }
+
+func figure(x float64) string { return shown(x, 3, "") }
+
+func times(x float64) string { return shown(x, 1, "×") }
+
+func shown(x float64, digits int, unit string) string {
+	if scoring.IsMissing(x) {
+		return "–"
+	}
+	return strconv.FormatFloat(x, 'f', digits, 64) + unit
+}
 
 // signed shows a weight with its sign, and one that rounds to nothing without.
 func signed(x float64, digits int) string {

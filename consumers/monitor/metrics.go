@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // metrics are the monitor's figures. They are rebuilt from Kafka at a start,
@@ -39,18 +41,31 @@ type metrics struct {
 	driftScores  *prometheus.Desc
 }
 
-// figure is one of scoring.Metrics as a metric.
+// figure is one of evaluation.Figures as a metric.
 type figure struct {
+	name string
 	desc *prometheus.Desc
-	of   func(*scoring.Metrics) float64
+	of   func(*evaluation.Figures) *float64
 }
 
-func newFigure(name, help string, of func(*scoring.Metrics) float64) figure {
-	return figure{prometheus.NewDesc(name, help, []string{"model_version"}, nil), of}
+// newFigures describes figures, all if none are named.
+func newFigures(prefix, over string, names ...string) (list []figure) {
+	for _, f := range evaluation.All {
+		if len(names) == 0 || slices.Contains(names, f.Name) {
+			list = append(list, figure{f.Name, prometheus.NewDesc(prefix+f.Name, f.Help+over, []string{"model_version"}, nil), f.Of})
+		}
+	}
+	return list
+}
+
+// collect exports the figure of a model version, if it is defined.
+func (f *figure) collect(ch chan<- prometheus.Metric, m *evaluation.Metrics, version string) {
+	if x := *f.of(&m.Figures); !scoring.IsMissing(x) {
+		ch <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, x, version)
+	}
 }
 
 func newMetrics(m *Monitor) *metrics {
-	const overWindow = " over the latest outcomes joined with a score of the model version."
 	x := &metrics{
 		monitor: m,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -99,22 +114,8 @@ func newMetrics(m *Monitor) *metrics {
 
 		window: prometheus.NewDesc("churn_model_window_outcomes",
 			"Outcomes in the window that the figures of a model version are computed over.", []string{"model_version"}, nil),
-		figures: []figure{
-			newFigure("churn_model_accuracy", "Share of right predictions"+overWindow, func(m *scoring.Metrics) float64 { return m.Accuracy }),
-			newFigure("churn_model_precision", "Share of predicted churners that churned"+overWindow, func(m *scoring.Metrics) float64 { return m.Precision }),
-			newFigure("churn_model_recall", "Share of churners that were predicted"+overWindow, func(m *scoring.Metrics) float64 { return m.Recall }),
-			newFigure("churn_model_f1", "Harmonic mean of precision and recall"+overWindow, func(m *scoring.Metrics) float64 { return m.F1 }),
-			newFigure("churn_model_roc_auc", "Area under the ROC curve"+overWindow, func(m *scoring.Metrics) float64 { return m.ROCAUC }),
-			newFigure("churn_model_log_loss", "Mean negative log-likelihood, natural logarithm,"+overWindow, func(m *scoring.Metrics) float64 { return m.LogLoss }),
-			newFigure("churn_model_brier", "Mean squared error of the probability"+overWindow, func(m *scoring.Metrics) float64 { return m.Brier }),
-			newFigure("churn_model_calibration_error", "Expected calibration error over ten bins"+overWindow, func(m *scoring.Metrics) float64 { return m.CalibrationError }),
-			newFigure("churn_model_top_decile_lift", "Churn rate among the tenth with the highest probability, over the overall churn rate,"+overWindow, func(m *scoring.Metrics) float64 { return m.TopDecileLift }),
-		},
-		holdout: []figure{
-			newFigure("churn_model_holdout_accuracy", "Share of right predictions on the rows held out at training.", func(m *scoring.Metrics) float64 { return m.Accuracy }),
-			newFigure("churn_model_holdout_roc_auc", "Area under the ROC curve on the rows held out at training.", func(m *scoring.Metrics) float64 { return m.ROCAUC }),
-			newFigure("churn_model_holdout_log_loss", "Mean negative log-likelihood on the rows held out at training.", func(m *scoring.Metrics) float64 { return m.LogLoss }),
-		},
+		figures: newFigures("churn_model_", ", over the latest outcomes joined with a score of the model version."),
+		holdout: newFigures("churn_model_holdout_", ", on the rows held out at training.", "accuracy", "roc_auc", "log_loss"),
 		info: prometheus.NewDesc("churn_model_info",
 			"The newest model versions and their stage: champion, challenger or retired. Always 1.", []string{"model_version", "stage"}, nil),
 		age: prometheus.NewDesc("churn_model_age_seconds",
@@ -191,7 +192,7 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 		label := strconv.FormatInt(v.Version, 10)
 		gauge(x.window, float64(v.Metrics.Rows), label)
 		for _, f := range x.figures {
-			gauge(f.desc, f.of(&v.Metrics), label)
+			f.collect(ch, &v.Metrics, label)
 		}
 	}
 	gauge(x.driftScores, float64(d.scores))
@@ -225,7 +226,7 @@ func (x *metrics) collectModels(ch chan<- prometheus.Metric) {
 		label := strconv.FormatInt(v.Version, 10)
 		ch <- prometheus.MustNewConstMetric(x.info, prometheus.GaugeValue, 1, label, stage)
 		for _, f := range x.holdout {
-			ch <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, f.of(&v.Metrics), label)
+			f.collect(ch, &v.Metrics, label)
 		}
 	}
 	if champion != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // attributes is a table unlike the shipped one: nothing here may depend on it.
@@ -92,7 +93,7 @@ func newWorld(t *testing.T) *world {
 	version := func(n int64, stage schemas.Stage) *models.Version {
 		return &models.Version{ModelVersion: schemas.ModelVersion{
 			Version: n, Stage: stage, CreatedAt: start.Add(-time.Hour).UnixMilli(),
-			Metrics: scoring.Metrics{Accuracy: .8, ROCAUC: .85, LogLoss: .4},
+			Metrics: evaluation.Metrics{Figures: evaluation.Figures{Accuracy: .8, ROCAUC: .85, LogLoss: .4}},
 			Baseline: []schemas.BaselineDistribution{
 				{Name: "plan", Bins: []string{"month", "year"}, Frequencies: []float64{.5, .5}},
 				{Name: "bill", Bins: []string{"50", "+Inf"}, Frequencies: []float64{.5, .5}},

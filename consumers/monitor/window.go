@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // maxVersions bounds the model versions that figures over a window are kept
@@ -13,24 +13,23 @@ const maxVersions = 20
 
 // window holds the last outcomes joined with scores of one model version.
 type window struct {
-	probability []float64
-	churned     []bool
-	next        int
+	examples []evaluation.Example
+	next     int
 	// total counts all outcomes, those that left the window included.
 	total   int64
-	metrics scoring.Metrics
+	metrics evaluation.Metrics
 	stale   bool // metrics are not of the present content
 }
 
 func (w *window) add(probability float64, churned bool, limit int) {
 	w.total++
 	w.stale = true
-	if len(w.probability) < limit {
-		w.probability = append(w.probability, probability)
-		w.churned = append(w.churned, churned)
+	e := evaluation.Example{Probability: probability, Churned: churned}
+	if len(w.examples) < limit {
+		w.examples = append(w.examples, e)
 		return
 	}
-	w.probability[w.next], w.churned[w.next] = probability, churned
+	w.examples[w.next] = e
 	w.next = (w.next + 1) % limit
 }
 
@@ -70,7 +69,7 @@ type VersionStats struct {
 	// Outcomes counts all that were joined with a score of this version.
 	Outcomes int64
 	// Metrics are over the last of them, Config.Window at most.
-	Metrics scoring.Metrics
+	Metrics evaluation.Metrics
 }
 
 // stats returns the figures of every version, newest first.
@@ -78,7 +77,7 @@ func (w *windows) stats() []VersionStats {
 	out := make([]VersionStats, 0, len(w.byVersion))
 	for version, v := range w.byVersion {
 		if v.stale {
-			v.metrics, v.stale = scoring.Evaluate(v.probability, v.churned), false
+			v.metrics, v.stale = evaluation.Rank(v.examples).Metrics(), false
 		}
 		out = append(out, VersionStats{Version: version, Outcomes: v.total, Metrics: v.metrics})
 	}

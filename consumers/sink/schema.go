@@ -19,10 +19,14 @@ import (
 // Columns of the tables that rows are written to, in insertion order; those of
 // the features follow in churn_scores.
 var (
-	modelColumns = append(
-		columns.Of(columns.Stored(columns.Model), func(r *ModelRow) *schemas.ModelVersion { return &r.ModelVersion }),
-		columns.Column[ModelRow]{Name: "record_offset", Type: columns.Int64,
+	modelColumns = func() []columns.Column[ModelRow] {
+		list := columns.Of(columns.Stored(columns.Model), func(r *ModelRow) *schemas.ModelVersion { return &r.ModelVersion })
+		// The tables were released with this column after baseline; what versions
+		// have had since follows it.
+		baseline := slices.IndexFunc(list, func(c columns.Column[ModelRow]) bool { return c.Name == "baseline" })
+		return slices.Insert(list, baseline+1, columns.Column[ModelRow]{Name: "record_offset", Type: columns.Int64,
 			Value: func(r *ModelRow, to columns.Cells) { to.Int64(r.Offset) }})
+	}()
 
 	erasureColumns = []columns.Column[Erasure]{
 		{Name: "customer_id", Type: columns.Text, Shape: columns.Similar,

@@ -14,6 +14,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/columns"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // company is an Attributes of any names, also of those that an Avro schema
@@ -233,9 +234,12 @@ func testStoreKeepsEveryColumn(t *testing.T, open opener) {
 func testStoreKeepsOutcomesAndModels(t *testing.T, open opener) {
 	s := open(t, threeFeatures(t))
 	s.mustMigrate(t)
+	metrics := evaluation.NoMetrics()
+	metrics.Rows, metrics.Churners, metrics.Accuracy, metrics.LogLoss = 100, 25, 0.75, math.Inf(1)
+	metrics.PRAUC, metrics.Lower.PRAUC, metrics.Upper.PRAUC = 0.625, 0.5, 0.6875
 	first := ModelRow{Offset: 11, ModelVersion: schemas.ModelVersion{
 		Version: 1, CreatedAt: at(t, "2026-01-01 00:00:00.500"), Stage: schemas.StageChampion, Reason: "first",
-		Payload: `{"a":"ü"}`, SHA256: "ab", Metrics: schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.75, LogLoss: math.Inf(1)},
+		Payload: `{"a":"ü"}`, SHA256: "ab", Metrics: metrics,
 		TrainingStart: at(t, "2025-01-01 00:00:00.100"), TrainingEnd: at(t, "2025-12-31 00:00:00.100"), TrainingRows: 900, LabelsSeen: 1000,
 		FeatureFingerprint: "f", MediumThreshold: 0.25, HighThreshold: 0.5,
 		Baseline: []schemas.BaselineDistribution{
@@ -243,7 +247,9 @@ func testStoreKeepsOutcomesAndModels(t *testing.T, open opener) {
 	}}
 	second := first
 	second.Version, second.Offset, second.Stage = 2, 12, schemas.StageChallenger
-	second.ChampionMetrics = &schemas.HoldoutMetrics{Rows: 100, Accuracy: 0.875, TopDecileLift: 2}
+	champion := evaluation.NoMetrics()
+	champion.Rows, champion.Accuracy, champion.TopDecileLift, champion.PRAUC = 100, 0.875, 2, 0.5625
+	second.ChampionMetrics = &champion
 	retired := first
 	retired.Offset, retired.Stage = 13, schemas.StageRetired
 	s.mustWrite(t, &Batch{Models: []ModelRow{first, second}})
@@ -253,6 +259,9 @@ func testStoreKeepsOutcomesAndModels(t *testing.T, open opener) {
 		s.table("model_versions")+" ORDER BY version"),
 		`1 | 2026-01-01 00:00:00.500 | RETIRED | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | NULL | NULL | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 13`,
 		`2 | 2026-01-01 00:00:00.500 | CHALLENGER | first | {"a":"ü"} | ab | 100 | 0.75 | NULL | 0.875 | 2 | 2025-01-01 00:00:00.100 | 2025-12-31 00:00:00.100 | 900 | 1000 | f | 0.25 | 0.5 | 12`)
+	expectRows(t, s.ask(t, "SELECT version, holdout_churners, roc_auc, pr_auc, pr_auc_lower, pr_auc_upper, brier_lower, champion_pr_auc FROM "+
+		s.table("model_versions")+" ORDER BY version"),
+		"1 | 25 | NULL | 0.625 | 0.5 | 0.6875 | NULL | NULL", "2 | 25 | NULL | 0.625 | 0.5 | 0.6875 | NULL | 0.5625")
 	expectRows(t, s.ask(t, "SELECT "+s.json("baseline")+" FROM "+s.table("model_versions")+" WHERE version = 2"),
 		`[{"name":"Contract","bins":["One year","\u0001"],"frequencies":[0.5,0.5]},{"name":"empty","bins":[],"frequencies":[]}]`)
 

@@ -236,6 +236,60 @@ ALTER TABLE churn_scores_at_risk MODIFY COLUMN score_recency UInt256 MATERIALIZE
         bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
         toUInt256(model_version)) CODEC(ZSTD(1));
 
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `holdout_churners` Int64;
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `pr_auc` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `log_loss_skill` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `accuracy_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `accuracy_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `precision_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `precision_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `recall_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `recall_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `f1_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `f1_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `roc_auc_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `roc_auc_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `pr_auc_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `pr_auc_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `log_loss_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `log_loss_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `log_loss_skill_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `log_loss_skill_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `brier_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `brier_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `calibration_error_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `calibration_error_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `top_decile_lift_lower` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `top_decile_lift_upper` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `champion_pr_auc` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `champion_log_loss_skill` Nullable(Float64);
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_current_feed TO churn_scores_current AS
 SELECT * FROM churn_scores;
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Type is what a column holds.
@@ -226,8 +227,10 @@ var Model = slices.Concat(
 		{Name: "sha256", Type: Text, Member: "sha256",
 			Value: func(v *schemas.ModelVersion, to Cells) { to.Text(v.SHA256) }},
 	},
-	metrics("holdout_rows", Int64, "", "metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return &v.Metrics }),
-	metrics("", None, "champion_", "champion_metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return v.ChampionMetrics }),
+	[]Column[schemas.ModelVersion]{ownMetrics.count("holdout_rows", "rows", Int64, rows)},
+	ownMetrics.figures(firstFigures),
+	[]Column[schemas.ModelVersion]{itsMetrics.count("", "rows", None, rows)},
+	itsMetrics.figures(firstFigures),
 	[]Column[schemas.ModelVersion]{
 		{Name: "training_start", Type: Time, Member: "training_start",
 			Value: func(v *schemas.ModelVersion, to Cells) { to.Time(v.TrainingStart) }},
@@ -246,44 +249,70 @@ var Model = slices.Concat(
 		{Name: "baseline", Type: Distributions,
 			Value: func(v *schemas.ModelVersion, to Cells) { to.Distributions(v.Baseline) }},
 	},
+	[]Column[schemas.ModelVersion]{ownMetrics.count("holdout_churners", "churners", Int64, churners)},
+	ownMetrics.figures(laterFigures),
+	ownMetrics.bounds(Float),
+	[]Column[schemas.ModelVersion]{itsMetrics.count("", "churners", None, churners)},
+	itsMetrics.figures(laterFigures),
+	itsMetrics.bounds(None),
 )
 
-// metrics describes figures on holdout rows, all null where there are none.
-// How many rows there were is in the column named rows.
-func metrics(rows string, rowsType Type, prefix, object string, of func(*schemas.ModelVersion) *schemas.HoldoutMetrics) []Column[schemas.ModelVersion] {
-	list := []Column[schemas.ModelVersion]{{Name: rows, Type: rowsType, Object: object, Member: "rows",
+// The figures that versions have had from the first on, and those that came later.
+var (
+	firstFigures = []string{"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier", "calibration_error", "top_decile_lift"}
+	laterFigures = []string{"pr_auc", "log_loss_skill"}
+)
+
+// holdout is the metrics of a version on holdout rows, its own or the champion's.
+type holdout struct {
+	prefix, object string // of columns, and in JSON
+	of             func(*schemas.ModelVersion) *schemas.HoldoutMetrics
+}
+
+var (
+	ownMetrics = holdout{"", "metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return &v.Metrics }}
+	itsMetrics = holdout{"champion_", "champion_metrics", func(v *schemas.ModelVersion) *schemas.HoldoutMetrics { return v.ChampionMetrics }}
+)
+
+// column describes one of the metrics, null where there are none.
+func (h holdout) column(name, member string, typ Type, value func(*schemas.HoldoutMetrics, Cells)) Column[schemas.ModelVersion] {
+	return Column[schemas.ModelVersion]{Name: name, Type: typ, Nullable: typ == Float, Object: h.object, Member: member,
 		Value: func(v *schemas.ModelVersion, to Cells) {
-			if m := of(v); m != nil {
-				to.Int64(m.Rows)
+			if m := h.of(v); m != nil {
+				value(m, to)
 			} else {
 				to.Null()
 			}
-		}}}
-	for _, f := range []struct {
-		name  string
-		value func(*schemas.HoldoutMetrics) float64
-	}{
-		{"accuracy", func(m *schemas.HoldoutMetrics) float64 { return m.Accuracy }},
-		{"precision", func(m *schemas.HoldoutMetrics) float64 { return m.Precision }},
-		{"recall", func(m *schemas.HoldoutMetrics) float64 { return m.Recall }},
-		{"f1", func(m *schemas.HoldoutMetrics) float64 { return m.F1 }},
-		{"roc_auc", func(m *schemas.HoldoutMetrics) float64 { return m.ROCAUC }},
-		{"log_loss", func(m *schemas.HoldoutMetrics) float64 { return m.LogLoss }},
-		{"brier", func(m *schemas.HoldoutMetrics) float64 { return m.Brier }},
-		{"calibration_error", func(m *schemas.HoldoutMetrics) float64 { return m.CalibrationError }},
-		{"top_decile_lift", func(m *schemas.HoldoutMetrics) float64 { return m.TopDecileLift }},
-	} {
-		list = append(list, Column[schemas.ModelVersion]{Name: prefix + f.name, Type: Float, Nullable: true, Object: object, Member: f.name,
-			Value: func(v *schemas.ModelVersion, to Cells) {
-				if m := of(v); m != nil {
-					to.Float(f.value(m))
-				} else {
-					to.Null()
-				}
-			}})
+		}}
+}
+
+// count describes a number of rows.
+func (h holdout) count(name, member string, typ Type, of func(*schemas.HoldoutMetrics) int64) Column[schemas.ModelVersion] {
+	return h.column(name, member, typ, func(m *schemas.HoldoutMetrics, to Cells) { to.Int64(of(m)) })
+}
+
+// figures describes some of the figures.
+func (h holdout) figures(names []string) (list []Column[schemas.ModelVersion]) {
+	for _, f := range evaluation.All {
+		if slices.Contains(names, f.Name) {
+			list = append(list, h.column(h.prefix+f.Name, f.Name, Float, func(m *schemas.HoldoutMetrics, to Cells) { to.Float(*f.Of(&m.Figures)) }))
+		}
 	}
 	return list
 }
+
+// bounds describes the ends of the intervals of all figures.
+func (h holdout) bounds(typ Type) (list []Column[schemas.ModelVersion]) {
+	for _, f := range evaluation.All {
+		list = append(list,
+			h.column(h.prefix+f.Name+"_lower", f.Name+"_lower", typ, func(m *schemas.HoldoutMetrics, to Cells) { to.Float(*f.Of(&m.Lower)) }),
+			h.column(h.prefix+f.Name+"_upper", f.Name+"_upper", typ, func(m *schemas.HoldoutMetrics, to Cells) { to.Float(*f.Of(&m.Upper)) }))
+	}
+	return list
+}
+
+func rows(m *schemas.HoldoutMetrics) int64     { return m.Rows }
+func churners(m *schemas.HoldoutMetrics) int64 { return m.Churners }
 
 // symbols returns those of an enum, up to the last.
 func symbols[E interface {

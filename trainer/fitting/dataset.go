@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Example is a labelled customer at one moment.
@@ -157,6 +158,17 @@ func (d *Dataset) labels(rows []int32) []bool {
 	out := make([]bool, len(rows))
 	for i, r := range rows {
 		out[i] = d.Churned(int(r))
+	}
+	return out
+}
+
+// scored returns the examples at the given positions with the probabilities that a
+// predictor gives them.
+func (d *Dataset) scored(p *scoring.Predictor, rows []int32) []evaluation.Example {
+	out := make([]evaluation.Example, len(rows))
+	for i, probability := range d.probabilities(p, rows) {
+		r := int(rows[i])
+		out[i] = evaluation.Example{Customer: d.customer[r] &^ 1, Probability: probability, Churned: d.Churned(r)}
 	}
 	return out
 }

@@ -69,5 +69,5 @@ func Example() {
 	// contract: mean |SHAP| 0.17
 	// tenure: mean |SHAP| 0.08
 	// there was no champion; log loss 0.4192 on 1000 holdout rows
-	// promote: false; not better: log loss 0.5312 against 0.4192 of version 1 on the same 1000 holdout rows (difference +0.112, 95 % interval +0.081 to +0.142)
+	// promote: false; not better: log loss 0.5312 against 0.4192 of version 1 on the same 1000 holdout rows (difference +0.112, 95 % interval +0.0828 to +0.143)
 }

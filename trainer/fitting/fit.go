@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 var (
@@ -70,8 +71,8 @@ func (c *Config) Validate() error {
 type Candidate struct {
 	Model     *scoring.Model
 	Predictor *scoring.Predictor
-	// Metrics are the model's on the holdout.
-	Metrics scoring.Metrics
+	// Metrics are the model's on the holdout, with their intervals.
+	Metrics evaluation.Metrics
 	// Baseline is how features and score were distributed over the training
 	// rows.
 	Baseline []Distribution
@@ -141,7 +142,7 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c.Metrics = scoring.Evaluate(d.probabilities(c.Predictor, c.Holdout), d.labels(c.Holdout))
+	c.Metrics = evaluation.Evaluate(d.scored(c.Predictor, c.Holdout))
 	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
 	return c, nil
 }

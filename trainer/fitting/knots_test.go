@@ -11,6 +11,7 @@ import (
 	"gonum.org/v1/gonum/optimize"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 func TestKnotsAreValuesThatOccur(t *testing.T) {
@@ -183,7 +184,7 @@ func meanLogLoss(p *scoring.Predictor, d *Dataset) float64 {
 	sum, x := 0.0, scoring.NewVector(d.Spec().Len())
 	for i := range d.Len() {
 		d.Attributes(i, x)
-		sum += logLoss(p.Probability(x), d.Churned(i))
+		sum += evaluation.LogLoss(p.Probability(x), d.Churned(i))
 	}
 	return sum / float64(d.Len())
 }
@@ -205,7 +206,7 @@ func TestKnotsRecoverAPiecewiseLinearCurve(t *testing.T) {
 	x := scoring.NewVector(2)
 	for i := range fresh.Len() {
 		fresh.Attributes(i, x)
-		best += logLoss(1/(1+math.Exp(-curve(x[0]))), fresh.Churned(i)) / float64(fresh.Len())
+		best += evaluation.LogLoss(1/(1+math.Exp(-curve(x[0]))), fresh.Churned(i)) / float64(fresh.Len())
 	}
 	linear := meanLogLoss(fitted(t, d, 0), fresh) - best
 	pieces := fitted(t, d, 13) // knots near every six months

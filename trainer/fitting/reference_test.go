@@ -14,6 +14,7 @@ import (
 	"github.com/churnstream/churnstream/producers/replay"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
@@ -308,7 +309,7 @@ func TestTunedFitIsAsGoodAsTheReference(t *testing.T) {
 
 // tuned fits rows with the strength that cross-validation chooses, and measures
 // the model on all others.
-func tuned(t *testing.T, d *fitting.Dataset, rows []int32, knots int) (scoring.Metrics, float64) {
+func tuned(t *testing.T, d *fitting.Dataset, rows []int32, knots int) (evaluation.Metrics, float64) {
 	t.Helper()
 	x := fitting.Encode(d, rows, fitting.EncodeConfig{Folds: 5, Knots: knots})
 	strength, _, err := x.Strength(context.Background(), fitting.DefaultStrengths())
@@ -323,17 +324,15 @@ func tuned(t *testing.T, d *fitting.Dataset, rows []int32, knots int) (scoring.M
 	if err != nil {
 		t.Fatal(err)
 	}
-	var probability []float64
-	var churned []bool
+	var examples []evaluation.Example
 	attributes := scoring.NewVector(d.Spec().Len())
 	for i := range d.Len() {
 		if _, training := slices.BinarySearch(rows, int32(i)); !training {
 			d.Attributes(i, attributes)
-			probability = append(probability, p.Probability(attributes))
-			churned = append(churned, d.Churned(i))
+			examples = append(examples, evaluation.Example{Customer: uint64(i), Probability: p.Probability(attributes), Churned: d.Churned(i)})
 		}
 	}
-	return scoring.Evaluate(probability, churned), strength
+	return evaluation.Evaluate(examples), strength
 }
 
 func BenchmarkTrainTelcoImportance(b *testing.B) {

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math"
+
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // beyondChance is how many standard errors a narrower window must be better by.
@@ -88,32 +90,21 @@ func (d *Dataset) churnersIn(rows []int32) (n int) {
 	return n
 }
 
-// beats reports whether a candidate is better than another beyond chance, on
-// its own holdout. Rows of a customer are not independent: the standard error
-// is that of a mean over customers.
+// beats reports whether a candidate is better than another beyond chance, on its
+// own holdout. A few customers with most of the rows are as good as so many
+// customers.
 func (c *Candidate) beats(other *Candidate) bool {
-	d := c.data
-	churned := d.labels(c.Holdout)
-	own, theirs := d.probabilities(c.Predictor, c.Holdout), d.probabilities(other.Predictor, c.Holdout)
-	differences := make([]float64, len(churned))
-	mean := 0.0
-	for i := range differences {
-		differences[i] = logLoss(own[i], churned[i]) - logLoss(theirs[i], churned[i])
-		mean += differences[i] / float64(len(differences))
+	x := c.against(other.Predictor)
+	return x.Customers >= leastCustomers && x.Difference+beyondChance*x.StandardError < 0
+}
+
+// against compares a candidate, as the challenger, with another model on its own
+// holdout.
+func (c *Candidate) against(other *scoring.Predictor) evaluation.Comparison {
+	own, theirs := c.data.scored(c.Predictor, c.Holdout), c.data.probabilities(other, c.Holdout)
+	pairs := make([]evaluation.Pair, len(own))
+	for i, e := range own {
+		pairs[i] = evaluation.Pair{Customer: e.Customer, Challenger: e.Probability, Champion: theirs[i], Churned: e.Churned}
 	}
-	type customer struct{ rows, sum float64 }
-	by := make(map[uint64]customer)
-	for i, r := range c.Holdout {
-		of := by[d.customer[r]&^1]
-		by[d.customer[r]&^1] = customer{of.rows + 1, of.sum + differences[i] - mean}
-	}
-	rows, squares, weights := float64(len(differences)), 0.0, 0.0
-	for _, r := range c.Holdout { // in their order, as sums depend on it
-		of := by[d.customer[r]&^1]
-		squares += of.sum * of.sum
-		weights += of.rows * of.rows
-		delete(by, d.customer[r]&^1)
-	}
-	// A few customers with most of the rows are as good as so many customers.
-	return rows*rows/weights >= leastCustomers && mean+beyondChance*math.Sqrt(squares)/rows < 0
+	return evaluation.Compare(pairs)
 }

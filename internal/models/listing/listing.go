@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/terminal"
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 )
 
 // Table prints versions as a table. champion is the one in use, nil for none: of
@@ -23,9 +25,9 @@ func Table(out io.Writer, versions []*models.Version, champion *models.Version) 
 		if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
 			stage = "was champion"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.4f\t%.4f\t%.4f\t%s\n", v.Version, stage,
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, stage,
 			moment(v.CreatedAt).Format(time.DateTime), v.TrainingRows,
-			v.Metrics.LogLoss, v.Metrics.ROCAUC, v.Metrics.Accuracy, terminal.Plain(v.Reason, 200))
+			figure(v.Metrics.LogLoss), figure(v.Metrics.ROCAUC), figure(v.Metrics.Accuracy), terminal.Plain(v.Reason, 200))
 	}
 	return w.Flush()
 }
@@ -48,6 +50,14 @@ func JSON(out io.Writer, v *models.Version) error {
 		ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
 	}{v.Version, v.Stage.String(), v.Reason, moment(v.CreatedAt), v.SHA256, v.FeatureFingerprint,
 		v.TrainingRows, moment(v.TrainingStart), moment(v.TrainingEnd), v.Metrics, v.ChampionMetrics})
+}
+
+// figure shows a figure, a dash where it is not defined.
+func figure(x float64) string {
+	if scoring.IsMissing(x) {
+		return "–"
+	}
+	return strconv.FormatFloat(x, 'f', 4, 64)
 }
 
 func moment(millis int64) time.Time { return time.UnixMilli(millis).UTC() }
