@@ -480,6 +480,14 @@ func (s *Server) modelJSON(v *models.Version) object {
 	champion := s.models.Champion()
 	out := show(s.set, columns.Model, &v.ModelVersion)
 	out.set("in_force", champion != nil && champion.Version == v.Version)
+	out.set("label", schemas.Label(v.Horizon))
+	out.set("horizon_seconds", float64(v.Horizon)/1000)
+	var until *time.Time // versions of before examples do not say
+	if v.LabelsUntil > 0 {
+		until = new(time.Time)
+		*until = time.UnixMilli(v.LabelsUntil).UTC()
+	}
+	out.set("labels_until", until)
 	return out
 }
 

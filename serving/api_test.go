@@ -639,6 +639,9 @@ func TestEveryMemberIsDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("its metrics", metrics, slices.Collect(maps.Keys(document.Components.Schemas["Metrics"].Properties))...)
+	if m := models.Models[0]; string(m["label"]) != `"leaves within 30 days"` || string(m["horizon_seconds"]) != "2592000" || string(m["labels_until"]) != `"2023-11-14T22:13:20Z"` {
+		t.Errorf("label %s within %s s, known until %s", m["label"], m["horizon_seconds"], m["labels_until"])
+	}
 }
 
 // A customer's levels are shown whether a model knows them or not, are known to

@@ -217,7 +217,7 @@ func (st *stage) version(n int64, level schemas.Stage) *models.Version {
 	metrics.Lower.ROCAUC, metrics.Upper.ROCAUC = 0.8146, 0.8533
 	v := &models.Version{Model: m, Predictor: p}
 	v.ModelVersion = schemas.ModelVersion{Version: n, CreatedAt: 1_700_000_000_000 + n, Stage: level,
-		Reason: "better than the one <before>", SHA256: "abc", TrainingRows: 5274, MediumThreshold: 0.3, HighThreshold: 0.6,
+		Reason: "better than the one <before>", SHA256: "abc", TrainingRows: 5274, Horizon: 30 * 24 * 3_600_000, LabelsUntil: 1_700_000_000_000, MediumThreshold: 0.3, HighThreshold: 0.6,
 		Metrics: metrics}
 	return v
 }

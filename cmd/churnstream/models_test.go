@@ -22,6 +22,7 @@ func TestModels(t *testing.T) {
 	b.publishModel()
 	second := b.model()
 	second.Version, second.Stage, second.Reason = 2, schemas.StageChallenger, "not better by chance alone"
+	second.Horizon, second.LabelsUntil = 30*24*3_600_000, 1_700_000_000_000
 	b.produce(schemas.TopicModels, kafka.Record{Key: models.Key(2), Value: b.codec.AppendModel(nil, second)})
 
 	// stages are those in the list, newest first.
@@ -32,6 +33,9 @@ func TestModels(t *testing.T) {
 			all = append(all, row[1]+" "+row[2])
 		}
 		return strings.Join(all, ", ")
+	}
+	if list := b.command("models", "list"); !strings.Contains(list, "  leaves within 30 days  ") {
+		t.Errorf("listed %s", list)
 	}
 	if got := stages(); got != "2 CHALLENGER, 1 CHAMPION" {
 		t.Errorf("listed %s", got)
@@ -51,7 +55,8 @@ func TestModels(t *testing.T) {
 
 	shown := b.lines(strings.ReplaceAll(b.command("models", "show", "2"), "\n", " ") + "\n")[0]
 	if shown["version"] != 2.0 || shown["stage"] != "CHAMPION" || shown["reason"] != "activated by hand" ||
-		shown["sha256"] != second.SHA256 || shown["feature_fingerprint"] != second.FeatureFingerprint || shown["created_at"] != "2023-11-14T22:13:20Z" {
+		shown["sha256"] != second.SHA256 || shown["feature_fingerprint"] != second.FeatureFingerprint || shown["created_at"] != "2023-11-14T22:13:20Z" ||
+		shown["label"] != "leaves within 30 days" || shown["horizon_seconds"] != 2592000.0 || shown["labels_until"] != "2023-11-14T22:13:20Z" {
 		t.Errorf("models show prints %v", shown)
 	}
 	// The payload is what explain takes.

@@ -478,7 +478,7 @@ func (w *worker) use(m *models.Version) {
 		return
 	}
 	if w.model == nil || w.model.Version != m.Version {
-		w.log.Info("scoring with model", "version", m.Version)
+		w.log.Info("scoring with model", "version", m.Version, "label", schemas.Label(m.Horizon))
 	}
 	w.model = m
 	model := engine.Model{

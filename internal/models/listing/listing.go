@@ -19,14 +19,14 @@ import (
 // those that were published as champions the others are not any more.
 func Table(out io.Writer, versions []*models.Version, champion *models.Version) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
+	fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tLABEL\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
 	for _, v := range versions {
 		stage := v.Stage.String()
 		if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
 			stage = "was champion"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, stage,
-			moment(v.CreatedAt).Format(time.DateTime), v.TrainingRows,
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, stage,
+			moment(v.CreatedAt).Format(time.DateTime), schemas.Label(v.Horizon), v.TrainingRows,
 			figure(v.Metrics.LogLoss), figure(v.Metrics.ROCAUC), figure(v.Metrics.Accuracy), terminal.Plain(v.Reason, 200))
 	}
 	return w.Flush()
@@ -34,6 +34,11 @@ func Table(out io.Writer, versions []*models.Version, champion *models.Version) 
 
 // JSON prints a version's figures as JSON, without its model.
 func JSON(out io.Writer, v *models.Version) error {
+	var until *time.Time // versions of before examples do not say
+	if v.LabelsUntil > 0 {
+		until = new(time.Time)
+		*until = moment(v.LabelsUntil)
+	}
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
 	return e.Encode(struct {
@@ -43,13 +48,17 @@ func JSON(out io.Writer, v *models.Version) error {
 		CreatedAt          time.Time               `json:"created_at"`
 		SHA256             string                  `json:"sha256"`
 		FeatureFingerprint string                  `json:"feature_fingerprint"`
+		Label              string                  `json:"label"`
+		HorizonSeconds     float64                 `json:"horizon_seconds"`
+		LabelsSeen         int64                   `json:"labels_seen"`
+		LabelsUntil        *time.Time              `json:"labels_until"`
 		TrainingRows       int64                   `json:"training_rows"`
 		TrainingStart      time.Time               `json:"training_start"`
 		TrainingEnd        time.Time               `json:"training_end"`
 		Metrics            schemas.HoldoutMetrics  `json:"metrics"`
 		ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
 	}{v.Version, v.Stage.String(), v.Reason, moment(v.CreatedAt), v.SHA256, v.FeatureFingerprint,
-		v.TrainingRows, moment(v.TrainingStart), moment(v.TrainingEnd), v.Metrics, v.ChampionMetrics})
+		schemas.Label(v.Horizon), float64(v.Horizon) / 1000, v.LabelsSeen, until, v.TrainingRows, moment(v.TrainingStart), moment(v.TrainingEnd), v.Metrics, v.ChampionMetrics})
 }
 
 // figure shows a figure, a dash where it is not defined.
