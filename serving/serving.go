@@ -25,6 +25,7 @@ import (
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ops"
 	"github.com/churnstream/churnstream/internal/problem"
+	"github.com/churnstream/churnstream/internal/quality"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
@@ -34,6 +35,8 @@ import (
 type Config struct {
 	role.Dependencies `kong:"-"`
 
+	// Monitor is where a monitor in another process answers.
+	Monitor string `name:"monitor" help:"URL of the monitor whose figures the page shows, such as http://monitor:9103; without it, of the one in this process." placeholder:"URL"`
 	// Limits bounds the requests.
 	Limits Limits `embed:""`
 
@@ -54,6 +57,7 @@ type Server struct {
 	producer  Producer
 	guard     *ops.Guard
 	trainer   http.Handler
+	quality   reporter // nil where there is no monitor to ask
 	ready     func(name string, ready bool, why string)
 	log       *slog.Logger
 	customers *ReadModel
@@ -107,6 +111,7 @@ func New(cfg Config) (*Server, error) {
 		producer:  cfg.Producer,
 		guard:     cfg.Guard,
 		trainer:   cfg.Handlers[role.RetrainPath],
+		quality:   newReporter(cfg.Handlers[quality.Path], cfg.Monitor),
 		ready:     cfg.Ready,
 		log:       cfg.Logger,
 		customers: NewReadModel(),
@@ -237,6 +242,7 @@ func (s *Server) endpoints() []route {
 		{method: http.MethodGet, path: "/v1/models", handle: s.listModels},
 		{method: http.MethodGet, path: "/v1/models/{version}", handle: s.getModel},
 		{method: http.MethodPost, path: "/v1/models/{version}/activate", handle: s.guarded(s.activate)},
+		{method: http.MethodGet, path: quality.Path, handle: s.getQuality},
 		{method: http.MethodPost, path: "/v1/retrain", handle: s.guarded(s.retrain)},
 		{method: http.MethodGet, path: "/openapi.json", handle: s.getOpenAPI},
 
@@ -244,6 +250,7 @@ func (s *Server) endpoints() []route {
 		{method: http.MethodGet, path: "/customers/{id}", handle: s.pageCustomer},
 		{method: http.MethodGet, path: "/model", handle: s.pageModel},
 		{method: http.MethodGet, path: "/fragment/customers", handle: s.fragmentCustomers},
+		{method: http.MethodGet, path: "/fragment/model", handle: s.fragmentModel},
 		{method: http.MethodGet, path: "/events", handle: s.events, endless: true},
 		{method: http.MethodGet, path: "/static/{file}", handle: s.getStatic},
 	}

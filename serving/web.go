@@ -20,6 +20,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/problem"
+	"github.com/churnstream/churnstream/internal/quality"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -555,7 +556,10 @@ func newSparkline(history []Point) sparkline {
 
 type modelView struct {
 	frame
-	Champion   *versionView
+	Champion *versionView
+	// Chosen is the version that is asked for, else the champion.
+	Chosen     *versionView
+	Quality    *qualityView
 	Versions   []versionView
 	Importance []importanceView
 }
@@ -566,6 +570,11 @@ type versionView struct {
 	StageWord  string
 	StageClass string
 	InForce    bool
+	Shown      bool
+	// What was measured.
+	Outcomes                int64
+	LiveLogLoss, LiveROCAUC string
+	Worse                   bool
 }
 
 type importanceView struct {
@@ -575,28 +584,61 @@ type importanceView struct {
 	SHAPTxt, LIMEs string
 }
 
-func (s *Server) pageModel(w http.ResponseWriter, r *http.Request) {
-	view := &modelView{frame: frame{Title: "Model", Section: "model", Live: false}}
+func (s *Server) modelView(r *http.Request) *modelView {
+	view := &modelView{frame: frame{Title: "Model", Section: "model", Live: true}}
+	var report *quality.Report
+	if s.quality != nil {
+		report, _ = s.quality.Report(r.Context()) // its absence is told of with the figures
+	}
 	champion := s.models.Champion()
+	chosen := champion
+	if n, err := strconv.ParseInt(r.URL.Query().Get("version"), 10, 64); err == nil {
+		chosen = cmp.Or(s.models.Get(n), champion)
+	}
 	for _, v := range s.models.List() {
-		view.Versions = append(view.Versions, newVersionView(v, champion))
+		view.Versions = append(view.Versions, newVersionView(v, champion, chosen, report))
 	}
 	if champion != nil {
-		c := newVersionView(champion, champion)
+		c := newVersionView(champion, champion, chosen, report)
 		view.Champion = &c
-		view.Importance = s.importance(champion.Model)
 	}
-	s.render(w, r, http.StatusOK, "model", "layout.html", view)
+	if chosen != nil {
+		c := newVersionView(chosen, champion, chosen, report)
+		view.Chosen, view.Quality = &c, s.qualityView(r.Context(), chosen)
+		view.Importance = s.importance(chosen.Model)
+	}
+	return view
 }
 
-func newVersionView(v, champion *models.Version) versionView {
-	return versionView{
-		V:          v,
-		Created:    millis(v.CreatedAt),
-		StageWord:  sentence(v.Stage.String()),
-		StageClass: strings.ToLower(v.Stage.String()),
-		InForce:    champion != nil && champion.Version == v.Version,
+func (s *Server) pageModel(w http.ResponseWriter, r *http.Request) {
+	s.render(w, r, http.StatusOK, "model", "layout.html", s.modelView(r))
+}
+
+func (s *Server) fragmentModel(w http.ResponseWriter, r *http.Request) {
+	s.render(w, r, http.StatusOK, "model", "fragment", s.modelView(r))
+}
+
+func newVersionView(v, champion, chosen *models.Version, report *quality.Report) versionView {
+	view := versionView{
+		V:           v,
+		Created:     millis(v.CreatedAt),
+		StageWord:   sentence(v.Stage.String()),
+		StageClass:  strings.ToLower(v.Stage.String()),
+		InForce:     champion != nil && champion.Version == v.Version,
+		Shown:       chosen != nil && chosen.Version == v.Version,
+		LiveLogLoss: "–", LiveROCAUC: "–",
 	}
+	if q := report.Of(v.Version); q != nil {
+		view.Outcomes = q.Examples
+		if i, ok := q.Measured["log_loss"]; ok {
+			view.LiveLogLoss = figure(float64(i.Value))
+		}
+		if i, ok := q.Measured["roc_auc"]; ok {
+			view.LiveROCAUC = figure(float64(i.Value))
+		}
+		_, view.Worse = q.Fallen()
+	}
+	return view
 }
 
 func (s *Server) importance(m *scoring.Model) []importanceView {

@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"time"
+
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Path is where a process with a monitor answers with a Report, as JSON.
@@ -14,8 +17,8 @@ const Path = "/v1/quality"
 
 // Report is what a monitor knows at a moment.
 type Report struct {
-	// At is the moment, in milliseconds since 1970.
-	At int64 `json:"at"`
+	// At is the moment.
+	At time.Time `json:"at"`
 	// CaughtUp says that what was in the topics at the start has been read. Until
 	// then the figures are of a part.
 	CaughtUp bool `json:"caught_up"`
@@ -42,18 +45,17 @@ type Report struct {
 // Version is what is known of one model version.
 type Version struct {
 	Version int64 `json:"version"`
-	// Horizon is within how long its training's labels had customers leave, in
-	// milliseconds; 0 is not known.
-	Horizon int64 `json:"horizon"`
+	// Horizon is within how many seconds its training's labels had customers leave;
+	// 0 is not known.
+	Horizon float64 `json:"horizon_seconds"`
 	// Examples counts all that were scored by it, Rows those in the window, and
 	// Churners those of them who left.
 	Examples int64 `json:"examples"`
 	Rows     int64 `json:"rows"`
 	Churners int64 `json:"churners"`
-	// From and To are when the oldest and the newest in the window were observed,
-	// in milliseconds since 1970.
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
+	// From and To are when the oldest and the newest in the window were observed.
+	From time.Time `json:"from,omitzero"`
+	To   time.Time `json:"to,omitzero"`
 	// Measured are the figures on the window, Holdout those that the version was
 	// published with, and Expected what its scores let expect before any label.
 	Measured Figures `json:"measured"`
@@ -80,11 +82,10 @@ type Bin struct {
 
 // Slice is the examples of a while.
 type Slice struct {
-	// From and To are when the first and the last of them were observed, in
-	// milliseconds since 1970.
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
-	Rows int64 `json:"rows"`
+	// From and To are when the first and the last of them were observed.
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	Rows int64     `json:"rows"`
 	// Version is the model version of the last one's score.
 	Version int64 `json:"version"`
 	// LogLoss is that of the scores, BaseLogLoss that of the slice's own churn
@@ -196,6 +197,18 @@ func (f Figures) Set(name string, value, lower, upper float64) {
 	if i.Value.Defined() {
 		f[name] = i
 	}
+}
+
+// FiguresOf returns the figures of metrics, of those that are defined.
+func FiguresOf(m *evaluation.Metrics) Figures {
+	f := Figures{}
+	if m.Rows == 0 {
+		return f
+	}
+	for _, figure := range evaluation.All {
+		f.Set(figure.Name, *figure.Of(&m.Figures), *figure.Of(&m.Lower), *figure.Of(&m.Upper))
+	}
+	return f
 }
 
 // Of returns the version's part of the report, nil if there is none.

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"math"
 	"testing"
+	"time"
+
+	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 func TestAReportSurvivesJSON(t *testing.T) {
@@ -11,7 +14,7 @@ func TestAReportSurvivesJSON(t *testing.T) {
 	figures.Set("roc_auc", .8, .7, .9)
 	figures.Set("recall", .5, math.NaN(), math.NaN())
 	figures.Set("precision", math.NaN(), 0, 1)
-	want := Report{At: 5, Champion: 2, Versions: []Version{{Version: 3}, {Version: 2, Measured: figures}},
+	want := Report{At: time.UnixMilli(5).UTC(), Champion: 2, Versions: []Version{{Version: 3}, {Version: 2, Measured: figures}},
 		Drift: &Drift{Score: Measure{Number(math.NaN()), .1}}}
 	text, err := json.Marshal(&want)
 	if err != nil {
@@ -22,7 +25,7 @@ func TestAReportSurvivesJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := got.Of(2)
-	if v == nil || len(v.Measured) != 2 || v.Measured["roc_auc"] != (Interval{.8, .7, .9}) {
+	if !got.At.Equal(want.At) || v == nil || len(v.Measured) != 2 || v.Measured["roc_auc"] != (Interval{.8, .7, .9}) {
 		t.Fatalf("%+v", got)
 	}
 	if r := v.Measured["recall"]; r.Value != .5 || r.Lower.Defined() || r.Upper.Defined() {
@@ -43,5 +46,22 @@ func TestExceeded(t *testing.T) {
 		if m.Exceeded() != want {
 			t.Errorf("%+v: %t", m, !want)
 		}
+	}
+}
+
+func TestFiguresOf(t *testing.T) {
+	m := evaluation.Evaluate([]evaluation.Example{{Customer: 1, Probability: .9, Churned: true}, {Customer: 2, Probability: .2}})
+	f := FiguresOf(&m)
+	if f["accuracy"].Value != 1 || f["roc_auc"].Value != 1 {
+		t.Errorf("%+v", f)
+	}
+	one := evaluation.Evaluate([]evaluation.Example{{Customer: 1, Probability: .2}})
+	f = FiguresOf(&one)
+	if _, there := f["roc_auc"]; there || f["accuracy"].Value != 1 || f["accuracy"].Lower.Defined() && f["accuracy"].Lower > 1 {
+		t.Errorf("%+v", f)
+	}
+	none := evaluation.NoMetrics()
+	if f := FiguresOf(&none); len(f) != 0 {
+		t.Errorf("%+v", f)
 	}
 }

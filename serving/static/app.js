@@ -2,32 +2,25 @@
 // form asks the server as it is changed. Without it the pages still work.
 "use strict";
 
-(function list() {
-  const filter = document.getElementById("filter");
-  if (!filter) return;
+// follow keeps parts of a page as the server has them: again and again the
+// fragment at path() is asked for, and the parts of these ids take the place of
+// those in the page.
+function follow(path, ids) {
   const live = document.getElementById("live");
-  filter.querySelector("button[type=submit]").hidden = true;
   live.hidden = false;
-
-  let busy = false, again = false, paused = false, typing = 0;
-
-  function address(path) {
-    const query = new URLSearchParams(location.search);
-    const text = query.toString();
-    return text ? path + "?" + text : path;
-  }
+  let busy = false, again = false, paused = false, waiting = false;
 
   // Somebody who is marking text would lose the mark.
   function marking() {
     const s = getSelection();
-    return s && !s.isCollapsed && document.getElementById("list").contains(s.anchorNode);
+    return s && !s.isCollapsed && ids.some((id) => document.getElementById(id).contains(s.anchorNode));
   }
 
   async function refresh() {
     if (busy) { again = true; return; }
     busy = true;
     try {
-      const answer = await fetch(address("/fragment/customers"));
+      const answer = await fetch(path());
       if (answer.ok && !marking()) show(await answer.text());
     } catch (e) {
       // The server is away; the event stream reconnects and brings us back.
@@ -38,16 +31,58 @@
 
   function show(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html");
-    const at = document.activeElement && document.activeElement.getAttribute("href");
-    for (const id of ["summary", "list"]) {
+    const active = document.activeElement;
+    const at = active && active.getAttribute("href");
+    const inside = active && active.tagName === "SUMMARY" && active.parentElement.id;
+    const open = Array.from(document.querySelectorAll("details[id][open]"), (d) => d.id);
+    for (const id of ids) {
       const section = fresh.getElementById(id);
-      if (section) document.getElementById(id).replaceWith(section);
+      if (!section) continue;
+      for (const d of section.querySelectorAll("details[id]")) d.open = open.includes(d.id);
+      // A reader is told of what is new, not of everything once more.
+      const said = document.querySelector("#" + id + " [role=status]"), says = section.querySelector("[role=status]");
+      if (said && says && said.innerHTML === says.innerHTML && said.className === says.className) says.replaceWith(said);
+      document.getElementById(id).replaceWith(section);
     }
-    if (at && document.activeElement === document.body) {
-      const link = document.querySelector('#list a[href="' + CSS.escape(at) + '"], #summary a[href="' + CSS.escape(at) + '"]');
-      if (link) link.focus({ preventScroll: true });
-    }
+    if (document.activeElement !== document.body) return;
+    const scope = ids.map((id) => "#" + id);
+    const link = at && document.querySelector(scope.map((s) => s + ' a[href="' + CSS.escape(at) + '"]').join(", "));
+    const summary = inside && document.querySelector("#" + CSS.escape(inside) + " > summary");
+    if (link || summary) (link || summary).focus({ preventScroll: true });
   }
+
+  function label(text) { live.querySelector(".label").textContent = text; }
+
+  const stream = new EventSource("/events");
+  stream.onmessage = () => {
+    if (paused || document.hidden) { waiting = true; return; }
+    refresh();
+  };
+  stream.onerror = () => label("Reconnecting");
+  stream.onopen = () => { label(paused ? "Paused" : "Live"); if (!paused) refresh(); };
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && waiting && !paused) { waiting = false; refresh(); }
+  });
+  live.addEventListener("click", () => {
+    paused = !paused;
+    live.setAttribute("aria-pressed", String(!paused));
+    label(paused ? "Paused" : "Live");
+    if (!paused) refresh();
+  });
+  return refresh;
+}
+
+(function list() {
+  const filter = document.getElementById("filter");
+  if (!filter) return;
+  filter.querySelector("button[type=submit]").hidden = true;
+  let typing = 0;
+
+  function address() {
+    const text = new URLSearchParams(location.search).toString();
+    return text ? "/fragment/customers?" + text : "/fragment/customers";
+  }
+  const refresh = follow(address, ["summary", "list"]);
 
   function choose() {
     const query = new URLSearchParams();
@@ -66,25 +101,11 @@
     typing = setTimeout(choose, 200);
   });
   filter.addEventListener("submit", (e) => { e.preventDefault(); choose(); });
+})();
 
-  let waiting = false;
-  const stream = new EventSource("/events");
-  stream.onmessage = () => {
-    if (paused || document.hidden) { waiting = true; return; }
-    refresh();
-  };
-  stream.onerror = () => label("Reconnecting");
-  stream.onopen = () => { label(paused ? "Paused" : "Live"); if (!paused) refresh(); };
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && waiting && !paused) { waiting = false; refresh(); }
-  });
-  live.addEventListener("click", () => {
-    paused = !paused;
-    live.setAttribute("aria-pressed", String(!paused));
-    label(paused ? "Paused" : "Live");
-    if (!paused) refresh();
-  });
-  function label(text) { live.querySelector(".label").textContent = text; }
+(function model() {
+  if (!document.getElementById("quality")) return;
+  follow(() => "/fragment/model" + location.search, ["lead", "quality", "versions"]);
 })();
 
 (function whatIf() {
