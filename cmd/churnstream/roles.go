@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/churnstream/churnstream/consumers/labeler"
 	"github.com/churnstream/churnstream/consumers/monitor"
 	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/consumers/sink"
@@ -20,7 +21,7 @@ import (
 
 // roles are the roles there are, in the order in which a process makes them:
 // serving answers for the trainer.
-var roles = []*role.Definition{scorer.Role, trainer.Role, monitor.Role, sink.Role, serving.Role}
+var roles = []*role.Definition{scorer.Role, labeler.Role, trainer.Role, monitor.Role, sink.Role, serving.Role}
 
 func roleNames() (all []string) {
 	for _, d := range roles {

@@ -93,7 +93,7 @@ func newMetrics(m *Monitor) *metrics {
 			Help: "Outcomes that wait for a score.",
 		}),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "churn_label_delay_seconds",
+			Name: "churn_score_age_at_outcome_seconds",
 			Help: "Time from the moment that a score speaks of until its outcome was observed.",
 			Buckets: []float64{1, 10, 60, 600, hour, 6 * hour, day, 3 * day, 7 * day, 14 * day,
 				30 * day, 60 * day, 90 * day, 180 * day},

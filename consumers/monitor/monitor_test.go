@@ -282,7 +282,7 @@ func TestMonitor(t *testing.T) {
 		`churn_outcomes_unmatched_total{reason="no_score"}`:                        1,
 		`churn_outcomes_unmatched_total{reason="later_scores"}`:                    0,
 		`churn_outcomes_pending`:                                                   0,
-		`churn_label_delay_seconds`:                                                4,
+		`churn_score_age_at_outcome_seconds`:                                       4,
 		`churn_score_probability`:                                                  4,
 		`churn_model_window_outcomes{model_version="1"}`:                           1,
 		`churn_model_window_outcomes{model_version="2"}`:                           3,

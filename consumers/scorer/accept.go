@@ -81,14 +81,14 @@ func accept(ctx context.Context, cfg AcceptConfig) (p *schemas.Progress, erased 
 	if err != nil {
 		return nil, nil, err
 	}
-	o := newOwner(site)
+	o := &owner{site: site}
 	at, _, err := o.fence(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	p.Group, p.Partition = cfg.Group, int32(cfg.Partition)
 	p.EventsTopicID, p.ScoresTopicID = ids.events, ids.scores
-	p.Writers = writers(p.Writers).with(o.out.ProducerID(), at)
+	p.Writers = writers(p.Writers).with(o.ProducerID(), at)
 	var records []kafka.Record
 	if cfg.EraseUnreadable {
 		if erased, err = unreadable(ctx, site, m, at); err != nil {
@@ -101,7 +101,7 @@ func accept(ctx context.Context, cfg AcceptConfig) (p *schemas.Progress, erased 
 			}})
 		}
 	}
-	_, err = o.write(ctx, append(records, markerRecord(cfg.Codec, p)))
+	_, err = o.Append(ctx, append(records, markerRecord(cfg.Codec, p)), at+1)
 	return p, erased, err
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/ownership"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/schemas/registrytest"
@@ -249,7 +250,7 @@ func (w *world) produce(topic string, records ...kafka.Record) {
 // own writes records to the output partition as its owner would.
 func (w *world) own(records ...kafka.Record) {
 	w.t.Helper()
-	owner, err := w.cluster.Fence(w.t.Context(), kafka.FenceConfig{TransactionalID: transactionalID(0), Topic: schemas.TopicScores})
+	owner, err := w.cluster.Fence(w.t.Context(), kafka.FenceConfig{TransactionalID: ownership.TransactionalID(schemas.TopicScores, 0), Topic: schemas.TopicScores})
 	if err == nil {
 		_, err = owner.Append(w.t.Context(), records)
 	}

@@ -3,35 +3,19 @@ package scorer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/ownership"
 	"github.com/churnstream/churnstream/schemas"
 )
-
-// headerOwner is the header of a marker that distinguishes owners.
-const headerOwner = "owner"
-
-// markerKey is the key of the record by which a worker makes the broker refuse
-// the former owner's writes. No customer id starts with a zero byte.
-var markerKey = []byte(schemas.MarkerKey)
-
-// errShortened means that an append was given an offset that another record
-// had already.
-var errShortened = errors.New("the output partition has become shorter")
 
 // owner is the only writer of an output partition, from fence until another
 // one fences. It keeps the state's place in the partition, and notices what
 // others have written there.
 type owner struct {
 	*site
-	id        []byte // what distinguishes this ownership's markers from others
-	out       *kafka.FencedProducer
-	lastWrite time.Time
-	renewed   time.Time // when the transactional id was last asked for
-	state     *state    // nil until restored
+	*ownership.Owner        // nil until fenced
+	state            *state // nil until restored
 	// repairs are the ids of customers whose valid record is followed by one of
 	// others.
 	repairs [][]byte
@@ -41,33 +25,16 @@ type owner struct {
 	overwritten bool
 }
 
-func newOwner(s *site) *owner {
-	return &owner{site: s, id: fmt.Appendf(nil, "%016x", rand.Uint64())}
-}
-
-// transactionalID names the right to write to a partition of the output topic,
-// whatever group has it: two groups must not both have it.
-func transactionalID(partition int) string {
-	return fmt.Sprintf("%s-%d", schemas.TopicScores, partition)
-}
-
 // fence makes this worker the only writer of the output partition, and returns
-// the offset of the marker it has written. The broker refuses the former owner
+// the marker it has written, with its offset. The broker refuses the former owner
 // from the first append under the new epoch on, so nothing of its can follow the
 // marker.
-func (o *owner) fence(ctx context.Context) (marker int64, record *kafka.Record, err error) {
-	o.renewed = o.cfg.Now()
-	o.out, err = o.cfg.Cluster.Fence(ctx, kafka.FenceConfig{
-		TransactionalID: transactionalID(o.partition),
-		Topic:           schemas.TopicScores,
-		Partition:       o.partition,
+func (o *owner) fence(ctx context.Context) (at int64, marker *kafka.Record, err error) {
+	o.Owner, at, marker, err = ownership.Take(ctx, ownership.Config{
+		Cluster: o.cfg.Cluster, Topic: schemas.TopicScores, Partition: o.partition,
+		MarkerInterval: o.cfg.MarkerInterval, RenewInterval: o.cfg.RenewInterval, Now: o.cfg.Now,
 	})
-	if err != nil {
-		return 0, nil, fmt.Errorf("taking the ownership of %s: %w", schemas.TopicScores, err)
-	}
-	records := o.marker()
-	marker, err = o.write(ctx, records)
-	return marker, &records[0], err
+	return at, marker, err
 }
 
 // adopt takes over a state that was restored up to the marker.
@@ -78,46 +45,20 @@ func (o *owner) adopt(r restored, marker int64, record *kafka.Record) {
 }
 
 // stay keeps the broker from forgetting whose the output partition is.
-func (o *owner) stay(ctx context.Context) error {
-	now := o.cfg.Now()
-	renew := now.Sub(o.renewed) >= o.cfg.RenewInterval
-	if renew {
-		if err := o.out.Renew(ctx); err != nil {
-			return err
-		}
-		o.renewed = now
-	}
-	// The new epoch counts from the first append under it.
-	if renew || now.Sub(o.lastWrite) >= o.cfg.MarkerInterval {
-		return o.append(ctx, o.marker())
-	}
-	return nil
-}
-
-// marker returns the record by which ownership is taken and kept.
-func (o *owner) marker() []kafka.Record {
-	// Without a value it is a tombstone: compaction removes it in time, and
-	// consumers that know nothing of markers see the deletion of a customer
-	// nobody has.
-	return []kafka.Record{{
-		Key: markerKey, Time: o.cfg.Now(), Headers: []kafka.Header{{Key: headerOwner, Value: o.id}},
-	}}
-}
+func (o *owner) stay(ctx context.Context) error { return o.Stay(ctx, o.append) }
 
 // append appends records to the output partition. The state then is that of the
 // partition. The owner knows where its records belong: if there is a gap,
 // someone else has written into it, and their customers are to be repaired.
 func (o *owner) append(ctx context.Context, records []kafka.Record) error {
 	s := o.state
-	base, err := o.write(ctx, records)
+	expected := s.reflected
+	base, err := o.Append(ctx, records, expected)
 	if err != nil {
+		s.dirty = s.dirty || errors.Is(err, ownership.ErrShortened)
 		return err
 	}
 	s.dirty = true // until what others may have written is known
-	expected := s.reflected
-	if base < expected {
-		return fmt.Errorf("%w: a record was given offset %d, after %d", errShortened, base, expected-1)
-	}
 	n := len(records)
 	s.reflected = base + int64(n)
 	s.remember(s.reflected-1, &records[n-1])
@@ -129,18 +70,6 @@ func (o *owner) append(ctx context.Context, records []kafka.Record) error {
 	}
 	s.dirty = false
 	return nil
-}
-
-// write appends to the output partition and returns the offset of the first
-// record.
-func (o *owner) write(ctx context.Context, records []kafka.Record) (base int64, err error) {
-	began := o.cfg.Now()
-	base, err = o.out.Append(ctx, records)
-	if err != nil {
-		return 0, fmt.Errorf("appending to %s: %w", schemas.TopicScores, err)
-	}
-	o.lastWrite = began
-	return base, nil
 }
 
 // inspect reads what others have written into the output partition and notes

@@ -223,10 +223,10 @@ func TestSnapshotRefused(t *testing.T) {
 					records[i].Value = s.AppendScore(nil, x)
 				}
 			}
-			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
+			w.produce(schemas.TopicScores, kafka.Record{Key: []byte(schemas.MarkerKey)})
 			w.produce(schemas.TopicScores, records...)
 			for _, end, _ := w.cluster.Offsets(t.Context(), schemas.TopicScores, 0); end < r.Header().Reflected+3; end++ {
-				w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
+				w.produce(schemas.TopicScores, kafka.Record{Key: []byte(schemas.MarkerKey)})
 			}
 		}},
 		{name: "with no record left to know the log by", change: func(t *testing.T, w *world) {
@@ -234,8 +234,8 @@ func TestSnapshotRefused(t *testing.T) {
 				w.own(r)
 			}
 			w.own(w.marker())
-			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
-			w.produce(schemas.TopicScores, kafka.Record{Key: markerKey})
+			w.produce(schemas.TopicScores, kafka.Record{Key: []byte(schemas.MarkerKey)})
+			w.produce(schemas.TopicScores, kafka.Record{Key: []byte(schemas.MarkerKey)})
 			w.broker.Cluster().Compact()
 		}},
 	} {

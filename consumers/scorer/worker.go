@@ -11,6 +11,7 @@ import (
 	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/internal/ownership"
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -82,7 +83,7 @@ func (s *Scorer) work(running, ctx context.Context, claim claim) error {
 			if !pause(ctx, retakePause, "the broker has forgotten this worker") {
 				return nil
 			}
-		case errors.Is(err, errShortened):
+		case errors.Is(err, ownership.ErrShortened):
 			// What was acknowledged is gone.
 			log.Error("the broker has lost records of the output topic; going back to what is left", "error", err)
 			claim.written = 0
@@ -141,7 +142,7 @@ type worker struct {
 
 func newWorker(s *Scorer, claim claim) *worker {
 	site := newSite(s, claim.partition)
-	owner := newOwner(site)
+	owner := &owner{site: site}
 	w := &worker{
 		site: site, claim: claim,
 		owner: owner, append: owner.append,
@@ -270,7 +271,7 @@ func (w *worker) score(ctx, finishing context.Context) error {
 		if err := w.rescore(finishing); err != nil {
 			return err
 		}
-		w.snapshots.step(w.state, w.owner.lastWrite, len(w.owner.repairs) > 0)
+		w.snapshots.step(w.state, w.owner.LastWrite(), len(w.owner.repairs) > 0)
 
 		now := w.cfg.Now()
 		if now.Sub(lastCommit) >= w.cfg.CommitInterval {
@@ -307,7 +308,7 @@ func (w *worker) take(ctx context.Context) (err error) {
 	}
 	w.known = at + 1
 	if at < w.claim.written {
-		return fmt.Errorf("%w: a marker was given offset %d, after %d", errShortened, at, w.claim.written-1)
+		return fmt.Errorf("%w: a marker was given offset %d, after %d", ownership.ErrShortened, at, w.claim.written-1)
 	}
 	got, err := r.restore(ctx, at)
 	if err != nil {
@@ -441,7 +442,7 @@ func (w *worker) open(ctx context.Context, s *state, at int64) error {
 	}
 	p.Group, p.Partition = w.cfg.Group, int32(w.partition)
 	p.EventsTopicID, p.ScoresTopicID = w.ids.events, w.ids.scores
-	p.Writers = writers(p.Writers).with(w.owner.out.ProducerID(), at)
+	p.Writers = writers(p.Writers).with(w.owner.ProducerID(), at)
 	return nil
 }
 
@@ -725,11 +726,11 @@ func (w *worker) leave(stopping bool) {
 	}
 	if w.restored {
 		w.commit()
-		w.state.asOf = w.owner.lastWrite
+		w.state.asOf = w.owner.LastWrite()
 	}
 	kept := !stopping && w.lost.keep(w.partition, w.state)
 	if !kept && w.restored {
-		w.snapshots.final(w.state, w.owner.lastWrite)
+		w.snapshots.final(w.state, w.owner.LastWrite())
 	}
 }
 

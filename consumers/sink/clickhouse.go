@@ -53,8 +53,7 @@ type ClickHouseConfig struct {
 // Tables are ReplacingMergeTree on the row's identity, so what is written
 // again replaces what was there when parts merge. Erasures are lightweight
 // deletes: the rows cannot be read any more when Write returns, and leave the
-// disk when their part is merged next. An example's row of an older label does
-// not replace one of a newer, whichever is written last.
+// disk when their part is merged next.
 //
 // Two tables are derived from churn_scores, each with one row per customer once
 // its parts are merged. churn_scores_current is given every score and keeps
@@ -157,10 +156,8 @@ func (c *ClickHouse) Migrate(ctx context.Context) error {
 	if err := c.dialect.migrate(ctx, t); err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
 	}
-	for _, kind := range erasables {
-		if err := c.eraseReturned(ctx, kind); err != nil {
-			return err
-		}
+	if err := c.eraseReturned(ctx); err != nil {
+		return err
 	}
 	if c.retention > 0 {
 		if err := t.retain(ctx, c.retention); err != nil {
@@ -234,15 +231,15 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 }
 
 // Write deletes what was erased, then inserts each table's rows as one block.
-// Of scores and examples it then deletes those of customers erased meanwhile. It
-// settles who is at risk, and deletes examples that are none any more.
+// Of scores it then deletes those of customers erased meanwhile, and settles
+// who is at risk.
 func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if err := c.forget(ctx, erasableScores, b.Erased); err != nil {
+	if err := c.remember(ctx, b.Erased); err != nil {
 		return err
 	}
-	if err := c.forget(ctx, erasableExamples, b.ErasedExamples); err != nil {
+	if err := c.eraseScores(ctx, b.Erased); err != nil {
 		return err
 	}
 	if err := c.eraseOutcomes(ctx, b.ErasedOutcomes); err != nil {
@@ -253,19 +250,10 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		if err != nil {
 			return err
 		}
-		err = c.eraseLate(ctx, erasableScores, len(b.Scores),
-			func(i int) (int32, int64) { return b.Scores[i].SourcePartition, b.Scores[i].SourceOffset },
-			func(i int) string { return string(b.Scores[i].CustomerID) })
-		if err != nil {
+		if err := c.eraseLate(ctx, b.Scores); err != nil {
 			return err
 		}
 		if err := c.settle(ctx, b.Scores); err != nil {
-			return err
-		}
-		c.tidy()
-	}
-	if len(b.Examples) > 0 {
-		if err := c.writeExamples(ctx, b.Examples); err != nil {
 			return err
 		}
 		c.tidy()
@@ -332,7 +320,7 @@ func (c *ClickHouse) settle(ctx context.Context, scores []*schemas.ChurnScore) e
 	return nil
 }
 
-// tidyInterval is how often the tables are freed of erased customers' rows
+// tidyInterval is how often the tables are freed of erased customers' scores
 // that came late, and churn_scores_at_risk of what settle left.
 const tidyInterval = 10 * time.Minute
 
@@ -350,9 +338,7 @@ func (c *ClickHouse) tidy() {
 		return
 	}
 	c.tidying.Go(func() {
-		for _, kind := range erasables {
-			_ = c.eraseReturned(c.background, kind)
-		}
+		_ = c.eraseReturned(c.background)
 		_ = clickhouseTables{c.conn, c.timeout}.fill(c.background, tidyStatement)
 	})
 }
@@ -369,137 +355,65 @@ WHERE risk != 'HIGH' AND customer_id IN
 )`
 }
 
-// writeExamples inserts examples, and deletes those of their customers that are
-// none any more.
-func (c *ClickHouse) writeExamples(ctx context.Context, rows []ExampleRow) error {
-	err := insertClickHouse(ctx, c, "churn_examples", c.dialect.examples, len(rows), func(i int) *ExampleRow { return &rows[i] })
-	if err != nil {
-		return err
-	}
-	err = c.eraseLate(ctx, erasableExamples, len(rows),
-		func(i int) (int32, int64) { return rows[i].RecordPartition, rows[i].RecordOffset },
-		func(i int) string { return rows[i].CustomerID })
-	if err != nil {
-		return err
-	}
-	return c.withdraw(ctx, listings(rows))
+// scoreTables have scores.
+var scoreTables = []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk"}
+
+// remember notes erasures for eraseLate and eraseReturned, of whatever sink.
+func (c *ClickHouse) remember(ctx context.Context, erasures []Erasure) error {
+	return insertClickHouse(ctx, c, "erasures", erasureColumns, len(erasures), func(i int) *Erasure { return &erasures[i] })
 }
 
-// withdraw deletes what customers' last records have left out. Most often that
-// is nothing.
-func (c *ClickHouse) withdraw(ctx context.Context, last map[customer]*listing) error {
-	batch, err := ext.NewTable("batch", ext.Column("customer_id", "String"))
-	if err != nil {
-		return fmt.Errorf("clickhouse: withdraw: %w", err)
-	}
-	var newest int64
-	for customer, l := range last {
-		newest = max(newest, l.offset)
-		if err := batch.Append(customer.id); err != nil {
-			return fmt.Errorf("clickhouse: withdraw: %w", err)
-		}
-	}
-	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithExternalTable(batch)),
-		`SELECT customer_id, record_partition, record_offset, toUnixTimestamp64Milli(observed_at)
-FROM churn_examples FINAL WHERE customer_id IN (SELECT customer_id FROM batch)`)
-	if err != nil {
-		return fmt.Errorf("clickhouse: withdraw: %w", err)
-	}
-	defer rows.Close()
-	var customers []string
-	var observed []int64
-	for rows.Next() {
-		var of customer
-		var offset, observedAt int64
-		if err := rows.Scan(&of.id, &of.partition, &offset, &observedAt); err != nil {
-			return fmt.Errorf("clickhouse: withdraw: %w", err)
-		}
-		if l := last[of]; l != nil && l.withdrawn(observedAt, offset) {
-			customers, observed = append(customers, of.id), append(observed, observedAt)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("clickhouse: withdraw: %w", err)
-	}
-	for len(customers) > 0 {
-		ids, n := literals(customers)
-		// Of several labels that have yet to be merged all go. What a later
-		// record has brought meanwhile stays.
-		err := c.conn.Exec(ctx, fmt.Sprintf("DELETE FROM churn_examples WHERE customer_id IN (%s) AND (customer_id, toUnixTimestamp64Milli(observed_at)) IN arrayZip([%s], [%s]) AND record_offset < %d",
-			ids, ids, commas(observed[:n]), newest))
-		if err != nil {
-			return fmt.Errorf("clickhouse: withdraw from churn_examples: %w", err)
-		}
-		customers, observed = customers[n:], observed[n:]
-	}
-	return nil
-}
-
-// forget notes erasures, for eraseLate and eraseReturned of whatever sink, and
-// deletes the rows.
-func (c *ClickHouse) forget(ctx context.Context, kind *erasable, erasures []Erasure) error {
-	err := insertClickHouse(ctx, c, kind.memory, kind.columns, len(erasures), func(i int) *Erasure { return &erasures[i] })
-	if err != nil {
-		return err
-	}
-	return c.erase(ctx, kind, erasures)
-}
-
-// eraseLate deletes those of a batch's n rows whose customers were erased
+// eraseLate deletes those of a batch's scores whose customers were erased
 // after them. Most often there are none to know of, as erasures come in the
-// order of the rows; not so when a sink was held up for so long that another
-// has gone on in its place. place and id say of what row i is.
+// order of the scores; not so when a sink was held up for so long that another
+// has gone on in its place.
 //
 // It comes after the insert, as an erasure is remembered before it deletes: of
-// two writers, one with a row and one with its erasure, the latter deletes
-// the row, or the former finds the erasure.
-func (c *ClickHouse) eraseLate(ctx context.Context, kind *erasable, n int, place func(i int) (partition int32, offset int64), id func(i int) string) error {
+// two writers, one with a score and one with its erasure, the latter deletes
+// the score, or the former finds the erasure.
+func (c *ClickHouse) eraseLate(ctx context.Context, scores []*schemas.ChurnScore) error {
 	var partitions []int32
-	_, first := place(0)
-	for i := range n {
-		partition, offset := place(i)
-		first = min(first, offset)
-		if !slices.Contains(partitions, partition) { // a batch has one or few
-			partitions = append(partitions, partition)
+	first := scores[0].SourceOffset
+	for _, s := range scores {
+		first = min(first, s.SourceOffset)
+		if !slices.Contains(partitions, s.SourcePartition) { // a batch has one or few
+			partitions = append(partitions, s.SourcePartition)
 		}
 	}
-	later, err := c.erasures(ctx, fmt.Sprintf("SELECT customer_id, %[1]s, %[2]s FROM %[3]s WHERE %[1]s IN (%[4]s) AND %[2]s > %[5]d",
-		kind.partition, kind.offset, kind.memory, commas(partitions), first))
+	later, err := c.erasures(ctx, fmt.Sprintf("SELECT customer_id, source_partition, source_offset FROM erasures WHERE source_partition IN (%s) AND source_offset > %d",
+		commas(partitions), first))
 	if err != nil || len(later) == 0 {
 		return err
 	}
 	erased := lastErasures(later)
 	var late []Erasure
-	for i := range n {
-		partition, offset := place(i)
-		c := customer{id(i), partition}
-		if after := erased[c]; offset < after {
-			late = append(late, Erasure{c.id, partition, after})
+	for _, s := range scores {
+		if offset := erased[customer{string(s.CustomerID), s.SourcePartition}]; s.SourceOffset < offset {
+			late = append(late, Erasure{string(s.CustomerID), s.SourcePartition, offset})
 		}
 	}
-	return c.erase(ctx, kind, late)
+	return c.eraseScores(ctx, late)
 }
 
 // eraseReturned deletes what others have written late of erased customers'
-// rows: a sink that ended before it could erase them itself, one of an older
+// scores: a sink that ended before it could erase them itself, one of an older
 // version, the migration of one that began before the erasure.
-func (c *ClickHouse) eraseReturned(ctx context.Context, kind *erasable) error {
+func (c *ClickHouse) eraseReturned(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	var rows []string
-	for _, table := range kind.tables {
-		rows = append(rows, fmt.Sprintf("SELECT customer_id, %s AS of_partition, %s AS of_offset FROM %s WHERE customer_id IN (SELECT customer_id FROM %s)",
-			kind.partition, kind.offset, table, kind.memory))
+	for _, table := range scoreTables {
+		rows = append(rows, "SELECT customer_id, source_partition, source_offset FROM "+table+" WHERE customer_id IN (SELECT customer_id FROM erasures)")
 	}
-	returned, err := c.erasures(ctx, fmt.Sprintf(`SELECT e.customer_id, e.%[1]s, max(e.%[2]s)
-FROM (%[3]s) AS s
-INNER JOIN %[4]s AS e ON s.customer_id = e.customer_id AND s.of_partition = e.%[1]s
-WHERE s.of_offset < e.%[2]s
-GROUP BY e.customer_id, e.%[1]s`, kind.partition, kind.offset, strings.Join(rows, " UNION ALL "), kind.memory))
+	returned, err := c.erasures(ctx, `SELECT e.customer_id, e.source_partition, max(e.source_offset)
+FROM (`+strings.Join(rows, " UNION ALL ")+`) AS s
+INNER JOIN erasures AS e ON s.customer_id = e.customer_id AND s.source_partition = e.source_partition
+WHERE s.source_offset < e.source_offset
+GROUP BY e.customer_id, e.source_partition`)
 	if err != nil {
 		return err
 	}
-	return c.erase(ctx, kind, returned)
+	return c.eraseScores(ctx, returned)
 }
 
 // erasures returns a query's rows.
@@ -512,7 +426,7 @@ func (c *ClickHouse) erasures(ctx context.Context, query string) ([]Erasure, err
 	var list []Erasure
 	for rows.Next() {
 		var e Erasure
-		if err := rows.Scan(&e.CustomerID, &e.Partition, &e.Offset); err != nil {
+		if err := rows.Scan(&e.CustomerID, &e.SourcePartition, &e.SourceOffset); err != nil {
 			return nil, fmt.Errorf("clickhouse: read erasures: %w", err)
 		}
 		list = append(list, e)
@@ -523,31 +437,31 @@ func (c *ClickHouse) erasures(ctx context.Context, query string) ([]Erasure, err
 	return list, nil
 }
 
-// erase deletes rows of before the erasures from all tables that have any.
-func (c *ClickHouse) erase(ctx context.Context, kind *erasable, erasures []Erasure) error {
+// eraseScores deletes scores of before the erasures from all tables.
+func (c *ClickHouse) eraseScores(ctx context.Context, erasures []Erasure) error {
 	// The last erasure of a customer is what counts.
 	erasures = slices.SortedFunc(slices.Values(erasures), func(a, b Erasure) int {
-		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(b.Offset, a.Offset))
+		return cmp.Or(cmp.Compare(a.SourcePartition, b.SourcePartition), cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(b.SourceOffset, a.SourceOffset))
 	})
 	erasures = slices.CompactFunc(erasures, func(a, b Erasure) bool {
-		return a.Partition == b.Partition && a.CustomerID == b.CustomerID
+		return a.SourcePartition == b.SourcePartition && a.CustomerID == b.CustomerID
 	})
 	for len(erasures) > 0 {
 		var customers []string
 		var offsets []int64
-		partition := erasures[0].Partition
+		partition := erasures[0].SourcePartition
 		for _, e := range erasures {
-			if e.Partition != partition {
+			if e.SourcePartition != partition {
 				break
 			}
-			customers, offsets = append(customers, e.CustomerID), append(offsets, e.Offset)
+			customers, offsets = append(customers, e.CustomerID), append(offsets, e.SourceOffset)
 		}
 		ids, n := literals(customers)
 		// A thousand conditions with OR between them would take the server a
 		// minute.
-		condition := fmt.Sprintf("%s = %d AND customer_id IN (%s) AND %s < transform(customer_id, [%s], [%s], 0)",
-			kind.partition, partition, ids, kind.offset, ids, commas(offsets[:n]))
-		for _, table := range kind.tables {
+		condition := fmt.Sprintf("source_partition = %d AND customer_id IN (%s) AND source_offset < transform(customer_id, [%s], [%s], 0)",
+			partition, ids, ids, commas(offsets[:n]))
+		for _, table := range scoreTables {
 			if err := c.conn.Exec(ctx, "DELETE FROM "+table+" WHERE "+condition); err != nil {
 				return fmt.Errorf("clickhouse: erase from %s: %w", table, err)
 			}

@@ -175,7 +175,7 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 	o.peculiarities = peculiarities{
 		table:     func(name string) string { return name + " FINAL" },
 		json:      func(name string) string { return "toJSONString(" + name + ")" },
-		emptyList: "[]", scores: erasableScores.tables,
+		emptyList: "[]", scores: scoreTables,
 		dueTidy: func() { store.tidied.Store(0) },
 		tidied:  store.tidying.Wait,
 		older: func(t *testing.T, version int) {
@@ -184,7 +184,7 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 					o.exec(t, statement)
 				}
 			}
-			tables := erasableScores.tables
+			tables := scoreTables
 			if version == 1 { // without copies of churn_scores
 				tables = tables[:1]
 			}

@@ -131,7 +131,7 @@ func NewReader[T any](in *Intake, topic Topic[T]) *Reader[T] {
 // or that of the policy, and names the record.
 func (r *Reader[T]) Read(ctx context.Context, record *kafka.Record) (Kind, error) {
 	if r.topic.Owners != nil {
-		foreign, err := r.topic.Owners.admit(ctx, record)
+		foreign, err := r.topic.Owners.Admit(ctx, record)
 		switch {
 		case err != nil:
 			return Nothing, err

@@ -63,9 +63,9 @@ type owned struct {
 // progress, in offsets. Scorers write one every few thousand events.
 const lookBack = 1 << 20
 
-// admit reports whether a record is somebody else's than an owner's. It waits
+// Admit reports whether a record is somebody else's than an owner's. It waits
 // while Kafka is down; the error is ctx's, or that the topic is gone.
-func (o *Owners) admit(ctx context.Context, r *kafka.Record) (foreign bool, err error) {
+func (o *Owners) Admit(ctx context.Context, r *kafka.Record) (foreign bool, err error) {
 	o.mu.Lock()
 	p := o.partitions[r.Partition]
 	if p == nil {

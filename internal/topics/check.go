@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -38,32 +38,15 @@ func Check(ctx context.Context, cluster *kafka.Cluster) ([]Finding, error) {
 	}
 	var findings []Finding
 	for _, t := range all() {
-		values := settings[t.name]
-		if values == nil { // it does not exist, or may not be looked at
+		values, exists := settings[t.name]
+		if !exists {
 			continue
 		}
 		for _, r := range t.rules {
-			value, said := values[r.setting]
-			findings = append(findings, Finding{
-				Topic: t.name, Setting: r.setting, Is: value, Should: r.should,
-				OK: !said || r.ok(value), Severity: r.severity, Why: r.why,
-			})
+			findings = append(findings, r.find(t.name, values))
 		}
 	}
 	return findings, nil
-}
-
-// Missing returns the topics that do not exist, as they are to be created. It waits
-// while the cluster is down.
-func Missing(ctx context.Context, cluster *kafka.Cluster, partitions, replication int) ([]kafka.TopicConfig, error) {
-	settings, err := cluster.TopicSettings(ctx, Names()...)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(Configs(partitions, replication), func(c kafka.TopicConfig) bool {
-		_, exists := settings[c.Name]
-		return exists
-	}), nil
 }
 
 // Guard checks the topics before a role works with them: what would lose data
@@ -74,6 +57,12 @@ func Guard(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, regist
 	if err != nil {
 		return fmt.Errorf("checking the topics: %w", err)
 	}
+	return report(findings, log, registerer)
+}
+
+// report logs findings and shows them in the metric. What would lose data is the
+// error.
+func report(findings []Finding, log *slog.Logger, registerer prometheus.Registerer) error {
 	fine := metrics.Register(registerer, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "churn_topic_setting_ok",
 		Help: "1 if a setting of a topic was as it should be when this process started, else 0.",
@@ -96,6 +85,52 @@ func Guard(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, regist
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// CompactionLag and Retention are names of settings.
+const (
+	CompactionLag = compactionLag
+	Retention     = retention
+)
+
+// Requirement is what a role's own settings ask of a topic's.
+type Requirement struct {
+	topic string
+	rule  rule
+}
+
+// AtLeast asks for a time; otherwise says what happens without it.
+func AtLeast(topic, setting string, least time.Duration, otherwise string) Requirement {
+	return Requirement{topic, atLeast(setting, 0, least, Advice, otherwise)}
+}
+
+// Require is Guard for what a role asks for beyond what all do: what is not as it
+// should be is logged, and in the metric. It waits while the cluster is down.
+func Require(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, registerer prometheus.Registerer, all ...Requirement) error {
+	var names []string
+	for _, r := range all {
+		names = append(names, r.topic)
+	}
+	settings, err := cluster.TopicSettings(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("checking the topics: %w", err)
+	}
+	var findings []Finding
+	for _, r := range all {
+		if values, exists := settings[r.topic]; exists {
+			findings = append(findings, r.rule.find(r.topic, values))
+		}
+	}
+	return report(findings, log, registerer)
+}
+
+// find holds a rule against the settings of a topic.
+func (r *rule) find(topic string, values map[string]string) Finding {
+	value, said := values[r.setting]
+	return Finding{
+		Topic: topic, Setting: r.setting, Is: value, Should: r.should,
+		OK: !said || r.ok(value), Severity: r.severity, Why: r.why,
+	}
 }
 
 // remedy is the setting as kafka-configs takes it.

@@ -8,7 +8,6 @@ import (
 	"math"
 
 	"github.com/churnstream/churnstream/scoring"
-	"github.com/churnstream/churnstream/scoring/drift"
 	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
@@ -74,9 +73,9 @@ type Candidate struct {
 	Predictor *scoring.Predictor
 	// Metrics are the model's on the holdout, with their intervals.
 	Metrics evaluation.Metrics
-	// Baseline is what drift is measured against: how features were distributed
-	// over the training rows, each customer once, and the score over the holdout.
-	Baseline []drift.Distribution
+	// Baseline is how features and score were distributed over the training
+	// rows.
+	Baseline []Distribution
 	// Strength is the chosen C, the inverse of the penalty.
 	Strength float64
 	// Training and Holdout are the examples' positions in the dataset, from
@@ -144,9 +143,7 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 		return nil, err
 	}
 	c.Metrics = evaluation.Evaluate(d.scored(c.Predictor, c.Holdout))
-	if err := c.addBaseline(ctx); err != nil {
-		return nil, err
-	}
+	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
 	return c, nil
 }
 

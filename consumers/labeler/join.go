@@ -1,0 +1,412 @@
+package labeler
+
+import (
+	"context"
+	"slices"
+	"sort"
+
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+)
+
+// What becomes of an outcome: the values of a metric's label, and of the sums in
+// markers.
+const (
+	resultExample    = "example"
+	resultCorrection = "correction"
+	resultDuplicate  = "duplicate"
+
+	// Why there is no example.
+	reasonNoScore   = "no_score"      // the customer has none
+	reasonUnwatched = "not_watched"   // all are from after the decision
+	reasonForgotten = "forgotten"     // there were older ones, which are no longer kept
+	reasonTooLate   = "too_late"      // scores of that time are no longer kept
+	reasonErased    = "erased"        // the customer was erased after it was written
+	reasonTooMany   = "too_many_wait" // too many outcomes wait for scores
+	reasonTooOld    = "too_old"       // the customer has as many newer examples as are kept
+)
+
+var reasons = [...]string{
+	reasonNoScore, reasonUnwatched, reasonForgotten, reasonTooLate, reasonErased, reasonTooMany, reasonTooOld,
+}
+
+// tally counts outcomes by what became of them.
+type tally map[kind]int64
+
+type kind struct {
+	result  string
+	churned bool
+}
+
+// rules are how outcomes are joined. Times are in milliseconds.
+type rules struct {
+	horizon, interval, delay, grace int64
+	perCustomer                     int // examples
+	waiting                         int // outcomes
+	recordBytes                     int // of the examples of a customer
+}
+
+// join makes examples of outcomes and scores. It wants the records in the order in
+// which they were written, as far as that is known: what it makes of an outcome
+// depends on the scores that were written up to then, and up to the end of the
+// grace period if none of them will do, and not on what comes later.
+type join struct {
+	rules
+	store *store
+	codec *schemas.Codec
+	now   int64 // time of the records so far
+
+	waiting map[string][]*outcome
+	// queue holds those that wait, as they came.
+	queue []*outcome
+
+	// What has come of the records since the last flush.
+	changed []string // customers whose examples did, as they came
+	marked  map[string]struct{}
+	tally   tally
+	delays  []int64 // of examples and corrections, from observed_at to written
+	bytes   int     // about what is to be written
+
+	examples, score schemas.CustomerExamples // memory that is used again
+	record          []byte
+}
+
+// outcome is one that is not settled.
+type outcome struct {
+	customer              string
+	observedAt, writtenAt int64
+	churned               bool
+	partition             int
+	offset                int64
+	deadline              int64 // until when a score is waited for
+	done                  bool
+}
+
+// recordOverhead is what a record takes beside key and value.
+const recordOverhead = 50
+
+func newJoin(r rules, s *store) *join {
+	return &join{
+		rules: r, store: s, codec: s.codec,
+		waiting: map[string][]*outcome{}, marked: map[string]struct{}{}, tally: tally{},
+	}
+}
+
+// takeScore takes a score, written at a time.
+func (j *join) takeScore(ctx context.Context, s *schemas.ChurnScore, writtenAt int64) error {
+	if j.store.erasedAfter(s.CustomerID, writtenAt) {
+		return nil
+	}
+	k := kept{asOf: s.AsOf, writtenAt: writtenAt, sourceOffset: s.SourceOffset, sourcePartition: s.SourcePartition, version: s.ModelVersion}
+	for _, age := range s.AttributeAges {
+		// Scores written before they had an as_of speak of their event's time, and
+		// a late event leaves attributes in place that were set after it.
+		k.asOf = max(k.asOf, s.OccurredAt-age)
+	}
+	err := j.store.keep(s.CustomerID, k, j.interval, func(dst []byte) []byte {
+		// It is an example without a label.
+		m := schemas.CustomerExamples{CustomerID: s.CustomerID, Levels: s.Levels}
+		m.Examples = append(j.score.Examples[:0], schemas.LabelledExample{
+			AsOf: k.asOf, ModelVersion: s.ModelVersion, Probability: s.Probability,
+			SourcePartition: s.SourcePartition, SourceOffset: s.SourceOffset, Attributes: s.Attributes,
+		})
+		return j.codec.AppendExamples(dst, &m)
+	})
+	if err != nil {
+		return err
+	}
+	if err := j.prune(s.CustomerID); err != nil {
+		return err
+	}
+	return j.settle(ctx, s.CustomerID)
+}
+
+// retained is for how long before now scores may be asked for.
+func (j *join) retained() int64 { return j.horizon + j.delay }
+
+// prune forgets a customer's scores that no outcome will ask for, an eighth of the
+// time later: many together cost as much as one.
+func (j *join) prune(id []byte) error {
+	until := j.now - j.retained()
+	l, ok, err := j.store.latest(id)
+	if err != nil || !ok || l.oldest >= until-j.retained()/8 {
+		return err
+	}
+	return j.store.prune(id, until)
+}
+
+// takeOutcome takes an outcome that lies at an offset.
+func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, writtenAt int64, partition int, offset int64) error {
+	id := []byte(m.CustomerID)
+	o := &outcome{
+		customer: m.CustomerID, observedAt: m.ObservedAt, writtenAt: writtenAt, churned: m.Churned,
+		partition: partition, offset: offset, deadline: writtenAt + j.grace,
+	}
+	if j.store.erasedAfter(id, writtenAt) {
+		j.count(o, reasonErased)
+		return nil
+	}
+	if err := j.store.examples(ctx, id, &j.examples); err != nil {
+		return err
+	}
+	switch known, err := j.correct(o); {
+	case known || err != nil:
+		return err
+	case m.Attributes != nil:
+		return j.add(o, &schemas.LabelledExample{
+			AsOf: o.observedAt, Probability: scoring.Missing, SourcePartition: -1, SourceOffset: -1, Attributes: m.Attributes,
+		}, m.Levels)
+	case o.writtenAt-o.observedAt > j.delay:
+		// Silent customers still have their scores, others have not: to take what
+		// there is would prefer the former.
+		j.count(o, reasonTooLate)
+		return nil
+	}
+	if settled, err := j.try(ctx, o); settled || err != nil {
+		return err
+	}
+	if o.deadline < j.now {
+		return j.giveUp(o, "")
+	}
+	for len(j.queue) > 0 && len(j.queue) >= j.rules.waiting {
+		if err := j.giveUpFirst(reasonTooMany); err != nil {
+			return err
+		}
+	}
+	j.waiting[o.customer] = append(j.waiting[o.customer], o)
+	j.queue = append(j.queue, o)
+	return nil
+}
+
+// try makes an example of an outcome if there is a score for it.
+func (j *join) try(ctx context.Context, o *outcome) (settled bool, err error) {
+	id, decision := []byte(o.customer), o.observedAt-j.horizon
+	_, says, ok, err := j.store.inForce(id, decision, o.writtenAt)
+	if err == nil && !ok {
+		_, says, ok, err = j.store.firstWritten(id, decision, o.deadline)
+	}
+	if err != nil || !ok {
+		return false, err
+	}
+	if err := j.store.decode(ctx, says, &j.score); err != nil {
+		return false, err
+	}
+	if len(j.score.Examples) != 1 {
+		return false, errDamaged
+	}
+	return true, j.add(o, &j.score.Examples[0], j.score.Levels)
+}
+
+// settle tries the outcomes of a customer that wait.
+func (j *join) settle(ctx context.Context, id []byte) error {
+	waiting := j.waiting[string(id)]
+	if len(waiting) == 0 {
+		return nil
+	}
+	still := waiting[:0]
+	for _, o := range waiting {
+		if err := j.store.examples(ctx, id, &j.examples); err != nil {
+			return err
+		}
+		settled, err := j.correct(o)
+		if err == nil && !settled {
+			settled, err = j.try(ctx, o)
+		}
+		if err != nil {
+			return err
+		}
+		if o.done = settled; !settled {
+			still = append(still, o)
+		}
+	}
+	clear(waiting[len(still):])
+	j.keepWaiting(string(id), still)
+	return nil
+}
+
+func (j *join) keepWaiting(customer string, still []*outcome) {
+	if len(still) == 0 {
+		delete(j.waiting, customer)
+	} else {
+		j.waiting[customer] = still
+	}
+}
+
+// correct takes an outcome of which there is an example, among j.examples.
+func (j *join) correct(o *outcome) (known bool, err error) {
+	all := j.examples.Examples
+	i, found := slices.BinarySearchFunc(all, o.observedAt, func(e schemas.LabelledExample, at int64) int {
+		return compare(e.ObservedAt, at)
+	})
+	if !found {
+		return false, nil
+	}
+	e := &all[i]
+	if e.Churned == o.churned || o.writtenAt <= e.LabelledAt {
+		j.count(o, resultDuplicate)
+		return true, nil
+	}
+	e.Churned, e.LabelledAt = o.churned, o.writtenAt
+	e.Corrections++
+	j.count(o, resultCorrection)
+	j.delays = append(j.delays, o.writtenAt-o.observedAt)
+	return true, j.write(o.customer)
+}
+
+func compare(a, b int64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// add makes an example of an outcome, beside those in j.examples, and what was
+// known at the decision, with its levels.
+func (j *join) add(o *outcome, known *schemas.LabelledExample, levels scoring.Levels) error {
+	all := j.examples.Examples
+	i := sort.Search(len(all), func(i int) bool { return all[i].ObservedAt > o.observedAt })
+	if i == 0 && len(all) >= j.perCustomer {
+		j.count(o, reasonTooOld)
+		return nil
+	}
+	e := *known
+	e.ObservedAt, e.LabelledAt, e.Horizon, e.Churned = o.observedAt, o.writtenAt, j.horizon, o.churned
+	e.Attributes = slices.Clone(e.Attributes)
+	vocabulary := j.codec.Set().Vocabulary()
+	vocabulary.Renumber(e.Attributes, vocabulary, levels, &j.examples.Levels)
+	all = slices.Insert(all, i, e)
+	j.examples.Examples = all[max(0, len(all)-j.perCustomer):]
+	j.count(o, resultExample)
+	j.delays = append(j.delays, o.writtenAt-o.observedAt)
+	err := j.write(o.customer)
+	j.examples.Examples = nil // they share attributes with what is used again
+	return err
+}
+
+// write writes j.examples as those of a customer.
+func (j *join) write(customer string) error {
+	m := &j.examples
+	m.CustomerID = []byte(customer)
+	if len(m.Examples) == 0 {
+		j.record = nil
+	} else {
+		j.record = j.codec.AppendExamples(j.record[:0], m)
+		for len(j.record) > j.recordBytes && len(m.Examples) > 1 {
+			m.Examples = m.Examples[1:] // a topic takes only so much
+			j.record = j.codec.AppendExamples(j.record[:0], m)
+		}
+	}
+	if err := j.store.setRecord(m.CustomerID, j.record); err != nil {
+		return err
+	}
+	j.bytes += len(customer) + len(j.record) + recordOverhead
+	if _, known := j.marked[customer]; !known {
+		j.marked[customer] = struct{}{}
+		j.changed = append(j.changed, customer)
+	}
+	return nil
+}
+
+// erase forgets what was written of a customer up to a moment. What was written
+// since is of a customer who has come back.
+func (j *join) erase(ctx context.Context, id []byte, at int64) error {
+	if j.store.erasedAfter(id, at-1) {
+		return nil
+	}
+	if err := j.store.forget(id, at); err != nil {
+		return err
+	}
+	still := j.waiting[string(id)][:0]
+	for _, o := range j.waiting[string(id)] {
+		if o.writtenAt > at {
+			still = append(still, o)
+			continue
+		}
+		o.done = true
+		j.count(o, reasonErased)
+	}
+	j.keepWaiting(string(id), still)
+	if err := j.store.examples(ctx, id, &j.examples); err != nil {
+		return err
+	}
+	before := len(j.examples.Examples)
+	left := slices.DeleteFunc(slices.Clone(j.examples.Examples), func(e schemas.LabelledExample) bool { return e.LabelledAt <= at })
+	if len(left) == before {
+		return nil
+	}
+	j.examples.Examples = left
+	err := j.write(string(id))
+	j.examples.Examples = nil
+	return err
+}
+
+// advance gives up the outcomes whose time to wait ended before now.
+func (j *join) advance(now int64) error {
+	j.now = max(j.now, now)
+	for len(j.queue) > 0 && (j.queue[0].done || j.queue[0].deadline < j.now) {
+		if err := j.giveUpFirst(""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *join) giveUpFirst(reason string) error {
+	o := j.queue[0]
+	j.queue[0] = nil
+	j.queue = j.queue[1:]
+	if o.done {
+		return nil
+	}
+	o.done = true
+	j.keepWaiting(o.customer, slices.DeleteFunc(j.waiting[o.customer], func(w *outcome) bool { return w == o }))
+	return j.giveUp(o, reason)
+}
+
+// giveUp counts an outcome that has found no score: for the given reason, or if it
+// is empty, for the one found.
+func (j *join) giveUp(o *outcome, reason string) error {
+	if reason == "" {
+		l, ok, err := j.store.latest([]byte(o.customer))
+		if err != nil {
+			return err
+		}
+		switch {
+		case !ok:
+			reason = reasonNoScore
+		case l.forgotten:
+			reason = reasonForgotten
+		default:
+			reason = reasonUnwatched
+		}
+	}
+	j.count(o, reason)
+	return nil
+}
+
+func (j *join) count(o *outcome, result string) { j.tally[kind{result, o.churned}]++ }
+
+// flushed starts over with what has come of the records.
+func (j *join) flushed() {
+	j.changed, j.delays, j.bytes = j.changed[:0], j.delays[:0], 0
+	clear(j.marked)
+	clear(j.tally)
+}
+
+// unsettled returns the offsets of the outcomes of each partition that wait, in
+// ascending order.
+func (j *join) unsettled() map[int][]int64 {
+	offsets := map[int][]int64{}
+	for _, o := range j.queue {
+		if !o.done {
+			offsets[o.partition] = append(offsets[o.partition], o.offset)
+		}
+	}
+	for _, of := range offsets {
+		slices.Sort(of)
+	}
+	return offsets
+}

@@ -1,0 +1,636 @@
+package labeler
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+)
+
+// storeFormat is that of what lies on disk; a store of another one is built anew.
+const storeFormat = 1
+
+// errDamaged means that a store cannot be read: it is to be built anew.
+var errDamaged = errors.New("the state on disk is damaged")
+
+// The first byte of a key says what it is of. An id comes after its length, so
+// that the keys of a customer are together and of no other.
+const (
+	metaKey    = 'm'
+	latestKey  = 'l' // id: the latest interval with a score
+	scoreKey   = 's' // id, as_of, source offset, model version, source partition
+	exampleKey = 'e' // id: the customer's examples, as in the topic
+	erasedKey  = 'x' // hash of an id: when the customer was erased
+)
+
+// store is what a shard has on disk: scores that outcomes may ask for, examples,
+// and how far the topics have been read for it. Changes gather in a batch, which
+// commit writes as one: after a crash it is as of some commit, for which nothing
+// need be synced. It is not safe for concurrent use.
+type store struct {
+	db    *pebble.DB
+	batch *pebble.Batch
+	codec *schemas.Codec
+	log   *slog.Logger
+	meta  meta
+	// erased holds when customers were erased, by the hash of their id.
+	erased map[uint64]int64
+
+	rubbish int // erasures since the last tidying up
+
+	key, value, low, high []byte // memory that is used again
+}
+
+// meta is what a store knows of itself.
+type meta struct {
+	Format int
+	// Topics are the ids of the topics that it is of.
+	Topics topicIDs
+	// Features is the fingerprint of the feature specification.
+	Features              string
+	Partition, Partitions int
+	// Interval and Horizon are what was kept for, in milliseconds.
+	Interval, Retained int64
+	// Examples is the offset after the last record of the examples that it reflects.
+	Examples int64
+	// Scores are the offsets of the scores to be read next, by partition.
+	Scores map[int]int64
+	// Progress is the marker as of which it is.
+	Progress []byte
+	// Kept is the number of scores.
+	Kept int64
+	// Swept is the key up to which old scores have been looked for.
+	Swept []byte
+}
+
+// same reports whether a store is for what another one is.
+func (m *meta) same(o *meta) bool {
+	return m.Format == o.Format && m.Topics == o.Topics && m.Features == o.Features &&
+		m.Partition == o.Partition && m.Partitions == o.Partitions && m.Interval == o.Interval && m.Retained == o.Retained
+}
+
+// storeConfig says where a store is.
+type storeConfig struct {
+	fs    vfs.FS
+	dir   string
+	codec *schemas.Codec
+	log   *slog.Logger
+	cache *pebble.Cache
+}
+
+// openStore opens a store, or makes one. One that is for something else, or
+// damaged, is built anew, which is why it says what was wrong.
+func openStore(cfg storeConfig, want meta) (s *store, anew string, err error) {
+	s, err = tryStore(cfg)
+	switch {
+	case err != nil && !errors.Is(err, errDamaged):
+		return nil, "", err
+	case err != nil:
+		anew = err.Error()
+	case s.meta.Format == 0:
+		anew = "there was none"
+	case !s.meta.same(&want):
+		anew = "it is of something else"
+	default:
+		return s, "", nil
+	}
+	if s != nil {
+		s.close()
+	}
+	if err := cfg.fs.RemoveAll(cfg.dir); err != nil {
+		return nil, "", fmt.Errorf("removing %s: %w", cfg.dir, err)
+	}
+	if s, err = tryStore(cfg); err != nil {
+		return nil, "", err
+	}
+	s.meta = want
+	return s, anew, nil
+}
+
+func tryStore(cfg storeConfig) (s *store, err error) {
+	if err := cfg.fs.MkdirAll(cfg.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making %s: %w", cfg.dir, err)
+	}
+	opts := &pebble.Options{
+		FS: cfg.fs, Cache: cfg.cache,
+		// What a crash takes is read again.
+		DisableWAL: true, FormatMajorVersion: pebble.FormatNewest,
+		MemTableSize: 16 << 20, L0CompactionThreshold: 2, MaxOpenFiles: 500,
+		Logger: pebbleLog{cfg.log},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { cfg.log.Error("writing the state to disk", "dir", cfg.dir, "error", err) },
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				cfg.log.Error("the state on disk is damaged", "dir", cfg.dir, "error", i.Details)
+			},
+		},
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	db, err := pebble.Open(cfg.dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", cfg.dir, damage(err))
+	}
+	s = &store{db: db, codec: cfg.codec, log: cfg.log, erased: map[uint64]int64{}}
+	s.batch = db.NewIndexedBatch()
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	value, ok, err := s.get([]byte{metaKey})
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		if err := json.Unmarshal(value, &s.meta); err != nil {
+			return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		}
+	}
+	err = s.each([]byte{erasedKey}, []byte{erasedKey + 1}, func(key, value []byte) error {
+		if len(key) != 9 || len(value) != 8 {
+			return errDamaged
+		}
+		s.erased[binary.BigEndian.Uint64(key[1:])] = int64(binary.BigEndian.Uint64(value))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// damage makes errors that mean a damaged store match errDamaged.
+func damage(err error) error {
+	if err == nil || errors.Is(err, errDamaged) {
+		return err
+	}
+	// Of what is there but cannot be opened by anybody, too: a file is missing.
+	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return err
+}
+
+// pebbleLog passes on what an operator should know.
+type pebbleLog struct{ log *slog.Logger }
+
+func (l pebbleLog) Infof(string, ...any) {}
+func (l pebbleLog) Errorf(format string, args ...any) {
+	l.log.Warn(fmt.Sprintf(format, args...))
+}
+func (l pebbleLog) Fatalf(format string, args ...any) {
+	l.log.Error("the state on disk cannot be gone on with; ending the process", "error", fmt.Sprintf(format, args...))
+	os.Exit(1)
+}
+
+// close ends the store; what was not committed is forgotten.
+func (s *store) close() {
+	_ = s.batch.Close()
+	_ = s.db.Close()
+}
+
+// flush has what was committed survive the process.
+func (s *store) flush() error { return damage(s.db.Flush()) }
+
+// commit writes what has gathered, with how far that is.
+func (s *store) commit() error {
+	value, err := json.Marshal(&s.meta)
+	if err != nil {
+		return err
+	}
+	if err := s.batch.Set([]byte{metaKey}, value, nil); err != nil {
+		return damage(err)
+	}
+	if err := s.db.Apply(s.batch, pebble.NoSync); err != nil {
+		return damage(err)
+	}
+	if err := s.batch.Close(); err != nil {
+		return damage(err)
+	}
+	s.batch = s.db.NewIndexedBatch()
+	return nil
+}
+
+// bytes returns what the store takes on disk.
+func (s *store) bytes() int64 { return int64(s.db.Metrics().DiskSpaceUsage()) }
+
+// get returns a value, which is the caller's until the next get.
+func (s *store) get(key []byte) (value []byte, ok bool, err error) {
+	v, closer, err := s.batch.Get(key)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, damage(err)
+	}
+	s.value = append(s.value[:0], v...)
+	return s.value, true, damage(closer.Close())
+}
+
+// each calls use for every key from low up to before high, in order. Keys and
+// values are valid until it returns.
+func (s *store) each(low, high []byte, use func(key, value []byte) error) error {
+	it, err := s.batch.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
+	if err != nil {
+		return damage(err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err == nil {
+			err = use(it.Key(), value)
+		}
+		if err != nil {
+			_ = it.Close()
+			if errors.Is(err, errStop) {
+				return nil
+			}
+			return damage(err)
+		}
+	}
+	err = it.Error()
+	return damage(cmp.Or(it.Close(), err))
+}
+
+// errStop ends each early.
+var errStop = errors.New("enough")
+
+func appendID(key []byte, kind byte, id []byte) []byte {
+	key = append(key, kind)
+	key = binary.BigEndian.AppendUint16(key, uint16(len(id)))
+	return append(key, id...)
+}
+
+// ordered makes numbers sort as unsigned ones.
+func ordered(n int64) uint64  { return uint64(n) ^ 1<<63 }
+func number(key []byte) int64 { return int64(binary.BigEndian.Uint64(key) ^ 1<<63) }
+
+// bounds returns where a customer's scores are of which as_of is from low on, up
+// to before high.
+func (s *store) bounds(id []byte, low, high int64) ([]byte, []byte) {
+	s.low = binary.BigEndian.AppendUint64(appendID(s.low[:0], scoreKey, id), ordered(low))
+	s.high = binary.BigEndian.AppendUint64(appendID(s.high[:0], scoreKey, id), ordered(high))
+	return s.low, s.high
+}
+
+// kept is a score that is kept, but for what it says.
+type kept struct {
+	asOf, writtenAt int64
+	sourceOffset    int64
+	version         int64
+	sourcePartition int32
+}
+
+const keptBytes = 8 + 8 + 8 + 4
+
+func (k *kept) key(dst, id []byte) []byte {
+	dst = appendID(dst, scoreKey, id)
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.asOf))
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.sourceOffset))
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.version))
+	return binary.BigEndian.AppendUint32(dst, uint32(k.sourcePartition))
+}
+
+func readKept(key, value []byte) (k kept, err error) {
+	if len(key) < keptBytes || len(value) < 8 {
+		return k, errDamaged
+	}
+	rest := key[len(key)-keptBytes:]
+	return kept{
+		asOf: number(rest), sourceOffset: number(rest[8:]), version: number(rest[16:]), sourcePartition: int32(binary.BigEndian.Uint32(rest[24:])),
+		writtenAt: int64(binary.BigEndian.Uint64(value)),
+	}, nil
+}
+
+// latest is what is known of a customer's scores without looking at them: of the
+// latest interval with one that which counts for it, and of the oldest that is kept.
+type latest struct {
+	asOf, writtenAt, oldest int64
+	forgotten               bool // there were older ones
+}
+
+func (s *store) latest(id []byte) (l latest, ok bool, err error) {
+	s.key = appendID(s.key[:0], latestKey, id)
+	value, ok, err := s.get(s.key)
+	if err != nil || !ok {
+		return l, false, err
+	}
+	if len(value) != 25 {
+		return l, false, errDamaged
+	}
+	return latest{
+		asOf: int64(binary.BigEndian.Uint64(value)), writtenAt: int64(binary.BigEndian.Uint64(value[8:])),
+		oldest: int64(binary.BigEndian.Uint64(value[16:])), forgotten: value[24] == 1,
+	}, true, nil
+}
+
+func (s *store) setLatest(id []byte, l latest) error {
+	s.key = appendID(s.key[:0], latestKey, id)
+	v := binary.BigEndian.AppendUint64(s.value[:0], uint64(l.asOf))
+	v = binary.BigEndian.AppendUint64(v, uint64(l.writtenAt))
+	v = binary.BigEndian.AppendUint64(v, uint64(l.oldest))
+	if l.forgotten {
+		v = append(v, 1)
+	} else {
+		v = append(v, 0)
+	}
+	s.value = v
+	return damage(s.batch.Set(s.key, v, nil))
+}
+
+// keep keeps a score of which say appends what it says, unless another one stands
+// for it: one an interval is kept, the first by as_of. Another that was written
+// before it is kept beside it, as outcomes of in between know only that.
+//
+// Whether a score is kept thus depends on the scores there are and not on their
+// order, and an outcome finds the same score whatever came after it.
+func (s *store) keep(id []byte, k kept, interval int64, say func([]byte) []byte) error {
+	l, known, err := s.latest(id)
+	if err != nil {
+		return err
+	}
+	low, high := intervalOf(k.asOf, interval)
+	switch {
+	case !known:
+		l = latest{oldest: k.asOf, asOf: k.asOf, writtenAt: k.writtenAt}
+	case l.asOf < low: // the first of its interval, as nearly always when it is kept
+		l.asOf, l.writtenAt = k.asOf, k.writtenAt
+	case low <= l.asOf && l.asOf < k.asOf && l.writtenAt <= k.writtenAt:
+		return nil
+	default:
+		stands, err := s.compare(id, k, low, high)
+		if err != nil || stands {
+			return err
+		}
+		if low <= l.asOf && (k.asOf < l.asOf || k.asOf == l.asOf && k.writtenAt < l.writtenAt) {
+			l.asOf, l.writtenAt = k.asOf, k.writtenAt
+		}
+		l.oldest = min(l.oldest, k.asOf)
+	}
+	if err := s.setLatest(id, l); err != nil {
+		return err
+	}
+	s.key = k.key(s.key[:0], id)
+	s.value = say(binary.BigEndian.AppendUint64(s.value[:0], uint64(k.writtenAt)))
+	s.meta.Kept++
+	return damage(s.batch.Set(s.key, s.value, nil))
+}
+
+// intervalOf returns the interval of a time: from low up to before high.
+func intervalOf(at, interval int64) (low, high int64) {
+	if interval <= 0 {
+		return at, at + 1
+	}
+	low = at - at%interval
+	if low > at {
+		low -= interval
+	}
+	return low, low + interval
+}
+
+// compare reports whether one of the scores of an interval stands for k, and
+// removes those for which k stands.
+func (s *store) compare(id []byte, k kept, low, high int64) (stands bool, err error) {
+	own := k.key(nil, id)
+	var gone [][]byte
+	lowKey, highKey := s.bounds(id, low, high)
+	err = s.each(lowKey, highKey, func(key, value []byte) error {
+		o, err := readKept(key, value)
+		switch {
+		case err != nil:
+			return err
+		case bytes.Equal(key, own) && o.writtenAt <= k.writtenAt, o.asOf < k.asOf && o.writtenAt <= k.writtenAt:
+			stands = true
+			return errStop
+		case bytes.Equal(key, own), o.asOf > k.asOf && o.writtenAt >= k.writtenAt:
+			gone = append(gone, bytes.Clone(key))
+		}
+		return nil
+	})
+	if err != nil || stands {
+		return stands, err
+	}
+	return false, s.remove(gone)
+}
+
+func (s *store) remove(scores [][]byte) error {
+	for _, key := range scores {
+		if err := s.batch.Delete(key, nil); err != nil {
+			return damage(err)
+		}
+	}
+	s.meta.Kept -= int64(len(scores))
+	return nil
+}
+
+// inForce returns the latest of a customer's scores of which as_of is not after at
+// and that was written by a time. What it says is valid until the next call.
+func (s *store) inForce(id []byte, at, writtenBy int64) (k kept, says []byte, ok bool, err error) {
+	if at == math.MaxInt64 {
+		at--
+	}
+	low, high := s.bounds(id, math.MinInt64, at+1)
+	it, err := s.batch.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
+	if err != nil {
+		return k, nil, false, damage(err)
+	}
+	for more := it.Last(); more && !ok; more = it.Prev() {
+		value, err := it.ValueAndErr()
+		if err == nil {
+			k, err = readKept(it.Key(), value)
+		}
+		if err != nil {
+			_ = it.Close()
+			return k, nil, false, damage(err)
+		}
+		if ok = k.writtenAt <= writtenBy; ok {
+			s.value = append(s.value[:0], value[8:]...)
+		}
+	}
+	err = it.Error()
+	return k, s.value, ok, damage(cmp.Or(it.Close(), err))
+}
+
+// firstWritten is inForce for the score that was written first.
+func (s *store) firstWritten(id []byte, at, writtenBy int64) (first kept, says []byte, found bool, err error) {
+	low, high := s.bounds(id, math.MinInt64, at+1)
+	err = s.each(low, high, func(key, value []byte) error {
+		k, err := readKept(key, value)
+		if err == nil && k.writtenAt <= writtenBy && (!found || k.writtenAt < first.writtenAt) {
+			first, found = k, true
+			says = append(says[:0], value[8:]...)
+		}
+		return err
+	})
+	return first, says, found, err
+}
+
+// prune forgets the scores of a customer before the latest one of which as_of is
+// not after a time.
+func (s *store) prune(id []byte, until int64) error {
+	var keys [][]byte
+	var oldest []int64
+	low, high := s.bounds(id, math.MinInt64, math.MaxInt64)
+	err := s.each(low, high, func(key, value []byte) error {
+		k, err := readKept(key, value)
+		if err != nil {
+			return err
+		}
+		keys, oldest = append(keys, bytes.Clone(key)), append(oldest, k.asOf)
+		if k.asOf > until {
+			return errStop
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// The last that is not after the time stays, with others of the same as_of.
+	last := len(oldest)
+	for last > 0 && oldest[last-1] > until {
+		last--
+	}
+	for last > 1 && oldest[last-2] == oldest[last-1] {
+		last--
+	}
+	if last <= 1 {
+		return nil
+	}
+	if err := s.remove(keys[:last-1]); err != nil {
+		return err
+	}
+	l, _, err := s.latest(id)
+	if err != nil {
+		return err
+	}
+	l.oldest, l.forgotten = oldest[last-1], true
+	return s.setLatest(id, l)
+}
+
+// examples reads the examples of a customer, none if there are none.
+func (s *store) examples(ctx context.Context, id []byte, m *schemas.CustomerExamples) error {
+	s.key = appendID(s.key[:0], exampleKey, id)
+	value, ok, err := s.get(s.key)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		m.CustomerID, m.Examples, m.Levels = id, m.Examples[:0], m.Levels[:0]
+		return nil
+	}
+	err = s.decode(ctx, value, m)
+	m.CustomerID = id
+	return err
+}
+
+// decode decodes what was encoded for a store. It waits for the registry where that
+// was by an earlier schema.
+func (s *store) decode(ctx context.Context, value []byte, m *schemas.CustomerExamples) error {
+	err := s.codec.DecodeExamples(ctx, value, m)
+	if err == nil {
+		return nil
+	}
+	return retry.Do(ctx, s.log, "decoding what is on disk", func(ctx context.Context) error {
+		err := s.codec.DecodeExamples(ctx, value, m)
+		if why, poison := schemas.AsPoison(err); poison {
+			return retry.Permanent(fmt.Errorf("%w: %w", errDamaged, why))
+		}
+		return err
+	})
+}
+
+// record returns the record of a customer in the topic, nil if there is none. It
+// is the caller's until the next call.
+func (s *store) record(id []byte) ([]byte, error) {
+	s.key = appendID(s.key[:0], exampleKey, id)
+	value, ok, err := s.get(s.key)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return value, nil
+}
+
+// setRecord sets it; nil is none.
+func (s *store) setRecord(id, value []byte) error {
+	s.key = appendID(s.key[:0], exampleKey, id)
+	if value == nil {
+		return damage(s.batch.Delete(s.key, nil))
+	}
+	return damage(s.batch.Set(s.key, value, nil))
+}
+
+// forget removes the scores of a customer that were written up to a moment, and
+// remembers it for what comes late.
+func (s *store) forget(id []byte, at int64) error {
+	h := scoring.Hash(id)
+	if at <= s.erased[h] {
+		return nil
+	}
+	s.erased[h] = at
+	s.key = binary.BigEndian.AppendUint64(append(s.key[:0], erasedKey), h)
+	s.value = binary.BigEndian.AppendUint64(s.value[:0], uint64(at))
+	if err := s.batch.Set(s.key, s.value, nil); err != nil {
+		return damage(err)
+	}
+	var gone [][]byte
+	var left []kept
+	low, high := s.bounds(id, math.MinInt64, math.MaxInt64)
+	err := s.each(low, high, func(key, value []byte) error {
+		k, err := readKept(key, value)
+		if err == nil && k.writtenAt <= at {
+			gone = append(gone, bytes.Clone(key))
+		} else if err == nil {
+			left = append(left, k)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		s.rubbish++
+	}
+	if err := s.remove(gone); err != nil {
+		return err
+	}
+	if len(left) == 0 {
+		s.key = appendID(s.key[:0], latestKey, id)
+		return damage(s.batch.Delete(s.key, nil))
+	}
+	last := left[len(left)-1]
+	return s.setLatest(id, latest{asOf: last.asOf, writtenAt: last.writtenAt, oldest: left[0].asOf})
+}
+
+// erasedAfter reports whether a customer was erased after a moment.
+func (s *store) erasedAfter(id []byte, at int64) bool {
+	return len(s.erased) > 0 && at < s.erased[scoring.Hash(id)]
+}
+
+// tidy rewrites the files, so that what was removed leaves the disk.
+func (s *store) tidy(ctx context.Context) error {
+	s.rubbish = 0
+	if err := s.flush(); err != nil {
+		return err
+	}
+	return damage(s.db.Compact(ctx, []byte{0}, []byte{0xff}, false))
+}
+
+func storeDir(stateDir string, partition int) string {
+	return filepath.Join(stateDir, fmt.Sprintf("examples-%d", partition))
+}
