@@ -3,10 +3,7 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,68 +34,22 @@ func TestObserved(t *testing.T) {
 		}
 		return nil
 	})
-	t.Run("Prometheus", func(t *testing.T) { scrape(t, roles) })
+	// In this order: there are no figures on requests before there was one.
 	t.Run("browser", func(t *testing.T) { browse(t, roles) })
+	t.Run("Prometheus", func(t *testing.T) { scrape(t, roles) })
 }
 
 // scrape has a Prometheus read the metrics and evaluate the rules.
 func scrape(t *testing.T, roles *Role) {
-	program := found(t, "prometheus")
 	rules := filepath.Join(repository(t), "deploy", "prometheus", "rules.yml")
-	dir := t.TempDir()
-	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n  - job_name: churnstream\n    static_configs: [{targets: [%q]}]\n",
-		rules, strings.TrimPrefix(roles.http, "http://"))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	addr := fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0])
-	StartProcess(t, "Prometheus", nil, program, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
-	ask := func(path string, into any) error {
-		res, err := http.Get("http://" + addr + "/api/v1/" + path)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		answer := struct {
-			Status, Error string
-			Data          any
-		}{Data: into}
-		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
-			return err
-		}
-		if answer.Status != "success" {
-			return fmt.Errorf("%s: %s", path, answer.Error)
-		}
-		return nil
-	}
-	value := func(query string) (float64, error) {
-		var data struct {
-			Result []struct{ Value [2]any }
-		}
-		if err := ask("query?query="+url.QueryEscape(query), &data); err != nil {
-			return 0, err
-		}
-		if len(data.Result) != 1 {
-			return 0, fmt.Errorf("%s has %d series", query, len(data.Result))
-		}
-		var x float64
-		_, err := fmt.Sscan(fmt.Sprint(data.Result[0].Value[1]), &x)
-		return x, err
-	}
-	Eventually(t, time.Minute, "the target being up", func() error {
-		if up, err := value(`up{job="churnstream"}`); err != nil || up != 1 {
-			return fmt.Errorf("up is %v, %v", up, err)
-		}
-		return nil
-	})
+	prometheus := StartPrometheus(t, PrometheusConfig{Targets: []string{roles.http}, Rules: []string{rules}})
 	Eventually(t, time.Minute, "every rule evaluated", func() error {
 		var data struct {
 			Groups []struct {
 				Rules []struct{ Name, Health, LastError string }
 			}
 		}
-		if err := ask("rules", &data); err != nil {
+		if err := prometheus.Ask("rules", &data); err != nil {
 			return err
 		}
 		n := 0
@@ -121,7 +72,7 @@ func scrape(t *testing.T, roles *Role) {
 		t.Fatal(err)
 	}
 	var names []string
-	if err := ask("label/__name__/values", &names); err != nil {
+	if err := prometheus.Ask("label/__name__/values", &names); err != nil {
 		t.Fatal(err)
 	}
 	missing := map[string]bool{}
@@ -137,7 +88,7 @@ func scrape(t *testing.T, roles *Role) {
 	if len(missing) > 0 {
 		t.Errorf("rules speak of metrics that there are not: %v", missing)
 	}
-	accuracy, err := value(`sum(churn_outcomes_total{predicted="churn",actual="churn"} or churn_outcomes_total{predicted="stay",actual="stay"}) / sum(churn_outcomes_total)`)
+	accuracy, err := prometheus.Value(`sum(churn_outcomes_total{predicted="churn",actual="churn"} or churn_outcomes_total{predicted="stay",actual="stay"}) / sum(churn_outcomes_total)`)
 	if err != nil || accuracy < 0.7 || accuracy > 0.95 {
 		t.Errorf("accuracy by Prometheus %v, %v", accuracy, err)
 	}

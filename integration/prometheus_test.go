@@ -3,20 +3,10 @@
 package integration
 
 import (
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// found returns the path of a program that the system has, or the stack.
-func found(t *testing.T, program string) string {
-	t.Helper()
-	if path, err := exec.LookPath(program); err == nil {
-		return path
-	}
-	return installed(t, "bin", program)
-}
 
 // TestPrometheusRules has promtool check the rules and run their tests, and
 // amtool look at where alerts go.

@@ -89,6 +89,11 @@ const (
 	baselineName = iota
 	baselineBins
 	baselineFrequencies
+	baselineRows
+	baselineMissing
+	baselineReasonRows
+	baselineReasonMean
+	baselineReasonDeviation
 )
 
 const (
@@ -780,6 +785,16 @@ func (in *input) baseline(n *avro.Node, m *ModelVersion) {
 							b.Frequencies = append(b.Frequencies, x)
 						}
 					}
+				case baselineRows:
+					b.Rows = in.Integer(f.Node)
+				case baselineMissing:
+					b.Missing = in.Integer(f.Node)
+				case baselineReasonRows:
+					b.ReasonRows = in.Integer(f.Node)
+				case baselineReasonMean:
+					b.ReasonMean, _ = in.Number(f.Node)
+				case baselineReasonDeviation:
+					b.ReasonDeviation, _ = in.Number(f.Node)
 				default:
 					in.Skip(f.Node.Writer)
 				}

@@ -111,6 +111,11 @@ func (c *Codec) AppendModel(dst []byte, m *ModelVersion) []byte {
 				}
 			}
 			dst = append(dst, 0)
+			dst = avro.AppendLong(dst, b.Rows)
+			dst = avro.AppendLong(dst, b.Missing)
+			dst = avro.AppendLong(dst, b.ReasonRows)
+			dst = avro.AppendDouble(dst, b.ReasonMean)
+			dst = avro.AppendDouble(dst, b.ReasonDeviation)
 		}
 	}
 	dst = avro.AppendLong(append(dst, 0), m.Horizon)

@@ -160,7 +160,8 @@ func sampleModel() *ModelVersion {
 		FeatureFingerprint: "abc", MediumThreshold: 0.3, HighThreshold: 0.6,
 		Baseline: []BaselineDistribution{
 			{Name: "Contract", Bins: []string{"Month-to-month", "One year", "Two year"}, Frequencies: []float64{0.55, 0.21, 0.24}},
-			{Name: "tenure", Bins: []string{"9", "29", "55", "+Inf"}, Frequencies: []float64{0.25, 0.25, 0.25, 0.25}},
+			{Name: "tenure", Bins: []string{"9", "29", "55", "+Inf"}, Frequencies: []float64{0.25, 0.25, 0.25, 0.25},
+				Rows: 5000, Missing: 12, ReasonRows: 2000, ReasonMean: 0.031, ReasonDeviation: 0.12},
 			{Name: "empty"},
 		},
 		Horizon: 2_592_000_000, LabelsUntil: 1_690_000_100_000,

@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/drift"
 	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
@@ -119,13 +120,9 @@ func (s Stage) String() string {
 	return "CHALLENGER"
 }
 
-// BaselineDistribution is how a feature, or the score, was distributed at
-// training.
-type BaselineDistribution struct {
-	Name        string
-	Bins        []string
-	Frequencies []float64
-}
+// BaselineDistribution is how a feature, or the score, was distributed when a model
+// was trained.
+type BaselineDistribution = drift.Distribution
 
 // HoldoutMetrics are a model's figures on rows it was not trained on. Churners is 0,
 // and average precision, skill and intervals are missing, in what was written before

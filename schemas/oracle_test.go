@@ -349,6 +349,8 @@ func (o *oracle) model(m native) *ModelVersion {
 		for _, x := range m["frequencies"].([]any) {
 			b.Frequencies = append(b.Frequencies, o.number(x))
 		}
+		b.Rows, b.Missing, b.ReasonRows = o.integer(m["rows"]), o.integer(m["missing"]), o.integer(m["reason_rows"])
+		b.ReasonMean, b.ReasonDeviation = o.number(m["reason_mean"]), o.number(m["reason_deviation"])
 		v.Baseline = append(v.Baseline, b)
 	}
 	return v

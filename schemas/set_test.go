@@ -104,7 +104,8 @@ func TestFieldPositions(t *testing.T) {
 		checkFields(t, at(modelMessage, modelMetrics).Fields[bound].Type.Branches[1], figures)
 	}
 	checkFields(t, at(modelMessage, modelBaseline), []string{baselineName: "name", baselineBins: "bins",
-		baselineFrequencies: "frequencies"})
+		baselineFrequencies: "frequencies", baselineRows: "rows", baselineMissing: "missing", baselineReasonRows: "reason_rows",
+		baselineReasonMean: "reason_mean", baselineReasonDeviation: "reason_deviation"})
 	checkFields(t, at(deadLetterMessage, deadLetterHeaders), []string{headerKey: "key", headerValue: "value"})
 	checkFields(t, at(progressMessage, progressWriters), []string{"producer_id", "since_offset"})
 	checkFields(t, at(progressMessage, progressOrigins), []string{"partition", "next_offset"})

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -109,7 +112,33 @@ func (s *Server) retrain(w http.ResponseWriter, r *http.Request) {
 			Detail: "No trainer runs in this process. Ask the process that runs it, at the address it was given with --http."})
 		return
 	}
-	s.trainer.ServeHTTP(w, r)
+	sw := &statusWriter{ResponseWriter: w}
+	s.trainer.ServeHTTP(sw, r)
+	if sw.status == http.StatusAccepted {
+		s.asked.add(s.now())
+	}
+}
+
+// moments are the latest times of something.
+type moments struct {
+	mu    sync.Mutex
+	times []time.Time
+}
+
+// maxMoments bounds what is remembered.
+const maxMoments = 20
+
+func (m *moments) add(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.times = append(m.times, t)
+	m.times = m.times[max(0, len(m.times)-maxMoments):]
+}
+
+func (m *moments) list() []time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.times)
 }
 
 // accepted answers 202.

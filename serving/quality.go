@@ -120,17 +120,17 @@ type markView struct {
 }
 
 // figureNames are the figures as people read them, in the order they are shown.
-var figureNames = []struct{ name, label, hint string }{
-	{"log_loss", "Log loss", "how surprised the scores are by what happens"},
-	{"log_loss_skill", "Skill", "log loss against the base rate's; at 0 the model is of no use"},
-	{"roc_auc", "ROC AUC", "whether leavers come first; 0.5 is guessing, 1 perfect"},
-	{"pr_auc", "PR AUC", "precision over recall; guessing gives the churn rate"},
-	{"calibration_error", "Calibration error", "mean distance of probabilities from what happens"},
-	{"brier", "Brier score", "mean squared error of the probability"},
-	{"accuracy", "Accuracy", "share of right predictions at 50 %"},
-	{"precision", "Precision", "share of predicted leavers who leave"},
-	{"recall", "Recall", "share of leavers who were predicted"},
-	{"top_decile_lift", "Top decile lift", "churn rate of the tenth most at risk, over the average"},
+var figureNames = []struct{ name, hint string }{
+	{"log_loss", "how surprised the scores are by what happens"},
+	{"log_loss_skill", "log loss against the base rate's; at 0 the model is of no use"},
+	{"roc_auc", "whether leavers come first; 0.5 is guessing, 1 perfect"},
+	{"pr_auc", "precision over recall; guessing gives the churn rate"},
+	{"calibration_error", "mean distance of probabilities from what happens"},
+	{"brier", "mean squared error of the probability"},
+	{"accuracy", "share of right predictions at 50 %"},
+	{"precision", "share of predicted leavers who leave"},
+	{"recall", "share of leavers who were predicted"},
+	{"top_decile_lift", "churn rate of the tenth most at risk, over the average"},
 }
 
 // qualityView returns what is shown of a version. Without a monitor that is what it
@@ -186,13 +186,7 @@ func (s *Server) qualityView(ctx context.Context, v *models.Version) *qualityVie
 
 // whatFell says by what a version has fallen, and what that is due to.
 func (s *Server) whatFell(v *models.Version, known *quality.Version, found quality.Finding, report *quality.Report) string {
-	label := strings.ToLower(found.Figure)
-	for _, f := range figureNames {
-		if f.name == found.Figure {
-			label = f.label
-		}
-	}
-	text := fmt.Sprintf("Over the last %s outcomes, the %s of version %d is %s", count(known.Rows), inSentence(label), v.Version, figureSign(float64(found.Measured.Value)))
+	text := fmt.Sprintf("Over the last %s outcomes, the %s of version %d is %s", count(known.Rows), quality.Title(found.Figure), v.Version, figureSign(float64(found.Measured.Value)))
 	if found.Figure == "log_loss_skill" {
 		text += ": the base rate alone would do better."
 	} else {
@@ -210,13 +204,7 @@ func (s *Server) whatFell(v *models.Version, known *quality.Version, found quali
 	return text
 }
 
-// inSentence writes a label in the middle of a sentence: names stay.
-func inSentence(label string) string {
-	if strings.HasPrefix(label, "ROC") || strings.HasPrefix(label, "PR") || strings.HasPrefix(label, "Brier") {
-		return label
-	}
-	return strings.ToLower(label[:1]) + label[1:]
-}
+func capital(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
 func enumerate(names []string) string {
 	if n := len(names); n > 1 {
@@ -255,11 +243,11 @@ func figureViews(v *quality.Version) []figureView {
 		if !is && !was && !will {
 			continue
 		}
-		row := figureView{Label: f.label, Hint: f.hint, Better: "higher is better"}
+		row := figureView{Label: capital(quality.Title(f.name)), Hint: f.hint, Better: "higher is better"}
 		if quality.LowerIsBetter(f.name) {
 			row.Better = "lower is better"
 		}
-		row.Worse = is && was && quality.Worse(f.name, measured, promised)
+		row.Worse = v.Worse(f.name)
 		var marks []markView
 		low, high := math.Inf(1), math.Inf(-1)
 		for _, m := range []struct {

@@ -144,6 +144,31 @@ func TestMonitorElsewhere(t *testing.T) {
 	wants(t, st.do("GET", quality.Path, "").Body.String(), `"champion":7`)
 }
 
+func TestWhatHappened(t *testing.T) {
+	report := measured(2, true)
+	st := newMeasuredStage(t, &report)
+	answer := http.StatusConflict
+	st.trainer = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(answer) })
+	ask := func() { st.do("POST", "/v1/retrain", "", "Authorization", "Bearer "+token) }
+	ask()
+	if page := checkPage(t, st, "/model", 200); strings.Contains(page, "A training was asked for") {
+		t.Error("a request that was refused is told of")
+	}
+	answer = http.StatusAccepted
+	ask()
+	page := checkPage(t, st, "/fragment/model", 200)
+	wants(t, page, `id="happened"`, "A training was asked for", "Version 2 was published as champion", "Version 1 was published<")
+	if strings.Index(page, "A training was asked for") > strings.Index(page, "Version 2 was published") {
+		t.Error("the latest is not first")
+	}
+	for range 3 * maxMoments {
+		ask()
+	}
+	if n := strings.Count(checkPage(t, st, "/model", 200), "A training was asked for"); n != maxHappenings {
+		t.Errorf("%d happenings are shown", n)
+	}
+}
+
 func TestPictures(t *testing.T) {
 	v := measured(2, true).Versions[0]
 	for _, row := range figureViews(&v) {

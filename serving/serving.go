@@ -58,6 +58,7 @@ type Server struct {
 	guard     *ops.Guard
 	trainer   http.Handler
 	quality   reporter // nil where there is no monitor to ask
+	asked     moments  // when a training was asked for here
 	ready     func(name string, ready bool, why string)
 	log       *slog.Logger
 	customers *ReadModel

@@ -560,6 +560,7 @@ type modelView struct {
 	// Chosen is the version that is asked for, else the champion.
 	Chosen     *versionView
 	Quality    *qualityView
+	Happened   []happening
 	Versions   []versionView
 	Importance []importanceView
 }
@@ -575,6 +576,32 @@ type versionView struct {
 	Outcomes                int64
 	LiveLogLoss, LiveROCAUC string
 	Worse                   bool
+}
+
+// happening is something that happened to the models.
+type happening struct {
+	At         time.Time
+	Text, Note string
+}
+
+// maxHappenings bounds what the page tells.
+const maxHappenings = 8
+
+// happened lists what happened to the models, the latest first.
+func (s *Server) happened() []happening {
+	var list []happening
+	for _, v := range s.models.List() {
+		text := fmt.Sprintf("Version %d was published as %s", v.Version, strings.ToLower(v.Stage.String()))
+		if v.Stage == schemas.StageRetired { // what it was at first is not known
+			text = fmt.Sprintf("Version %d was published", v.Version)
+		}
+		list = append(list, happening{millis(v.CreatedAt), text, v.Reason})
+	}
+	for _, at := range s.asked.list() {
+		list = append(list, happening{At: at, Text: "A training was asked for"})
+	}
+	slices.SortStableFunc(list, func(a, b happening) int { return b.At.Compare(a.At) })
+	return list[:min(len(list), maxHappenings)]
 }
 
 type importanceView struct {
@@ -595,6 +622,7 @@ func (s *Server) modelView(r *http.Request) *modelView {
 	if n, err := strconv.ParseInt(r.URL.Query().Get("version"), 10, 64); err == nil {
 		chosen = cmp.Or(s.models.Get(n), champion)
 	}
+	view.Happened = s.happened()
 	for _, v := range s.models.List() {
 		view.Versions = append(view.Versions, newVersionView(v, champion, chosen, report))
 	}

@@ -565,9 +565,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	m.TrainingRows = int64(len(candidate.Training))
 	m.TrainingStart = data.ObservedAt(int(candidate.Training[0]))
 	m.TrainingEnd = data.ObservedAt(int(candidate.Training[len(candidate.Training)-1]))
-	for _, d := range candidate.Baseline {
-		m.Baseline = append(m.Baseline, schemas.BaselineDistribution(d))
-	}
+	m.Baseline = candidate.Baseline
 	// What every reader would refuse must not be written.
 	if _, err := models.Open(set, m); err != nil {
 		t.metrics.failed()

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/churnstream/churnstream/consumers/scorer"
+	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/topics"
 	"github.com/churnstream/churnstream/schemas"
 )
@@ -76,7 +80,7 @@ type topicsCheckCommand struct {
 
 // Help is shown by churnstream topics check --help.
 func (topicsCheckCommand) Help() string {
-	return `Prints a table of how each setting that matters is and should be, and what happens otherwise. It fails when one of them would lose data; the roles refuse to start then.
+	return `Prints a table of how each setting that matters is and should be, and what happens otherwise, and how to create topics that do not exist. It fails when a setting would lose data; the roles refuse to start then.
 
 Example:
   churnstream topics check --brokers kafka:9092`
@@ -112,8 +116,26 @@ func (c *topicsCheckCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	missing, err := topics.Missing(ctx, cluster, c.Partitions, c.Replication)
+	if err != nil {
+		return err
+	}
+	for i := range missing {
+		fmt.Fprintf(out, "%s does not exist. Roles that need it create it unless --no-create-topics is given, and end without it; by hand:\n  %s\n",
+			missing[i].Name, creation(&missing[i]))
+	}
 	if losses > 0 {
 		return errors.New("data would be lost as the topics are set; see the lines marked WRONG")
 	}
 	return nil
+}
+
+// creation returns the command that creates a topic.
+func creation(t *kafka.TopicConfig) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "kafka-topics --create --topic %s --partitions %d --replication-factor %d", t.Name, t.Partitions, t.Replication)
+	for _, name := range slices.Sorted(maps.Keys(t.Configs)) {
+		fmt.Fprintf(&b, " --config %s=%s", name, t.Configs[name])
+	}
+	return b.String()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,10 @@ func TestTopicsCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
-	if err := cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
+	// A cluster of before there were examples.
+	if err := cluster.EnsureTopics(t.Context(), slices.DeleteFunc(topics.EmbeddedConfigs(1), func(c kafka.TopicConfig) bool {
+		return c.Name == schemas.TopicExamples
+	})...); err != nil {
 		t.Fatal(err)
 	}
 	check := func() (code int, stdout, stderr string) {
@@ -35,7 +39,15 @@ func TestTopicsCheck(t *testing.T) {
 		code = run([]string{"topics", "check", "--brokers", broker.Addr()}, &out, &errs)
 		return code, out.String(), errs.String()
 	}
-	if code, out, errs := check(); code != 0 || !strings.Contains(out, "cleanup.policy") || strings.Contains(out, "WRONG") {
+	create := "kafka-topics --create --topic churn.examples --partitions 6 --replication-factor 1 --config cleanup.policy=compact --config delete.retention.ms=604800000\n"
+	if code, out, errs := check(); code != 0 || !strings.Contains(out, "cleanup.policy") || strings.Contains(out, "WRONG") ||
+		!strings.Contains(out, create) || strings.Count(out, "--create") != 1 {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	if err := cluster.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := check(); code != 0 || strings.Contains(out, "--create") || !strings.Contains(out, schemas.TopicExamples) {
 		t.Errorf("exit %d\n%s%s", code, out, errs)
 	}
 	client := &kafkago.Client{Addr: kafkago.TCP(broker.Addr()), Timeout: 10 * time.Second}

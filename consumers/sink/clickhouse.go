@@ -53,7 +53,8 @@ type ClickHouseConfig struct {
 // Tables are ReplacingMergeTree on the row's identity, so what is written
 // again replaces what was there when parts merge. Erasures are lightweight
 // deletes: the rows cannot be read any more when Write returns, and leave the
-// disk when their part is merged next.
+// disk when their part is merged next. An example's row of an older label does
+// not replace one of a newer, whichever is written last.
 //
 // Two tables are derived from churn_scores, each with one row per customer once
 // its parts are merged. churn_scores_current is given every score and keeps
@@ -156,8 +157,10 @@ func (c *ClickHouse) Migrate(ctx context.Context) error {
 	if err := c.dialect.migrate(ctx, t); err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
 	}
-	if err := c.eraseReturned(ctx); err != nil {
-		return err
+	for _, kind := range erasables {
+		if err := c.eraseReturned(ctx, kind); err != nil {
+			return err
+		}
 	}
 	if c.retention > 0 {
 		if err := t.retain(ctx, c.retention); err != nil {
@@ -231,15 +234,15 @@ func (t clickhouseTables) columns(ctx context.Context, table string) (map[string
 }
 
 // Write deletes what was erased, then inserts each table's rows as one block.
-// Of scores it then deletes those of customers erased meanwhile, and settles
-// who is at risk.
+// Of scores and examples it then deletes those of customers erased meanwhile. It
+// settles who is at risk, and deletes examples that are none any more.
 func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if err := c.remember(ctx, b.Erased); err != nil {
+	if err := c.forget(ctx, erasableScores, b.Erased); err != nil {
 		return err
 	}
-	if err := c.eraseScores(ctx, b.Erased); err != nil {
+	if err := c.forget(ctx, erasableExamples, b.ErasedExamples); err != nil {
 		return err
 	}
 	if err := c.eraseOutcomes(ctx, b.ErasedOutcomes); err != nil {
@@ -250,10 +253,19 @@ func (c *ClickHouse) Write(ctx context.Context, b *Batch) error {
 		if err != nil {
 			return err
 		}
-		if err := c.eraseLate(ctx, b.Scores); err != nil {
+		err = c.eraseLate(ctx, erasableScores, len(b.Scores),
+			func(i int) (int32, int64) { return b.Scores[i].SourcePartition, b.Scores[i].SourceOffset },
+			func(i int) string { return string(b.Scores[i].CustomerID) })
+		if err != nil {
 			return err
 		}
 		if err := c.settle(ctx, b.Scores); err != nil {
+			return err
+		}
+		c.tidy()
+	}
+	if len(b.Examples) > 0 {
+		if err := c.writeExamples(ctx, b.Examples); err != nil {
 			return err
 		}
 		c.tidy()
@@ -320,7 +332,7 @@ func (c *ClickHouse) settle(ctx context.Context, scores []*schemas.ChurnScore) e
 	return nil
 }
 
-// tidyInterval is how often the tables are freed of erased customers' scores
+// tidyInterval is how often the tables are freed of erased customers' rows
 // that came late, and churn_scores_at_risk of what settle left.
 const tidyInterval = 10 * time.Minute
 
@@ -338,7 +350,9 @@ func (c *ClickHouse) tidy() {
 		return
 	}
 	c.tidying.Go(func() {
-		_ = c.eraseReturned(c.background)
+		for _, kind := range erasables {
+			_ = c.eraseReturned(c.background, kind)
+		}
 		_ = clickhouseTables{c.conn, c.timeout}.fill(c.background, tidyStatement)
 	})
 }
@@ -355,65 +369,137 @@ WHERE risk != 'HIGH' AND customer_id IN
 )`
 }
 
-// scoreTables have scores.
-var scoreTables = []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk"}
-
-// remember notes erasures for eraseLate and eraseReturned, of whatever sink.
-func (c *ClickHouse) remember(ctx context.Context, erasures []Erasure) error {
-	return insertClickHouse(ctx, c, "erasures", erasureColumns, len(erasures), func(i int) *Erasure { return &erasures[i] })
+// writeExamples inserts examples, and deletes those of their customers that are
+// none any more.
+func (c *ClickHouse) writeExamples(ctx context.Context, rows []ExampleRow) error {
+	err := insertClickHouse(ctx, c, "churn_examples", c.dialect.examples, len(rows), func(i int) *ExampleRow { return &rows[i] })
+	if err != nil {
+		return err
+	}
+	err = c.eraseLate(ctx, erasableExamples, len(rows),
+		func(i int) (int32, int64) { return rows[i].RecordPartition, rows[i].RecordOffset },
+		func(i int) string { return rows[i].CustomerID })
+	if err != nil {
+		return err
+	}
+	return c.withdraw(ctx, listings(rows))
 }
 
-// eraseLate deletes those of a batch's scores whose customers were erased
-// after them. Most often there are none to know of, as erasures come in the
-// order of the scores; not so when a sink was held up for so long that another
-// has gone on in its place.
-//
-// It comes after the insert, as an erasure is remembered before it deletes: of
-// two writers, one with a score and one with its erasure, the latter deletes
-// the score, or the former finds the erasure.
-func (c *ClickHouse) eraseLate(ctx context.Context, scores []*schemas.ChurnScore) error {
-	var partitions []int32
-	first := scores[0].SourceOffset
-	for _, s := range scores {
-		first = min(first, s.SourceOffset)
-		if !slices.Contains(partitions, s.SourcePartition) { // a batch has one or few
-			partitions = append(partitions, s.SourcePartition)
+// withdraw deletes what customers' last records have left out. Most often that
+// is nothing.
+func (c *ClickHouse) withdraw(ctx context.Context, last map[customer]*listing) error {
+	batch, err := ext.NewTable("batch", ext.Column("customer_id", "String"))
+	if err != nil {
+		return fmt.Errorf("clickhouse: withdraw: %w", err)
+	}
+	var newest int64
+	for customer, l := range last {
+		newest = max(newest, l.offset)
+		if err := batch.Append(customer.id); err != nil {
+			return fmt.Errorf("clickhouse: withdraw: %w", err)
 		}
 	}
-	later, err := c.erasures(ctx, fmt.Sprintf("SELECT customer_id, source_partition, source_offset FROM erasures WHERE source_partition IN (%s) AND source_offset > %d",
-		commas(partitions), first))
+	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithExternalTable(batch)),
+		`SELECT customer_id, record_partition, record_offset, toUnixTimestamp64Milli(observed_at)
+FROM churn_examples FINAL WHERE customer_id IN (SELECT customer_id FROM batch)`)
+	if err != nil {
+		return fmt.Errorf("clickhouse: withdraw: %w", err)
+	}
+	defer rows.Close()
+	var customers []string
+	var observed []int64
+	for rows.Next() {
+		var of customer
+		var offset, observedAt int64
+		if err := rows.Scan(&of.id, &of.partition, &offset, &observedAt); err != nil {
+			return fmt.Errorf("clickhouse: withdraw: %w", err)
+		}
+		if l := last[of]; l != nil && l.withdrawn(observedAt, offset) {
+			customers, observed = append(customers, of.id), append(observed, observedAt)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("clickhouse: withdraw: %w", err)
+	}
+	for len(customers) > 0 {
+		ids, n := literals(customers)
+		// Of several labels that have yet to be merged all go. What a later
+		// record has brought meanwhile stays.
+		err := c.conn.Exec(ctx, fmt.Sprintf("DELETE FROM churn_examples WHERE customer_id IN (%s) AND (customer_id, toUnixTimestamp64Milli(observed_at)) IN arrayZip([%s], [%s]) AND record_offset < %d",
+			ids, ids, commas(observed[:n]), newest))
+		if err != nil {
+			return fmt.Errorf("clickhouse: withdraw from churn_examples: %w", err)
+		}
+		customers, observed = customers[n:], observed[n:]
+	}
+	return nil
+}
+
+// forget notes erasures, for eraseLate and eraseReturned of whatever sink, and
+// deletes the rows.
+func (c *ClickHouse) forget(ctx context.Context, kind *erasable, erasures []Erasure) error {
+	err := insertClickHouse(ctx, c, kind.memory, kind.columns, len(erasures), func(i int) *Erasure { return &erasures[i] })
+	if err != nil {
+		return err
+	}
+	return c.erase(ctx, kind, erasures)
+}
+
+// eraseLate deletes those of a batch's n rows whose customers were erased
+// after them. Most often there are none to know of, as erasures come in the
+// order of the rows; not so when a sink was held up for so long that another
+// has gone on in its place. place and id say of what row i is.
+//
+// It comes after the insert, as an erasure is remembered before it deletes: of
+// two writers, one with a row and one with its erasure, the latter deletes
+// the row, or the former finds the erasure.
+func (c *ClickHouse) eraseLate(ctx context.Context, kind *erasable, n int, place func(i int) (partition int32, offset int64), id func(i int) string) error {
+	var partitions []int32
+	_, first := place(0)
+	for i := range n {
+		partition, offset := place(i)
+		first = min(first, offset)
+		if !slices.Contains(partitions, partition) { // a batch has one or few
+			partitions = append(partitions, partition)
+		}
+	}
+	later, err := c.erasures(ctx, fmt.Sprintf("SELECT customer_id, %[1]s, %[2]s FROM %[3]s WHERE %[1]s IN (%[4]s) AND %[2]s > %[5]d",
+		kind.partition, kind.offset, kind.memory, commas(partitions), first))
 	if err != nil || len(later) == 0 {
 		return err
 	}
 	erased := lastErasures(later)
 	var late []Erasure
-	for _, s := range scores {
-		if offset := erased[customer{string(s.CustomerID), s.SourcePartition}]; s.SourceOffset < offset {
-			late = append(late, Erasure{string(s.CustomerID), s.SourcePartition, offset})
+	for i := range n {
+		partition, offset := place(i)
+		c := customer{id(i), partition}
+		if after := erased[c]; offset < after {
+			late = append(late, Erasure{c.id, partition, after})
 		}
 	}
-	return c.eraseScores(ctx, late)
+	return c.erase(ctx, kind, late)
 }
 
 // eraseReturned deletes what others have written late of erased customers'
-// scores: a sink that ended before it could erase them itself, one of an older
+// rows: a sink that ended before it could erase them itself, one of an older
 // version, the migration of one that began before the erasure.
-func (c *ClickHouse) eraseReturned(ctx context.Context) error {
+func (c *ClickHouse) eraseReturned(ctx context.Context, kind *erasable) error {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	var rows []string
-	for _, table := range scoreTables {
-		rows = append(rows, "SELECT customer_id, source_partition, source_offset FROM "+table+" WHERE customer_id IN (SELECT customer_id FROM erasures)")
+	for _, table := range kind.tables {
+		rows = append(rows, fmt.Sprintf("SELECT customer_id, %s AS of_partition, %s AS of_offset FROM %s WHERE customer_id IN (SELECT customer_id FROM %s)",
+			kind.partition, kind.offset, table, kind.memory))
 	}
-	returned, err := c.erasures(ctx, `SELECT e.customer_id, e.source_partition, max(e.source_offset)
-FROM (`+strings.Join(rows, " UNION ALL ")+`) AS s
-INNER JOIN erasures AS e ON s.customer_id = e.customer_id AND s.source_partition = e.source_partition
-WHERE s.source_offset < e.source_offset
-GROUP BY e.customer_id, e.source_partition`)
+	returned, err := c.erasures(ctx, fmt.Sprintf(`SELECT e.customer_id, e.%[1]s, max(e.%[2]s)
+FROM (%[3]s) AS s
+INNER JOIN %[4]s AS e ON s.customer_id = e.customer_id AND s.of_partition = e.%[1]s
+WHERE s.of_offset < e.%[2]s
+GROUP BY e.customer_id, e.%[1]s`, kind.partition, kind.offset, strings.Join(rows, " UNION ALL "), kind.memory))
 	if err != nil {
 		return err
 	}
-	return c.eraseScores(ctx, returned)
+	return c.erase(ctx, kind, returned)
 }
 
 // erasures returns a query's rows.
@@ -426,7 +512,7 @@ func (c *ClickHouse) erasures(ctx context.Context, query string) ([]Erasure, err
 	var list []Erasure
 	for rows.Next() {
 		var e Erasure
-		if err := rows.Scan(&e.CustomerID, &e.SourcePartition, &e.SourceOffset); err != nil {
+		if err := rows.Scan(&e.CustomerID, &e.Partition, &e.Offset); err != nil {
 			return nil, fmt.Errorf("clickhouse: read erasures: %w", err)
 		}
 		list = append(list, e)
@@ -437,31 +523,31 @@ func (c *ClickHouse) erasures(ctx context.Context, query string) ([]Erasure, err
 	return list, nil
 }
 
-// eraseScores deletes scores of before the erasures from all tables.
-func (c *ClickHouse) eraseScores(ctx context.Context, erasures []Erasure) error {
+// erase deletes rows of before the erasures from all tables that have any.
+func (c *ClickHouse) erase(ctx context.Context, kind *erasable, erasures []Erasure) error {
 	// The last erasure of a customer is what counts.
 	erasures = slices.SortedFunc(slices.Values(erasures), func(a, b Erasure) int {
-		return cmp.Or(cmp.Compare(a.SourcePartition, b.SourcePartition), cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(b.SourceOffset, a.SourceOffset))
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(b.Offset, a.Offset))
 	})
 	erasures = slices.CompactFunc(erasures, func(a, b Erasure) bool {
-		return a.SourcePartition == b.SourcePartition && a.CustomerID == b.CustomerID
+		return a.Partition == b.Partition && a.CustomerID == b.CustomerID
 	})
 	for len(erasures) > 0 {
 		var customers []string
 		var offsets []int64
-		partition := erasures[0].SourcePartition
+		partition := erasures[0].Partition
 		for _, e := range erasures {
-			if e.SourcePartition != partition {
+			if e.Partition != partition {
 				break
 			}
-			customers, offsets = append(customers, e.CustomerID), append(offsets, e.SourceOffset)
+			customers, offsets = append(customers, e.CustomerID), append(offsets, e.Offset)
 		}
 		ids, n := literals(customers)
 		// A thousand conditions with OR between them would take the server a
 		// minute.
-		condition := fmt.Sprintf("source_partition = %d AND customer_id IN (%s) AND source_offset < transform(customer_id, [%s], [%s], 0)",
-			partition, ids, ids, commas(offsets[:n]))
-		for _, table := range scoreTables {
+		condition := fmt.Sprintf("%s = %d AND customer_id IN (%s) AND %s < transform(customer_id, [%s], [%s], 0)",
+			kind.partition, partition, ids, kind.offset, ids, commas(offsets[:n]))
+		for _, table := range kind.tables {
 			if err := c.conn.Exec(ctx, "DELETE FROM "+table+" WHERE "+condition); err != nil {
 				return fmt.Errorf("clickhouse: erase from %s: %w", table, err)
 			}

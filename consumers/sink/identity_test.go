@@ -48,13 +48,6 @@ func testScoreByTimeIsAnotherScore(t *testing.T, open opener) {
 	write(next)
 	expectRows(t, s.ask(t, "SELECT customer_id FROM customers_at_risk ORDER BY 1"), "in order", "together")
 
-	// In force is what speaks of the latest moment up to the outcome.
-	s.mustWrite(t, &Batch{Outcomes: []*schemas.ChurnOutcome{
-		{CustomerID: "in order", ObservedAt: at(t, "2026-01-01 12:00:00.000"), Churned: true}, // 0.25: wrong
-		{CustomerID: "in order", ObservedAt: at(t, "2026-01-03 12:00:00.000"), Churned: true}, // 0.75: right
-	}})
-	expectRows(t, s.ask(t, "SELECT day, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 0", "2026-01-03 | 1 | 1")
-
 	// An erasure takes both kinds.
 	s.mustWrite(t, &Batch{Erased: []Erasure{{"in order", 0, 5}}})
 	expectRows(t, s.ask(t, "SELECT DISTINCT customer_id FROM "+s.table("churn_scores")+" ORDER BY 1"), "late", "together")

@@ -17,8 +17,8 @@ import (
 var Role = role.Define(role.About{
 	Name:  "sink",
 	Title: "Stores:",
-	Help:  "Write scores, outcomes and models to ClickHouse or SQLite.",
-	Detail: `Writes the topics to tables: churn_scores, churn_outcomes and model_versions, with the views churn_scores_latest, customers_at_risk and model_accuracy_daily.
+	Help:  "Write scores, outcomes, examples and models to ClickHouse or SQLite.",
+	Detail: `Writes the topics to tables: churn_scores, churn_outcomes, churn_examples and model_versions, with the views churn_scores_latest, customers_at_risk, training_set, churn_examples_latest, model_accuracy_daily and model_calibration.
 
 Examples:
   churnstream sink --brokers kafka:9092 --registry http://registry:8081 --clickhouse clickhouse:9000

@@ -28,19 +28,70 @@ var (
 			Value: func(r *ModelRow, to columns.Cells) { to.Int64(r.Offset) }})
 	}()
 
-	erasureColumns = []columns.Column[Erasure]{
-		{Name: "customer_id", Type: columns.Text, Shape: columns.Similar,
-			Value: func(e *Erasure, to columns.Cells) { to.Text(e.CustomerID) }},
-		{Name: "source_partition", Type: columns.Int32,
-			Value: func(e *Erasure, to columns.Cells) { to.Int32(e.SourcePartition) }},
-		{Name: "source_offset", Type: columns.Int64,
-			Value: func(e *Erasure, to columns.Cells) { to.Int64(e.SourceOffset) }},
-	}
+	exampleColumns = slices.Concat(
+		[]columns.Column[ExampleRow]{{Name: "customer_id", Type: columns.Text, Shape: columns.Similar,
+			Value: func(r *ExampleRow, to columns.Cells) { to.Text(r.CustomerID) }}},
+		columns.Of(columns.Example, func(r *ExampleRow) *schemas.LabelledExample { return r.LabelledExample }),
+		[]columns.Column[ExampleRow]{
+			{Name: "record_partition", Type: columns.Int32, Shape: columns.Similar,
+				Value: func(r *ExampleRow, to columns.Cells) { to.Int32(r.RecordPartition) }},
+			{Name: "record_offset", Type: columns.Int64, Shape: columns.Rising,
+				Value: func(r *ExampleRow, to columns.Cells) { to.Int64(r.RecordOffset) }},
+		})
 
 	// Names a feature must not hide either: a column that only a view has, those
-	// that only a derived table has, and SQLite's name for a row's number.
-	reservedColumns = []string{"reasons", "score_recency", "not_at_risk", "rowid"}
+	// that only a derived table has, and SQLite's name for a row's number. That
+	// of an example's materialised column comes on top in churn_examples.
+	reservedColumns        = []string{"reasons", "score_recency", "not_at_risk", "rowid"}
+	reservedExampleColumns = []string{"label_recency"}
 )
+
+// scoreFeatures and exampleFeatures are the columns of the features. A feature
+// has the same name in both tables, unless that is an own column of an example.
+func scoreFeatures(spec *scoring.Spec) []columns.Column[schemas.ChurnScore] {
+	return columns.Features(spec, func(s *schemas.ChurnScore) (scoring.Vector, scoring.Levels) { return s.Attributes, s.Levels },
+		slices.Concat(columns.Names(columns.Score), reservedColumns)...)
+}
+
+func exampleFeatures(spec *scoring.Spec) []columns.Column[ExampleRow] {
+	return columns.Features(spec, func(r *ExampleRow) (scoring.Vector, scoring.Levels) { return r.Attributes, r.Levels },
+		slices.Concat(columns.Names(columns.Score), reservedColumns, columns.Names(exampleColumns), reservedExampleColumns)...)
+}
+
+// erasable are rows that an erasure takes, and where it is remembered that it
+// did.
+type erasable struct {
+	// memory is the table of the erasures, columns are its columns.
+	memory  string
+	columns []columns.Column[Erasure]
+	// partition and offset are the columns, of all tables, that an erasure's
+	// place is compared with.
+	partition, offset string
+	// tables have such rows, in ClickHouse; in SQLite the first has all there is
+	// to delete.
+	tables []string
+}
+
+var (
+	erasableScores = newErasable("erasures", "source_partition", "source_offset",
+		"churn_scores", "churn_scores_current", "churn_scores_at_risk")
+	erasableExamples = newErasable("example_erasures", "record_partition", "record_offset", "churn_examples")
+	erasables        = []*erasable{erasableScores, erasableExamples}
+)
+
+func newErasable(memory, partition, offset string, tables ...string) *erasable {
+	return &erasable{
+		memory: memory, partition: partition, offset: offset, tables: tables,
+		columns: []columns.Column[Erasure]{
+			{Name: "customer_id", Type: columns.Text, Shape: columns.Similar,
+				Value: func(e *Erasure, to columns.Cells) { to.Text(e.CustomerID) }},
+			{Name: partition, Type: columns.Int32,
+				Value: func(e *Erasure, to columns.Cells) { to.Int32(e.Partition) }},
+			{Name: offset, Type: columns.Int64,
+				Value: func(e *Erasure, to columns.Cells) { to.Int64(e.Offset) }},
+		},
+	}
+}
 
 // appendRow gives the cells of a row to cells.
 func appendRow[M any](cells columns.Cells, list []columns.Column[M], m *M) {
@@ -79,10 +130,11 @@ type dialect struct {
 	addColumn  string // "ADD COLUMN", with IF NOT EXISTS where there is one
 
 	// scores are the columns that scores are written with: own ones, then
-	// features.
+	// features. So are examples.
 	scores   []columns.Column[schemas.ChurnScore]
+	examples []columns.Column[ExampleRow]
 	own      map[string][]definition // by table
-	features []definition
+	features map[string][]definition // by table that has any
 
 	// migrations[i] is change number i+1 of the tables. A released one is
 	// never edited; features alone differ between specifications.
@@ -126,14 +178,19 @@ var files embed.FS
 // newDialect completes a dialect with what follows from the columns, the
 // features, and the files in a directory of migrations.
 func newDialect(d dialect, directory string, spec *scoring.Spec) *dialect {
-	features := columns.Features(spec, reservedColumns...)
-	d.scores = slices.Concat(columns.Score, features)
-	d.features = define(&d, features)
+	ofScores, ofExamples := scoreFeatures(spec), exampleFeatures(spec)
+	d.scores, d.examples = slices.Concat(columns.Score, ofScores), slices.Concat(exampleColumns, ofExamples)
+	d.features = map[string][]definition{
+		"churn_scores":   define(&d, ofScores),
+		"churn_examples": define(&d, ofExamples),
+	}
 	d.own = map[string][]definition{
-		"churn_scores":   define(&d, columns.Score),
-		"churn_outcomes": define(&d, columns.Outcome),
-		"model_versions": define(&d, modelColumns),
-		"erasures":       define(&d, erasureColumns),
+		"churn_scores":          define(&d, columns.Score),
+		"churn_outcomes":        define(&d, columns.Outcome),
+		"churn_examples":        define(&d, exampleColumns),
+		"model_versions":        define(&d, modelColumns),
+		erasableScores.memory:   define(&d, erasableScores.columns),
+		erasableExamples.memory: define(&d, erasableExamples.columns),
 	}
 	names, err := fs.Glob(files, path.Join("migrations", directory, "[0-9]*.sql"))
 	if err != nil {
@@ -167,8 +224,9 @@ func readFile(name string) string {
 // lists of columns:
 //
 //	columns TABLE FROM TO  definitions of own columns, in their order
-//	features               definitions of the features, after a comma
-//	names                  names of the features, after a comma
+//	features [TABLE]       definitions of the features, after a comma, in
+//	                       churn_scores if no table is named
+//	names                  names of the features in churn_scores, after a comma
 //	stored                 names of what churn_scores has, in some order
 //	others                 definitions of what churn_scores has besides the own
 //	                       columns: features, some of which the schema may
@@ -196,16 +254,16 @@ func (d *dialect) render(text string, stored map[string]definition) (list, defin
 			}
 			return strings.Join(list, ",\n    "), nil
 		},
-		"features": func() string {
+		"features": func(table ...string) string {
 			var b strings.Builder
-			for _, f := range d.features {
+			for _, f := range d.features[append(table, "churn_scores")[0]] {
 				b.WriteString(",\n    " + d.quote(f.name) + " " + f.full)
 			}
 			return b.String()
 		},
 		"names": func() string {
 			var b strings.Builder
-			for _, f := range d.features {
+			for _, f := range d.features["churn_scores"] {
 				b.WriteString(",\n    " + d.quote(f.name))
 			}
 			return b.String()
@@ -311,21 +369,37 @@ func (d *dialect) migrate(ctx context.Context, t tables) error {
 // checkNames refuses tables of an older version in which a feature has a name
 // that has become an own column's.
 func (d *dialect) checkNames(ctx context.Context, t tables, version int) error {
-	stored, err := t.columns(ctx, "churn_scores")
-	if err != nil {
-		return fmt.Errorf("columns of churn_scores: %w", err)
-	}
 	var defined []string
 	for _, m := range d.migrations[:version] {
 		_, columns := d.render(m.tables, nil)
 		defined = append(defined, columns...)
 	}
-	for _, c := range d.own["churn_scores"] {
-		got, ok := stored[d.fold(c.name)]
-		// Of the right type it may be there since a migration that was broken off.
-		if ok && got.typ != c.typ && !slices.Contains(defined, "churn_scores."+c.name) {
-			return fmt.Errorf("%w: column %q of churn_scores is %s and holds a feature; rename it to %q there and in its copies", ErrSchema,
-				got.name, got.typ, "feature_"+got.name)
+	for _, table := range slices.Sorted(maps.Keys(d.features)) {
+		stored, err := t.columns(ctx, table)
+		if err != nil {
+			return fmt.Errorf("columns of %s: %w", table, err)
+		}
+		for _, c := range d.own[table] {
+			got, ok := stored[d.fold(c.name)]
+			// Of the right type it may be there since a migration that was broken off.
+			if ok && got.typ != c.typ && !slices.Contains(defined, table+"."+c.name) {
+				return fmt.Errorf("%w: column %q of %s is %s and holds a feature; rename it to %q there and in its copies", ErrSchema,
+					got.name, table, got.typ, "feature_"+got.name)
+			}
+		}
+	}
+	return nil
+}
+
+// checkFeatures refuses a table in which a feature has values of another kind.
+func (d *dialect) checkFeatures(ctx context.Context, t tables, table string) error {
+	stored, err := t.columns(ctx, table)
+	if err != nil {
+		return fmt.Errorf("columns of %s: %w", table, err)
+	}
+	for _, f := range d.features[table] {
+		if got, ok := stored[d.fold(f.name)]; ok && got.typ != f.typ {
+			return fmt.Errorf("%w: column %q of %s is %s, its feature needs %s", ErrSchema, f.name, table, got.typ, f.typ)
 		}
 	}
 	return nil
@@ -335,11 +409,16 @@ func (d *dialect) checkNames(ctx context.Context, t tables, version int) error {
 // ones and those of features, and to the copies of churn_scores all that it
 // has. It returns the columns of churn_scores.
 func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]definition, error) {
+	for _, table := range slices.Sorted(maps.Keys(d.features)) {
+		if err := d.checkFeatures(ctx, t, table); err != nil {
+			return nil, err
+		}
+	}
 	for _, table := range slices.Sorted(maps.Keys(d.own)) {
 		if table == "churn_scores" {
 			continue
 		}
-		if err := d.complete(ctx, t, table, d.own[table]); err != nil {
+		if err := d.complete(ctx, t, table, slices.Concat(d.own[table], d.features[table])); err != nil {
 			return nil, err
 		}
 	}
@@ -347,12 +426,7 @@ func (d *dialect) completeColumns(ctx context.Context, t tables) (map[string]def
 	if err != nil {
 		return nil, fmt.Errorf("columns of churn_scores: %w", err)
 	}
-	for _, f := range d.features {
-		if got, ok := stored[d.fold(f.name)]; ok && got.typ != f.typ {
-			return nil, fmt.Errorf("%w: column %q of churn_scores is %s, its feature needs %s", ErrSchema, f.name, got.typ, f.typ)
-		}
-	}
-	wanted := slices.Concat(d.own["churn_scores"], d.features)
+	wanted := slices.Concat(d.own["churn_scores"], d.features["churn_scores"])
 	all := slices.Clone(wanted)
 	for _, key := range slices.Sorted(maps.Keys(stored)) {
 		if !slices.ContainsFunc(wanted, func(c definition) bool { return d.fold(c.name) == key }) {

@@ -175,7 +175,7 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 	o.peculiarities = peculiarities{
 		table:     func(name string) string { return name + " FINAL" },
 		json:      func(name string) string { return "toJSONString(" + name + ")" },
-		emptyList: "[]", scores: scoreTables,
+		emptyList: "[]", scores: erasableScores.tables,
 		dueTidy: func() { store.tidied.Store(0) },
 		tidied:  store.tidying.Wait,
 		older: func(t *testing.T, version int) {
@@ -184,7 +184,7 @@ func (s *server) open(t testing.TB, attributes Attributes, protocol string) *ope
 					o.exec(t, statement)
 				}
 			}
-			tables := scoreTables
+			tables := erasableScores.tables
 			if version == 1 { // without copies of churn_scores
 				tables = tables[:1]
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -46,7 +47,8 @@ type Config struct {
 	SessionTimeout time.Duration `name:"sink-session-timeout" help:"Time without a sign of life from which a sink's partitions go to others." default:"15s" advanced:""`
 }
 
-// Sink writes churn.scores, churn.outcomes and churn.models to one store.
+// Sink writes churn.scores, churn.outcomes, churn.examples and churn.models to one
+// store.
 //
 // Each assigned partition is read in order into batches. A batch's offset is
 // committed when the store has acknowledged it. While the store is down the
@@ -54,9 +56,9 @@ type Config struct {
 // was written but not committed is written again after a restart, which
 // changes nothing, because rows have identities.
 //
-// A score or model version that cannot be read becomes a dead letter. An
-// outcome that cannot be read is counted and logged only: the trainer, which
-// reads the same topic, makes the dead letter of it.
+// A score, a record of examples or a model version that cannot be read becomes a
+// dead letter. An outcome that cannot be read is counted and logged only: the
+// labeler, which reads the same topic, makes the dead letter of it.
 type Sink struct {
 	cfg     Config
 	log     *slog.Logger
@@ -141,7 +143,7 @@ func (s *Sink) run(ctx context.Context) error {
 	return s.cfg.Cluster.Consume(ctx, kafka.GroupConfig{
 		Group:          s.cfg.Group,
 		Reader:         name + " " + s.cfg.Store.Name(),
-		Topics:         []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicModels},
+		Topics:         []string{schemas.TopicScores, schemas.TopicOutcomes, schemas.TopicExamples, schemas.TopicModels},
 		SessionTimeout: s.cfg.SessionTimeout,
 		OnAssigned:     s.assigned,
 	}, s.work)
@@ -228,11 +230,14 @@ type worker struct {
 	// A worker reads one of the topics.
 	scores   *intake.Reader[schemas.ChurnScore]
 	outcomes *intake.Reader[schemas.ChurnOutcome]
+	examples *intake.Reader[schemas.CustomerExamples]
 	models   *intake.Reader[schemas.ModelVersion]
 
 	batch Batch
 	bytes int // of the records in it
 	free  []*schemas.ChurnScore
+	// records are those that the batch's examples are in.
+	records, freeRecords []*schemas.CustomerExamples
 }
 
 func (s *Sink) newWorker(claim *kafka.Claim) *worker {
@@ -250,17 +255,23 @@ func (s *Sink) newWorker(claim *kafka.Claim) *worker {
 		s.metrics.unreadable.WithLabelValues(string(reason)).Inc()
 	})
 	codec := s.cfg.Codec
-	scores, outcomes := intake.Scores(codec, s.owners), intake.Outcomes(codec)
-	scores.New, scores.Poison = w.newScore, letter
+	scores, outcomes, examples := intake.Scores(codec, s.owners), intake.Outcomes(codec), intake.Examples(codec)
+	scores.New, scores.Poison = func() *schemas.ChurnScore { return recycled(&w.free, codec.NewScore) }, letter
 	outcomes.Poison = passOver
+	examples.New = func() *schemas.CustomerExamples {
+		return recycled(&w.freeRecords, func() *schemas.CustomerExamples { return new(schemas.CustomerExamples) })
+	}
+	examples.Poison = letter
 	w.scores = intake.NewReader(s.intake, scores)
 	w.outcomes = intake.NewReader(s.intake, outcomes)
+	w.examples = intake.NewReader(s.intake, examples)
 	w.models = intake.NewReader(s.intake, intake.Topic[schemas.ModelVersion]{Decode: codec.DecodeModel, Check: checkModel, Poison: letter})
 	return w
 }
 
 func (w *worker) rows() int {
-	return len(w.batch.Scores) + len(w.batch.Outcomes) + len(w.batch.Models) + len(w.batch.Erased) + len(w.batch.ErasedOutcomes)
+	b := &w.batch
+	return len(b.Scores) + len(b.Outcomes) + len(b.Examples) + len(b.Models) + len(b.Erased) + len(b.ErasedOutcomes) + len(b.ErasedExamples)
 }
 
 // take adds a record to the batch. It waits while the registry is down, and
@@ -290,6 +301,13 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) (err error) {
 		case intake.Message:
 			w.batch.Outcomes = append(w.batch.Outcomes, w.outcomes.Keep())
 		}
+	case schemas.TopicExamples:
+		switch kind, err = w.examples.Read(ctx, r); kind {
+		case intake.Tombstone:
+			w.batch.ErasedExamples = append(w.batch.ErasedExamples, Erasure{string(r.Key), int32(r.Partition), r.Offset})
+		case intake.Message:
+			w.addExamples(r, w.examples.Keep())
+		}
 	default:
 		// Without a value, a version is forgotten in the topic; the table keeps
 		// the history.
@@ -300,16 +318,28 @@ func (w *worker) take(ctx context.Context, r *kafka.Record) (err error) {
 	return err
 }
 
-// newScore returns memory for a score, of a batch that is stored if there is
+// recycled returns memory for a message, of a batch that is stored if there is
 // some.
-func (w *worker) newScore() *schemas.ChurnScore {
-	n := len(w.free)
+func recycled[M any](free *[]*M, make func() *M) *M {
+	n := len(*free)
 	if n == 0 {
-		return w.cfg.Codec.NewScore()
+		return make()
 	}
-	score := w.free[n-1]
-	w.free = w.free[:n-1]
-	return score
+	m := (*free)[n-1]
+	*free = (*free)[:n-1]
+	return m
+}
+
+func (w *worker) addExamples(r *kafka.Record, m *schemas.CustomerExamples) {
+	w.records = append(w.records, m)
+	id := string(m.CustomerID)
+	m.CustomerID = nil // it was the record's
+	for i := range m.Examples {
+		w.batch.Examples = append(w.batch.Examples, ExampleRow{
+			LabelledExample: &m.Examples[i], CustomerID: id, Levels: m.Levels,
+			RecordPartition: int32(r.Partition), RecordOffset: r.Offset,
+		})
+	}
 }
 
 func (w *worker) eraseOutcomes(id string) {
@@ -334,6 +364,7 @@ func checkModel(r *kafka.Record, v *schemas.ModelVersion) *schemas.PoisonError {
 func (w *worker) flush(ctx context.Context, next int64) error {
 	b := &w.batch
 	w.settleErasures()
+	w.settleExamples()
 	if w.rows() > 0 {
 		err := retry.Do(ctx, w.log, "writing to "+w.cfg.Store.Name(), func(ctx context.Context) error {
 			start := time.Now()
@@ -354,15 +385,21 @@ func (w *worker) flush(ctx context.Context, next int64) error {
 	}
 	w.metrics.scores.Add(float64(len(b.Scores)))
 	w.metrics.outcomes.Add(float64(len(b.Outcomes)))
+	w.metrics.examples.Add(float64(len(b.Examples)))
 	w.metrics.models.Add(float64(len(b.Models)))
 	w.metrics.erased.Add(float64(len(b.Erased)))
 
 	w.committed, w.since, w.bytes = next, time.Time{}, 0
 	w.claim.Position.Advance(next)
 	w.free = append(w.free, b.Scores...)
+	w.freeRecords, w.records = append(w.freeRecords, w.records...), w.records[:0]
 	clear(b.Outcomes)
+	clear(b.Examples)
 	clear(b.Models)
-	*b = Batch{Erased: b.Erased[:0], ErasedOutcomes: b.ErasedOutcomes[:0], Scores: b.Scores[:0], Outcomes: b.Outcomes[:0], Models: b.Models[:0]}
+	*b = Batch{
+		Erased: b.Erased[:0], ErasedOutcomes: b.ErasedOutcomes[:0], ErasedExamples: b.ErasedExamples[:0],
+		Scores: b.Scores[:0], Outcomes: b.Outcomes[:0], Examples: b.Examples[:0], Models: b.Models[:0],
+	}
 
 	if err := ctx.Err(); err != nil {
 		return err
@@ -383,6 +420,37 @@ func (w *worker) settleErasures() {
 	}
 }
 
+// settleExamples takes the examples of before an erasure out of the batch, and
+// those of a record that a later one of the customer has as well or has left
+// out: those from the first of the later record on.
+func (w *worker) settleExamples() {
+	type reach struct{ record, first, later int64 }
+	of := map[customer]*reach{}
+	erased := lastErasures(w.batch.ErasedExamples)
+	kept := w.batch.Examples[:0]
+	slices.Reverse(w.batch.Examples)
+	for _, e := range w.batch.Examples {
+		c := customer{e.CustomerID, e.RecordPartition}
+		if e.RecordOffset < erased[c] {
+			continue
+		}
+		r := of[c]
+		if r == nil {
+			r = &reach{record: e.RecordOffset, first: math.MaxInt64, later: math.MaxInt64}
+			of[c] = r
+		}
+		if e.RecordOffset != r.record {
+			r.record, r.later = e.RecordOffset, r.first
+		}
+		r.first = min(r.first, e.ObservedAt)
+		if e.ObservedAt < r.later {
+			kept = append(kept, e)
+		}
+	}
+	slices.Reverse(kept)
+	w.batch.Examples = kept
+}
+
 func (w *worker) dropScores(drop func(*schemas.ChurnScore) bool) {
 	kept := w.batch.Scores[:0]
 	for _, s := range w.batch.Scores {
@@ -397,13 +465,13 @@ func (w *worker) dropScores(drop func(*schemas.ChurnScore) bool) {
 
 // metrics are the sink's figures.
 type metrics struct {
-	scores, outcomes, models prometheus.Counter
-	erased                   prometheus.Counter
-	duration                 prometheus.Histogram
-	up                       prometheus.Gauge
-	retries                  prometheus.Counter
-	letters                  *prometheus.CounterVec
-	unreadable               *prometheus.CounterVec
+	scores, outcomes, examples, models prometheus.Counter
+	erased                             prometheus.Counter
+	duration                           prometheus.Histogram
+	up                                 prometheus.Gauge
+	retries                            prometheus.Counter
+	letters                            *prometheus.CounterVec
+	unreadable                         *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
@@ -414,6 +482,7 @@ func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
 	m := &metrics{
 		scores:   rows.WithLabelValues("churn_scores"),
 		outcomes: rows.WithLabelValues("churn_outcomes"),
+		examples: rows.WithLabelValues("churn_examples"),
 		models:   rows.WithLabelValues("model_versions"),
 		erased: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "churn_sink_erased_customers_total",
@@ -440,7 +509,7 @@ func newMetrics(reg prometheus.Registerer, store string) (*metrics, error) {
 		}, []string{"topic", "reason"}),
 		unreadable: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_sink_unreadable_outcomes_total",
-			Help: "Outcomes passed over because they cannot be read; the trainer makes dead letters of them.",
+			Help: "Outcomes passed over because they cannot be read; the labeler makes dead letters of them.",
 		}, []string{"reason"}),
 	}
 	if reg == nil {

@@ -37,6 +37,9 @@ const attributes = `{"type":"record","name":"CustomerAttributes","fields":[
 
 const partitions = 3
 
+// examplePartitions is not partitions: the topic of examples never grows.
+const examplePartitions = 2
+
 // stack is a broker, a registry and what speaks to them.
 type stack struct {
 	set      *schemas.Set
@@ -79,6 +82,7 @@ func newStack(t *testing.T) *stack {
 	err = cluster.EnsureTopics(t.Context(),
 		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: partitions, Replication: 1},
 		kafka.TopicConfig{Name: schemas.TopicOutcomes, Partitions: partitions, Replication: 1},
+		kafka.TopicConfig{Name: schemas.TopicExamples, Partitions: examplePartitions, Replication: 1},
 		kafka.TopicConfig{Name: schemas.TopicModels, Partitions: 1, Replication: 1},
 		kafka.TopicConfig{Name: schemas.TopicDeadLetters, Partitions: partitions, Replication: 1})
 	if err != nil {
@@ -127,6 +131,24 @@ func (s *stack) outcome(customer string, observedAt int64) kafka.Record {
 	})}
 }
 
+// examples returns the record of a customer's examples, by model 1, with the
+// given observation times and one churn probability for all.
+func (s *stack) examples(customer string, p float64, change func(*schemas.LabelledExample), observedAt ...int64) kafka.Record {
+	m := &schemas.CustomerExamples{CustomerID: []byte(customer)}
+	for _, when := range observedAt {
+		e := schemas.LabelledExample{
+			AsOf: when - 2000, ObservedAt: when, LabelledAt: when + 1000, Horizon: 1000, Churned: true,
+			ModelVersion: 1, Probability: p, SourceOffset: 3, Attributes: scoring.NewVector(s.set.Spec().Len()),
+		}
+		e.Attributes[0], e.Attributes[1] = m.Levels.Add("monthly "+strconv.FormatInt(when%1000, 10)), 7
+		if change != nil {
+			change(&e)
+		}
+		m.Examples = append(m.Examples, e)
+	}
+	return kafka.Record{Key: []byte(customer), Value: s.codec.AppendExamples(nil, m)}
+}
+
 // start runs a sink and returns a function that stops it and returns what Run
 // returned. The sink's codec is its own: it knows no schema ids yet.
 // models is a feed that sinks have no use for.
@@ -162,7 +184,7 @@ func (s *stack) start(t *testing.T, cfg Config) (stop func() error) {
 // lag returns how many records of all topics a group has not committed.
 func (s *stack) lag(t *testing.T, group string) (lag int64) {
 	t.Helper()
-	topics := map[string][]int{schemas.TopicScores: {0, 1, 2}, schemas.TopicOutcomes: {0, 1, 2}, schemas.TopicModels: {0}}
+	topics := map[string][]int{schemas.TopicScores: {0, 1, 2}, schemas.TopicOutcomes: {0, 1, 2}, schemas.TopicExamples: {0, 1}, schemas.TopicModels: {0}}
 	client := &kafkago.Client{Addr: kafkago.TCP(s.broker)}
 	answer, err := client.OffsetFetch(t.Context(), &kafkago.OffsetFetchRequest{GroupID: group, Topics: topics})
 	if err != nil {
@@ -250,6 +272,26 @@ func TestSinkStoresEverything(t *testing.T) {
 			stack.outcome("anna", 1767225700000),
 			kafka.Record{Key: []byte("anna"), Value: []byte{0, 0, 0}},
 		)
+		corrected := func(e *schemas.LabelledExample) {
+			if e.ObservedAt == 1767225700001 {
+				e.Churned, e.LabelledAt, e.Corrections = false, e.LabelledAt+1, 1
+			}
+		}
+		stack.produce(t, schemas.TopicExamples,
+			kafka.Record{Key: []byte("\x00progress"), Value: []byte("not examples")},
+			stack.examples("anna", 0.75, nil, 1767225700001, 1767225700002),
+			stack.examples("emil", 0.75, nil, 1767225700001),
+			stack.examples("carl", 0.75, nil, 1767225700001),
+			kafka.Record{Key: []byte("emil")},
+			kafka.Record{Key: []byte("carl")},
+			stack.examples("carl", 0.25, nil, 1767225700005), // and a customer again
+			stack.examples("anna", 0.75, corrected, 1767225700001, 1767225700002, 1767225700003),
+			stack.examples("anna", 0.75, corrected, 1767225700002, 1767225700003, 1767225700004),
+			kafka.Record{Key: []byte("anna"), Value: []byte("junk")},
+			kafka.Record{Key: []byte("dora"), Value: stack.examples("anna", 0.5, nil).Value},
+			stack.examples("dora", 1.5, nil, 1767225700001),
+			kafka.Record{Value: nil},
+		)
 		model := schemas.ModelVersion{Version: 1, Stage: schemas.StageChampion, Payload: "{}", SHA256: models.SHA256("{}"), FeatureFingerprint: stack.set.Spec().Fingerprint()}
 		// Neither is what anybody takes for a version.
 		tampered, beyond := model, model
@@ -272,28 +314,37 @@ func TestSinkStoresEverything(t *testing.T) {
 		expectRows(t, s.ask(t, "SELECT customer_id, reasons FROM customers_at_risk"), "carl | plan: monthly (+0.25)", "anna | plan: monthly (+0.25)", "bert | plan: monthly (+0.25)")
 		expectRows(t, s.ask(t, "SELECT customer_id, churned FROM "+s.table("churn_outcomes")+" ORDER BY 1"), "anna | 1", "carl | 1")
 		expectRows(t, s.ask(t, "SELECT version, stage FROM "+s.table("model_versions")), "1 | CHAMPION")
-		expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"), "2026-01-01 | 1 | 2 | 1")
+		expectRows(t, s.ask(t, "SELECT customer_id, observed_at, churned, corrections, churn_probability, plan, feature_risk FROM "+s.table("churn_examples")+" ORDER BY 1, 2"),
+			"anna | 2026-01-01 00:01:40.001 | 0 | 1 | 0.75 | monthly 1 | 7", "anna | 2026-01-01 00:01:40.002 | 1 | 0 | 0.75 | monthly 2 | 7",
+			"anna | 2026-01-01 00:01:40.003 | 1 | 0 | 0.75 | monthly 3 | 7", "anna | 2026-01-01 00:01:40.004 | 1 | 0 | 0.75 | monthly 4 | 7",
+			"carl | 2026-01-01 00:01:40.005 | 1 | 0 | 0.25 | monthly 5 | 7")
+		expectRows(t, s.ask(t, "SELECT day, model_version, examples, churned, accuracy, precision, recall FROM model_accuracy_daily"), "2026-01-01 | 1 | 5 | 4 | 0.6 | 0.75 | 0.75")
 
 		letters := slices.DeleteFunc(stack.deadLetters(t), func(letter string) bool {
 			return !strings.HasSuffix(letter, " by sink "+s.Name()) // of the other store's run
 		})
 		expectRows(t, slices.Compact(letters),
+			`bad_frame churn.examples "anna" "junk" by sink `+s.Name(),
 			`bad_frame churn.scores "anna" "junk" by sink `+s.Name(),
+			fmt.Sprintf("foreign churn.examples \"dora\" %q by sink %s", stack.examples("dora", 1.5, nil, 1767225700001).Value, s.Name()),
 			fmt.Sprintf("foreign churn.models \"2\" %q by sink %s", stack.codec.AppendModel(nil, &tampered), s.Name()),
 			fmt.Sprintf("foreign churn.models \"3\" %q by sink %s", stack.codec.AppendModel(nil, &model), s.Name()),
 			fmt.Sprintf("foreign churn.models \"9223372036854775807\" %q by sink %s", stack.codec.AppendModel(nil, &beyond), s.Name()),
 			`foreign churn.scores "bert" "" by sink `+s.Name(),
+			fmt.Sprintf("key_mismatch churn.examples \"dora\" %q by sink %s", stack.examples("anna", 0.5, nil).Value, s.Name()),
 			fmt.Sprintf("key_mismatch churn.scores \"dora\" %q by sink %s", stack.score(t, "anna", 7, 0.5).Value, s.Name()),
+			`missing_customer_id churn.examples "" "" by sink `+s.Name(),
 			`missing_customer_id churn.scores "" "" by sink `+s.Name())
 		want := strings.ReplaceAll(`# HELP churn_sink_rows_total Rows that the store acknowledged, rewritten ones included.
 # TYPE churn_sink_rows_total counter
+churn_sink_rows_total{store="STORE",table="churn_examples"} 5
 churn_sink_rows_total{store="STORE",table="churn_outcomes"} 2
 churn_sink_rows_total{store="STORE",table="churn_scores"} 4
 churn_sink_rows_total{store="STORE",table="model_versions"} 1
 # HELP churn_sink_erased_customers_total Customers whose rows were deleted because they were erased.
 # TYPE churn_sink_erased_customers_total counter
 churn_sink_erased_customers_total{store="STORE"} 2
-# HELP churn_sink_unreadable_outcomes_total Outcomes passed over because they cannot be read; the trainer makes dead letters of them.
+# HELP churn_sink_unreadable_outcomes_total Outcomes passed over because they cannot be read; the labeler makes dead letters of them.
 # TYPE churn_sink_unreadable_outcomes_total counter
 churn_sink_unreadable_outcomes_total{reason="bad_frame",store="STORE"} 1
 # HELP churn_sink_store_up 1 if the store took the last batch, 0 if it did not or was not reached yet.

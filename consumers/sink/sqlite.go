@@ -145,28 +145,18 @@ func (t sqliteTables) columns(ctx context.Context, table string) (map[string]def
 // Write stores a batch in one transaction.
 func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 	return s.transaction(ctx, func(tx *sql.Tx) error {
-		err := insertSQLite(ctx, s, tx, "erasures", erasureColumns, len(b.Erased), func(i int) *Erasure { return &b.Erased[i] })
-		if err != nil {
+		if err := s.forget(ctx, tx, erasableScores, b.Erased); err != nil {
 			return err
 		}
-		for _, e := range b.Erased {
-			_, err := tx.ExecContext(ctx, "DELETE FROM churn_scores WHERE customer_id = ? AND source_partition = ? AND source_offset < ?",
-				e.CustomerID, e.SourcePartition, e.SourceOffset)
-			if err != nil {
-				return fmt.Errorf("erase from churn_scores: %w", err)
-			}
+		if err := s.forget(ctx, tx, erasableExamples, b.ErasedExamples); err != nil {
+			return err
 		}
 		for _, id := range b.ErasedOutcomes {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM churn_outcomes WHERE customer_id = ?", id); err != nil {
 				return fmt.Errorf("erase from churn_outcomes: %w", err)
 			}
 		}
-		if len(b.Erased) > 0 {
-			if _, err := tx.ExecContext(ctx, sqliteForgetErasures); err != nil {
-				return fmt.Errorf("forget old erasures: %w", err)
-			}
-		}
-		err = insertSQLite(ctx, s, tx, "churn_scores", s.dialect.scores, len(b.Scores), func(i int) *schemas.ChurnScore { return b.Scores[i] })
+		err := insertSQLite(ctx, s, tx, "churn_scores", s.dialect.scores, len(b.Scores), func(i int) *schemas.ChurnScore { return b.Scores[i] })
 		if err != nil {
 			return err
 		}
@@ -174,8 +164,66 @@ func (s *SQLite) Write(ctx context.Context, b *Batch) error {
 		if err != nil {
 			return err
 		}
+		err = insertSQLite(ctx, s, tx, "churn_examples", s.dialect.examples, len(b.Examples), func(i int) *ExampleRow { return &b.Examples[i] })
+		if err != nil {
+			return err
+		}
+		if err := withdrawSQLite(ctx, tx, listings(b.Examples)); err != nil {
+			return err
+		}
 		return insertSQLite(ctx, s, tx, "model_versions", modelColumns, len(b.Models), func(i int) *ModelRow { return &b.Models[i] })
 	})
+}
+
+// forget deletes the rows of before erasures, and remembers these. A trigger
+// keeps out such rows from then on.
+func (s *SQLite) forget(ctx context.Context, tx *sql.Tx, kind *erasable, erasures []Erasure) error {
+	if len(erasures) == 0 {
+		return nil
+	}
+	err := insertSQLite(ctx, s, tx, kind.memory, kind.columns, len(erasures), func(i int) *Erasure { return &erasures[i] })
+	if err != nil {
+		return err
+	}
+	table := kind.tables[0]
+	remove, err := tx.PrepareContext(ctx, fmt.Sprintf("DELETE FROM %s WHERE customer_id = ? AND %s = ? AND %s < ?", table, kind.partition, kind.offset))
+	if err != nil {
+		return fmt.Errorf("erase from %s: %w", table, err)
+	}
+	defer remove.Close()
+	for _, e := range erasures {
+		if _, err := remove.ExecContext(ctx, e.CustomerID, e.Partition, e.Offset); err != nil {
+			return fmt.Errorf("erase from %s: %w", table, err)
+		}
+	}
+	if _, err := tx.ExecContext(ctx, sqliteForgetErasures(kind)); err != nil {
+		return fmt.Errorf("forget old erasures: %w", err)
+	}
+	return nil
+}
+
+// withdrawSQLite deletes what customers' last records have left out.
+func withdrawSQLite(ctx context.Context, tx *sql.Tx, last map[customer]*listing) error {
+	if len(last) == 0 {
+		return nil
+	}
+	stmt, err := tx.PrepareContext(ctx, `DELETE FROM churn_examples WHERE customer_id = ? AND observed_at >= ?
+AND record_partition = ? AND record_offset < ? AND observed_at NOT IN (SELECT value FROM json_each(?))`)
+	if err != nil {
+		return fmt.Errorf("withdraw from churn_examples: %w", err)
+	}
+	defer stmt.Close()
+	for of, l := range last {
+		observed := []byte{'['}
+		for at := range l.observed {
+			observed = append(appendJSONString(observed, sqliteTime(at)), ',')
+		}
+		observed[len(observed)-1] = ']'
+		if _, err := stmt.ExecContext(ctx, of.id, sqliteTime(l.first), of.partition, l.offset, string(observed)); err != nil {
+			return fmt.Errorf("withdraw from churn_examples: %w", err)
+		}
+	}
+	return nil
 }
 
 // sqliteRows is how many rows one statement inserts: enough that the cost of
@@ -226,10 +274,11 @@ func (c *sqliteCells) Int64(n int64)   { c.add(n) }
 func (c *sqliteCells) Float(x float64) { c.add(nullable(x)) }
 func (c *sqliteCells) Bool(b bool)     { c.add(b) }
 
-// Time adds milliseconds since 1970 as text that sorts by time.
-func (c *sqliteCells) Time(ms int64) {
-	c.add(clampMillis(ms).Format("2006-01-02 15:04:05.000"))
-}
+// Time adds milliseconds since 1970 as text.
+func (c *sqliteCells) Time(ms int64) { c.add(sqliteTime(ms)) }
+
+// sqliteTime returns milliseconds since 1970 as text that sorts by time.
+func sqliteTime(ms int64) string { return clampMillis(ms).Format("2006-01-02 15:04:05.000") }
 
 func (c *sqliteCells) Feature(position int) {
 	c.add(c.store.attributes.Spec().Feature(position).Name)
@@ -348,7 +397,9 @@ const sqliteSchemaMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
     applied_at TEXT NOT NULL
 )`
 
-const sqliteForgetErasures = `DELETE FROM erasures WHERE erased_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-90 days')`
+func sqliteForgetErasures(kind *erasable) string {
+	return "DELETE FROM " + kind.memory + " WHERE erased_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-90 days')"
+}
 
 func sqliteDialect(spec *scoring.Spec) *dialect {
 	d := newDialect(dialect{
@@ -370,7 +421,7 @@ func sqliteDialect(spec *scoring.Spec) *dialect {
 			return " NOT NULL"
 		},
 		addColumn: "ADD COLUMN",
-		settle:    []string{sqliteForgetErasures},
+		settle:    []string{sqliteForgetErasures(erasableScores), sqliteForgetErasures(erasableExamples)},
 	}, "sqlite", spec)
 	for _, statement := range d.statements(readFile("migrations/sqlite/feeds.sql"), nil) {
 		d.feeds = append(d.feeds, feed{name: "churn_scores", create: statement})

@@ -35,20 +35,29 @@ type Batch struct {
 	// ErasedOutcomes lists customers whose outcomes are deleted. Their scores
 	// stay.
 	ErasedOutcomes []string
+	// ErasedExamples lists customers whose examples are deleted.
+	ErasedExamples []Erasure
 
 	Scores   []*schemas.ChurnScore
 	Outcomes []*schemas.ChurnOutcome
+	// Examples are those of one or several records of churn.examples, in the
+	// order of the records. A record has all examples of its customer from its
+	// first on: what the store has of them besides, of earlier records, is
+	// deleted.
+	Examples []ExampleRow
 	Models   []ModelRow
 }
 
-// Erasure says which scores of a customer are deleted: those of events before
-// the one that erased the customer. The store remembers it for 90 days, so that
-// such a score goes too when it is written late; those of events after it stay.
+// Erasure says which rows of a customer are deleted: scores of events before the
+// one that erased the customer, or examples of records before the tombstone. The
+// store remembers it for 90 days, so that such a row goes too when it is written
+// late; those of after it stay.
 type Erasure struct {
-	CustomerID      string
-	SourcePartition int32
-	// SourceOffset is that of the erasing event.
-	SourceOffset int64
+	CustomerID string
+	// Partition and Offset are the place of the erasing event in
+	// churn.customer-events, or of the tombstone in churn.examples.
+	Partition int32
+	Offset    int64
 }
 
 // customer is one as far as a partition knows it.
@@ -61,10 +70,53 @@ type customer struct {
 func lastErasures(erasures []Erasure) map[customer]int64 {
 	last := map[customer]int64{}
 	for _, e := range erasures {
-		c := customer{e.CustomerID, e.SourcePartition}
-		last[c] = max(last[c], e.SourceOffset)
+		c := customer{e.CustomerID, e.Partition}
+		last[c] = max(last[c], e.Offset)
 	}
 	return last
+}
+
+// ExampleRow is a labelled example with its customer and the place of its record
+// in churn.examples.
+type ExampleRow struct {
+	*schemas.LabelledExample
+	CustomerID string
+	// Levels are those that go with the Attributes.
+	Levels          scoring.Levels
+	RecordPartition int32
+	RecordOffset    int64
+}
+
+// listing is what the last record of a customer says of which examples there
+// are: from first on, those observed and no others.
+type listing struct {
+	offset, first int64
+	observed      map[int64]bool
+}
+
+// listings returns the last record of each customer in a batch.
+func listings(rows []ExampleRow) map[customer]*listing {
+	last := map[customer]*listing{}
+	for i := range rows {
+		r := &rows[i]
+		c := customer{r.CustomerID, r.RecordPartition}
+		l := last[c]
+		observed := clampMillis(r.ObservedAt).UnixMilli() // as it is in the table
+		if l == nil || r.RecordOffset > l.offset {
+			l = &listing{offset: r.RecordOffset, first: observed, observed: map[int64]bool{}}
+			last[c] = l
+		}
+		if r.RecordOffset == l.offset {
+			l.first = min(l.first, observed)
+			l.observed[observed] = true
+		}
+	}
+	return last
+}
+
+// withdrawn reports whether an example of an earlier record is one no more.
+func (l *listing) withdrawn(observedAt, recordOffset int64) bool {
+	return recordOffset < l.offset && observedAt >= l.first && !l.observed[observedAt]
 }
 
 // ModelRow is a model version with the offset of its record in churn.models:

@@ -384,33 +384,6 @@ func testViews(t *testing.T, open opener) {
 		"riskier | 0.875 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | 7.5 | NULL",
 		"risky | 0.75 | NULL | Contract: Monthly (+0.26); tenure: missing (+0.10) | tenure | 24 | 0.5 | 2026-01-03 10:00:00.000 | 2026-01-03 10:00:00.005 | 1 | Monthly | NULL | x",
 		"late | 0.625 | NULL |  | NULL | NULL | NULL | 2026-01-01 00:00:00.000 | 2026-01-01 00:00:00.005 | 1 | NULL | NULL | NULL")
-
-	outcome := func(id, when string, churned bool) *schemas.ChurnOutcome {
-		return &schemas.ChurnOutcome{CustomerID: id, ObservedAt: at(t, when), Churned: churned}
-	}
-	outcomes := &Batch{Outcomes: []*schemas.ChurnOutcome{
-		// Before any score: matches nothing.
-		outcome("risky", "2026-01-01 09:59:59.999", true),
-		// The score of offset 20 is in force, from its very millisecond.
-		outcome("risky", "2026-01-02 10:00:00.000", true),   // 0.5 counts as churn: right
-		outcome("risky", "2026-01-03 09:59:59.999", false),  // 0.5: wrong
-		outcome("riskier", "2026-01-03 00:00:00.000", true), // 0.875: right
-		// Nobody knows this customer.
-		outcome("stranger", "2026-01-03 00:00:00.000", true),
-		// Between the two scores of one event: model 1 was in force.
-		outcome("rescored", "2026-01-04 00:30:00.000", true), // 0.875: right
-		// After both: model 2.
-		outcome("rescored", "2026-01-04 02:00:00.000", true), // 0.125: wrong
-		// History, scored long after: the first score counts.
-		outcome("rescored", "2026-01-04 00:00:00.000", false), // 0.875: wrong
-	}}
-	s.mustWrite(t, outcomes)
-	s.mustWrite(t, outcomes)
-	expectRows(t, s.ask(t, "SELECT day, model_version, n, accuracy FROM model_accuracy_daily"),
-		"2026-01-02 | 1 | 1 | 1",
-		"2026-01-03 | 1 | 2 | 0.5",
-		"2026-01-04 | 1 | 2 | 0.5",
-		"2026-01-04 | 2 | 1 | 0")
 }
 
 func testMigrateIsRepeatableAndAddsFeatures(t *testing.T, open opener) {
@@ -420,7 +393,7 @@ func testMigrateIsRepeatableAndAddsFeatures(t *testing.T, open opener) {
 		s.mustMigrate(t)
 	}
 	s.mustWrite(t, &Batch{Scores: []*schemas.ChurnScore{score(t, c, "old", 0, 1, 1, 0.75, "2026-01-01 00:00:00.000")}})
-	expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "4 | 4")
+	expectRows(t, s.ask(t, "SELECT count(*), max(version) FROM "+s.table("schema_migrations")), "5 | 5")
 
 	// A later schema: a feature in between, one dropped.
 	later := newCompany(t, categorical("Contract"), numeric("visits"), categorical("order"))
@@ -455,10 +428,12 @@ func testFeatureColumns(t *testing.T, open opener) {
 	features := []string{
 		"tenure", "customer_id", "Risk", "feature_customer_id", "Tenure", "order", "a b", "a-b", "a,b(c)",
 		"quo\"te`s'", "x\"); DROP TABLE churn_scores; --", "ünï", "1st", "reasons", "ROWID", "\xff", "?", "e", "s", "i", long,
+		"Churned", "label_recency", "labelled_at", // own columns of examples only
 	}
 	want := []string{
 		"tenure", "feature_customer_id", "feature_Risk", "feature_feature_customer_id", "feature_Tenure", "order", "a_b", "feature_a_b", "a_b_c_",
 		"quo_te_s_", "x____DROP_TABLE_churn_scores____", "ünï", "1st", "feature_reasons", "feature_ROWID", "_", "feature__", "e", "s", "i", long,
+		"Churned", "label_recency", "labelled_at",
 	}
 	var list []scoring.Feature
 	for i, name := range features {
@@ -470,7 +445,7 @@ func testFeatureColumns(t *testing.T, open opener) {
 	}
 	c := newCompany(t, list...)
 	var got []string
-	for _, f := range columns.Features(c.spec, reservedColumns...) {
+	for _, f := range scoreFeatures(c.spec) {
 		got = append(got, f.Name)
 	}
 	if !slices.Equal(got, want) {
@@ -500,12 +475,22 @@ func testFeatureColumns(t *testing.T, open opener) {
 		expectRows(t, s.ask(t, "SELECT "+strings.Join(names, ", ")+" FROM "+table), strings.Join(expected, " | "))
 	}
 	expectRows(t, s.ask(t, "SELECT customer_id, risk FROM churn_scores"), "id | HIGH")
+
+	e := example(t, c, "2026-01-02 00:00:00.000", true, 0.75)
+	e.Attributes = r.Attributes
+	s.mustWrite(t, &Batch{Examples: record("id", 0, 1, e)})
+	for i := len(names) - 3; i < len(names); i++ {
+		names[i] = "`feature_" + want[i] + "`"
+	}
+	expectRows(t, s.ask(t, "SELECT "+strings.Join(names, ", ")+" FROM churn_examples"), strings.Join(expected, " | "))
+	expectRows(t, s.ask(t, "SELECT customer_id, churned, labelled_at FROM churn_examples_latest"), "id | 1 | 2026-01-02 02:00:00.000")
 }
 
 // Own columns must not clash among themselves, whatever the case.
 func TestOwnColumnsAreDistinct(t *testing.T) {
 	for _, list := range [][]string{append(columns.Names(columns.Score), reservedColumns...), columns.Names(columns.Outcome),
-		columns.Names(modelColumns), columns.Names(erasureColumns)} {
+		columns.Names(modelColumns), columns.Names(erasableScores.columns),
+		slices.Concat(columns.Names(exampleColumns), reservedExampleColumns), columns.Names(erasableExamples.columns)} {
 		seen := map[string]bool{}
 		for _, name := range list {
 			if seen[name] || name != strings.ToLower(name) {

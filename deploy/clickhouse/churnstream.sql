@@ -236,6 +236,59 @@ ALTER TABLE churn_scores_at_risk MODIFY COLUMN score_recency UInt256 MATERIALIZE
         bitShiftLeft(toUInt256(toUnixTimestamp64Milli(scored_at) + 9007199254740992), 64)),
         toUInt256(model_version)) CODEC(ZSTD(1));
 
+CREATE TABLE IF NOT EXISTS churn_examples
+(
+    customer_id String CODEC(ZSTD(1)),
+    observed_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    as_of DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    labelled_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    horizon_seconds Float64 CODEC(ZSTD(1)),
+    churned Bool,
+    corrections Int64 CODEC(ZSTD(1)),
+    model_version Nullable(Int64) CODEC(ZSTD(1)),
+    churn_probability Nullable(Float64),
+    source_partition Nullable(Int32) CODEC(ZSTD(1)),
+    source_offset Nullable(Int64) CODEC(Delta, ZSTD(1)),
+    record_partition Int32 CODEC(ZSTD(1)),
+    record_offset Int64 CODEC(Delta, ZSTD(1)),
+    `gender` LowCardinality(Nullable(String)),
+    `SeniorCitizen` LowCardinality(Nullable(String)),
+    `Partner` LowCardinality(Nullable(String)),
+    `Dependents` LowCardinality(Nullable(String)),
+    `tenure` Nullable(Float64),
+    `PhoneService` LowCardinality(Nullable(String)),
+    `MultipleLines` LowCardinality(Nullable(String)),
+    `InternetService` LowCardinality(Nullable(String)),
+    `OnlineSecurity` LowCardinality(Nullable(String)),
+    `OnlineBackup` LowCardinality(Nullable(String)),
+    `DeviceProtection` LowCardinality(Nullable(String)),
+    `TechSupport` LowCardinality(Nullable(String)),
+    `StreamingTV` LowCardinality(Nullable(String)),
+    `StreamingMovies` LowCardinality(Nullable(String)),
+    `Contract` LowCardinality(Nullable(String)),
+    `PaperlessBilling` LowCardinality(Nullable(String)),
+    `PaymentMethod` LowCardinality(Nullable(String)),
+    `MonthlyCharges` Nullable(Float64),
+    `TotalCharges` Nullable(Float64),
+    label_recency UInt64 MATERIALIZED bitOr(
+        bitShiftLeft(toUInt64(toUnixTimestamp64Milli(labelled_at) + 2208988800000), 16),
+        toUInt64(least(greatest(corrections, 0), 65535))) CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(label_recency)
+ORDER BY (customer_id, observed_at)
+SETTINGS index_granularity = 512;
+
+CREATE TABLE IF NOT EXISTS example_erasures
+(
+    customer_id String CODEC(ZSTD(1)),
+    record_partition Int32,
+    record_offset Int64,
+    erased_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (record_partition, record_offset, customer_id)
+TTL toDateTime(erased_at) + INTERVAL 90 DAY;
+
 ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `holdout_churners` Int64;
 
 ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `pr_auc` Nullable(Float64);
@@ -290,13 +343,17 @@ ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `champion_pr_auc` Nullable(F
 
 ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `champion_log_loss_skill` Nullable(Float64);
 
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `horizon_seconds` Nullable(Float64);
+
+ALTER TABLE model_versions ADD COLUMN IF NOT EXISTS `labels_until` Nullable(DateTime64(3, 'UTC'));
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_current_feed TO churn_scores_current AS
 SELECT * FROM churn_scores;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS churn_scores_at_risk_feed TO churn_scores_at_risk AS
 SELECT * FROM churn_scores WHERE risk = 'HIGH';
 
-INSERT INTO schema_migrations (version, applied_at) SELECT 4, now64(3);
+INSERT INTO schema_migrations (version, applied_at) SELECT 5, now64(3);
 
 CREATE OR REPLACE VIEW churn_scores_latest AS
 SELECT *
@@ -341,25 +398,63 @@ FROM churn_scores_at_risk FINAL
 WHERE risk = 'HIGH'
 ORDER BY churn_probability DESC, customer_id;
 
+CREATE OR REPLACE VIEW training_set AS
+SELECT *
+FROM churn_examples FINAL;
+
+CREATE OR REPLACE VIEW churn_examples_latest AS
+SELECT *
+FROM churn_examples FINAL
+ORDER BY customer_id, observed_at DESC
+LIMIT 1 BY customer_id;
+
 CREATE OR REPLACE VIEW model_accuracy_daily AS
 SELECT
-    toDate(observed_at) AS day,
-    in_force.1 AS model_version,
-    count() AS n,
-    avg((in_force.2 >= 0.5) = churned) AS accuracy
+    day,
+    model_version,
+    examples,
+    churned,
+    accuracy,
+    if(predicted = 0, NULL, hits / predicted) AS precision,
+    if(churned = 0, NULL, hits / churned) AS recall,
+    log_loss,
+    if(churned = 0 OR churned = examples, NULL,
+        1 + log_loss / (churned / examples * log(churned / examples) + (1 - churned / examples) * log(1 - churned / examples))) AS log_loss_skill,
+    brier
 FROM
 (
     SELECT
-        o.observed_at AS observed_at,
-        any(o.churned) AS churned,
-        argMax(
-            (s.model_version, s.churn_probability),
-            (s.as_of, s.source_offset,
-             -abs(toUnixTimestamp64Milli(s.scored_at) - toUnixTimestamp64Milli(o.observed_at)), s.model_version)) AS in_force
-    FROM churn_scores AS s
-    INNER JOIN (SELECT customer_id, observed_at, churned FROM churn_outcomes FINAL) AS o ON s.customer_id = o.customer_id
-    WHERE s.as_of <= o.observed_at
-    GROUP BY o.customer_id, o.observed_at
+        toDate(observed_at) AS day,
+        assumeNotNull(model_version) AS model_version,
+        count() AS examples,
+        countIf(churned) AS churned,
+        avg((p >= 0.5) = e.churned) AS accuracy,
+        countIf(p >= 0.5) AS predicted,
+        countIf(p >= 0.5 AND e.churned) AS hits,
+        avg(-if(e.churned, log(least(greatest(p, exp2(-52)), 1 - exp2(-52))), greatest(log1p(-greatest(p, exp2(-52))), log(exp2(-52))))) AS log_loss,
+        avg(pow(p - e.churned, 2)) AS brier
+    FROM
+    (
+        SELECT observed_at, churned, model_version, assumeNotNull(churn_probability) AS p
+        FROM churn_examples FINAL
+        WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+    ) AS e
+    GROUP BY day, model_version
 )
-GROUP BY day, model_version
 ORDER BY day, model_version;
+
+CREATE OR REPLACE VIEW model_calibration AS
+SELECT
+    assumeNotNull(model_version) AS model_version,
+    toInt32((p > 1 * 0.1) + (p > 2 * 0.1) + (p > 3 * 0.1) + (p > 4 * 0.1) + (p > 5 * 0.1) + (p > 6 * 0.1) + (p > 7 * 0.1) + (p > 8 * 0.1) + (p > 9 * 0.1)) AS decile,
+    count() AS examples,
+    avg(p) AS predicted,
+    avg(churned) AS observed
+FROM
+(
+    SELECT churned, model_version, assumeNotNull(churn_probability) AS p
+    FROM churn_examples FINAL
+    WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+)
+GROUP BY model_version, decile
+ORDER BY model_version, decile;

@@ -110,8 +110,8 @@ func (c *Cluster) GrowTopic(ctx context.Context, topic string, partitions int) e
 
 // TopicSettings returns the settings of topics, by topic and by Kafka's names,
 // those included that are the broker's defaults. Topics that do not exist are
-// left out, and so are those whose settings this user may not see, which is
-// logged. It waits while the cluster is down.
+// left out; those whose settings this user may not see have nil, which is logged.
+// It waits while the cluster is down.
 func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[string]map[string]string, error) {
 	settings := map[string]map[string]string{}
 	err := c.retry(ctx, "describe_configs", "asking for the settings of topics", func(ctx context.Context) error {
@@ -133,6 +133,7 @@ func (c *Cluster) TopicSettings(ctx context.Context, topics ...string) (map[stri
 				continue
 			case kafkago.TopicAuthorizationFailed:
 				c.log.Warn("this user may not look at a topic's settings, which go unchecked; allow DescribeConfigs", "topic", r.ResourceName)
+				settings[r.ResourceName] = nil
 				continue
 			default:
 				return fmt.Errorf("topic %q: %w", r.ResourceName, code)

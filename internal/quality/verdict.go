@@ -1,6 +1,20 @@
 package quality
 
-import "slices"
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// titles are the figures as people read them in a sentence.
+var titles = map[string]string{
+	"log_loss": "log loss", "log_loss_skill": "skill", "roc_auc": "ROC AUC", "pr_auc": "PR AUC",
+	"calibration_error": "calibration error", "brier": "Brier score", "top_decile_lift": "top decile lift",
+	"f1": "F1",
+}
+
+// Title returns the name of a figure for people, as it stands in a sentence.
+func Title(figure string) string { return cmp.Or(titles[figure], figure) }
 
 // Finding is a figure that is not what it should be, beyond chance.
 type Finding struct {
@@ -17,21 +31,36 @@ var lowerIsBetter = []string{"log_loss", "brier", "calibration_error"}
 // LowerIsBetter says that less of a figure is better.
 func LowerIsBetter(figure string) bool { return slices.Contains(lowerIsBetter, figure) }
 
-// Worse says that a measured figure is worse than what was promised, beyond
-// chance: their 95 % intervals do not meet. It is false where one of them is not
-// defined.
-func Worse(figure string, measured, promised Interval) bool {
-	if LowerIsBetter(figure) {
-		return measured.Lower > promised.Upper
+// Worse says that a measured figure is worse than on the holdout, beyond chance:
+// their 95 % intervals do not meet. It is false where one of them is not defined.
+func (v *Version) Worse(figure string) bool {
+	measured, is := v.Measured[figure]
+	promised, was := v.Holdout[figure]
+	if !is || !was {
+		return false
 	}
-	return measured.Upper < promised.Lower
+	if !LowerIsBetter(figure) {
+		return measured.Upper < promised.Lower
+	}
+	lower := float64(measured.Lower)
+	if figure == "calibration_error" {
+		lower -= v.chance()
+	}
+	return lower > float64(promised.Upper)
+}
+
+// chance is what the calibration error is above 0 at most when probabilities are
+// right, in few examples: sqrt(2/π)·sqrt(10 bins · mean of p(1−p) / examples), with
+// the Brier score for p(1−p).
+func (v *Version) chance() float64 {
+	return 2.53 * math.Sqrt(float64(v.Measured["brier"].Value)/float64(v.Rows))
 }
 
 // Fallen says by which figure a version has fallen below what is asked of it, if
-// it has: its log loss is that of the base rate or worse, or its area under the
+// it has: its log loss is that of the churn rate or worse, or its area under the
 // ROC curve or its calibration error is worse than on its holdout, each beyond
-// chance. It is the condition of the alerts ChurnModelSkillLost,
-// ChurnModelRankingFallen and ChurnModelMiscalibrated.
+// chance. These are the conditions of the alerts ChurnModelWorseThanBaseRate,
+// ChurnModelAUCLow and ChurnModelCalibrationOff.
 func (v *Version) Fallen() (Finding, bool) {
 	if v == nil {
 		return Finding{}, false
@@ -40,10 +69,8 @@ func (v *Version) Fallen() (Finding, bool) {
 		return Finding{"log_loss_skill", skill, Interval{}}, true
 	}
 	for _, figure := range []string{"roc_auc", "calibration_error"} {
-		measured, is := v.Measured[figure]
-		promised, was := v.Holdout[figure]
-		if is && was && Worse(figure, measured, promised) {
-			return Finding{figure, measured, promised}, true
+		if v.Worse(figure) {
+			return Finding{figure, v.Measured[figure], v.Holdout[figure]}, true
 		}
 	}
 	return Finding{}, false

@@ -23,10 +23,12 @@ func TestFallen(t *testing.T) {
 		{"a better order", "roc_auc", .9, .88, .92, false},
 		{"an order that may be as before", "roc_auc", .8, .77, .83, false},
 		{"probabilities that are off", "calibration_error", .1, .08, .12, true},
+		{"probabilities that are off by chance", "calibration_error", .05, .04, .06, false},
 		{"better calibration", "calibration_error", .004, .002, .006, false},
 		{"more loss alone", "log_loss", .6, .5, .7, false}, // as when everybody's fate is hard to tell
 	} {
-		v := Version{Holdout: holdout, Measured: Figures{}}
+		v := Version{Rows: 5000, Holdout: holdout, Measured: Figures{}}
+		v.Measured.Set("brier", .14, .13, .15)
 		v.Measured.Set(test.figure, test.value, test.lower, test.upper)
 		found, fallen := v.Fallen()
 		if fallen != test.fallen || fallen && found.Figure != test.figure {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -38,8 +39,8 @@ func Check(ctx context.Context, cluster *kafka.Cluster) ([]Finding, error) {
 	}
 	var findings []Finding
 	for _, t := range all() {
-		values, exists := settings[t.name]
-		if !exists {
+		values := settings[t.name]
+		if values == nil { // it does not exist, or may not be looked at
 			continue
 		}
 		for _, r := range t.rules {
@@ -47,6 +48,19 @@ func Check(ctx context.Context, cluster *kafka.Cluster) ([]Finding, error) {
 		}
 	}
 	return findings, nil
+}
+
+// Missing returns the topics that do not exist, as they are to be created. It waits
+// while the cluster is down.
+func Missing(ctx context.Context, cluster *kafka.Cluster, partitions, replication int) ([]kafka.TopicConfig, error) {
+	settings, err := cluster.TopicSettings(ctx, Names()...)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(Configs(partitions, replication), func(c kafka.TopicConfig) bool {
+		_, exists := settings[c.Name]
+		return exists
+	}), nil
 }
 
 // Guard checks the topics before a role works with them: what would lose data

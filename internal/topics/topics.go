@@ -63,10 +63,11 @@ const (
 // all lists the topics. Scores are the scorer's state, examples what models are
 // trained and measured on, and models the history of decisions, so these are
 // compacted; compaction leaves the last 45 days of scores alone, which is how far
-// back one is joined with its outcome. Outcomes are kept until they surely are
-// examples, and no longer. Events and outcomes
-// carry the broker's time: whether their own is too far ahead, and which score
-// was there when an outcome was written, is asked of it.
+// back one is joined with its outcome. Tombstones stay for a week after compaction,
+// which is for how long a sink may be away and still learn of every erasure.
+// Outcomes are kept until they surely are examples, and no longer. Events and
+// outcomes carry the broker's time: whether their own is too far ahead, and which
+// score was there when an outcome was written, is asked of it.
 func all() []topic {
 	return []topic{
 		{name: schemas.TopicEvents, rules: []rule{
@@ -79,7 +80,7 @@ func all() []topic {
 		{name: schemas.TopicScores, rules: []rule{
 			policy("compact", "the state of every customer without a recent event would be deleted"),
 			atLeast(compactionLag, joinable, joinable, Advice, "outcomes that arrive later than this find no score to be joined with"),
-			atLeast(deleteAfter, 0, day, Loss, "a scorer that restores from a snapshot may miss the erasure of a customer"),
+			atLeast(deleteAfter, week, day, Loss, "a scorer that restores from a snapshot, or a sink that was away, may miss the erasure of a customer"),
 			unclean("acknowledged scores, which are the state, can be lost"),
 			writable,
 		}},
@@ -92,7 +93,7 @@ func all() []topic {
 		}},
 		{name: schemas.TopicExamples, rules: []rule{
 			policy("compact", "the examples that models are trained and measured on would be deleted"),
-			atLeast(deleteAfter, 0, day, Advice, "a reader that was away may miss the erasure of a customer"),
+			atLeast(deleteAfter, week, day, Advice, "a labeler or sink that was away may miss the erasure of a customer"),
 			unclean("acknowledged examples can be lost"),
 			writable,
 		}},

@@ -165,17 +165,18 @@ func ofBestChange(value func(*schemas.ChurnScore, Cells)) func(*schemas.ChurnSco
 	}
 }
 
-// Features describes a score's attributes, in the order of spec; in JSON they are
-// an object of their own, as everywhere. A column has the feature's name, characters
-// other than letters, digits and the underscore as underscores, and the prefix
-// "feature_" as often as it is needed not to be, whatever the case of letters,
-// a column of Score, one of reserved, or that of an earlier feature.
-func Features(spec *scoring.Spec, reserved ...string) []Column[schemas.ChurnScore] {
-	taken := map[string]bool{}
-	for _, name := range append(Names(Score), reserved...) {
-		taken[name] = true
+// Features describes a row's attributes, in the order of spec; in JSON they are
+// an object of their own, as everywhere. attributes returns those of a row. A
+// column has the feature's name, characters other than letters, digits and the
+// underscore as underscores, and the prefix "feature_" as often as it is needed
+// not to be, whatever the case of letters, a name that is taken, or that of an
+// earlier feature.
+func Features[M any](spec *scoring.Spec, attributes func(*M) (scoring.Vector, scoring.Levels), taken ...string) []Column[M] {
+	used := map[string]bool{}
+	for _, name := range taken {
+		used[name] = true
 	}
-	list := make([]Column[schemas.ChurnScore], spec.Len())
+	list := make([]Column[M], spec.Len())
 	for i := range list {
 		f := spec.Feature(i)
 		name := strings.Map(func(r rune) rune {
@@ -184,13 +185,16 @@ func Features(spec *scoring.Spec, reserved ...string) []Column[schemas.ChurnScor
 			}
 			return '_'
 		}, strings.ToValidUTF8(f.Name, "_"))
-		for taken[strings.ToLower(name)] {
+		for used[strings.ToLower(name)] {
 			name = "feature_" + name
 		}
-		taken[strings.ToLower(name)] = true
-		list[i] = Column[schemas.ChurnScore]{
+		used[strings.ToLower(name)] = true
+		list[i] = Column[M]{
 			Name: name, Type: Float, Nullable: true,
-			Value: func(s *schemas.ChurnScore, to Cells) { to.Value(i, s.Attributes[i], s.Levels) },
+			Value: func(m *M, to Cells) {
+				x, levels := attributes(m)
+				to.Value(i, x[i], levels)
+			},
 		}
 		if f.Kind == scoring.Categorical {
 			list[i].Type = Word
@@ -209,6 +213,41 @@ var Outcome = []Column[schemas.ChurnOutcome]{
 		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Bool(o.Churned) }},
 	{Name: "source", Type: Word, Member: "source",
 		Value: func(o *schemas.ChurnOutcome, to Cells) { to.Text(o.Source) }},
+}
+
+// Example describes a labelled example, without its customer and its features.
+var Example = []Column[schemas.LabelledExample]{
+	{Name: "observed_at", Type: Time, Shape: Rising, Member: "observed_at",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Time(e.ObservedAt) }},
+	{Name: "as_of", Type: Time, Shape: Rising, Member: "as_of",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Time(e.AsOf) }},
+	{Name: "labelled_at", Type: Time, Shape: Rising, Member: "labelled_at",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Time(e.LabelledAt) }},
+	{Name: "horizon_seconds", Type: Float, Shape: Similar, Member: "horizon_seconds",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Float(float64(e.Horizon) / 1000) }},
+	{Name: "churned", Type: Bool, Member: "churned",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Bool(e.Churned) }},
+	{Name: "corrections", Type: Int64, Shape: Similar, Member: "corrections",
+		Value: func(e *schemas.LabelledExample, to Cells) { to.Int64(e.Corrections) }},
+	{Name: "model_version", Type: Int64, Nullable: true, Shape: Similar, Member: "model_version",
+		Value: ofScore(func(e *schemas.LabelledExample, to Cells) { to.Int64(e.ModelVersion) })},
+	{Name: "churn_probability", Type: Float, Nullable: true, Member: "probability",
+		Value: ofScore(func(e *schemas.LabelledExample, to Cells) { to.Float(e.Probability) })},
+	{Name: "source_partition", Type: Int32, Nullable: true, Shape: Similar, Member: "source_partition",
+		Value: ofScore(func(e *schemas.LabelledExample, to Cells) { to.Int32(e.SourcePartition) })},
+	{Name: "source_offset", Type: Int64, Nullable: true, Shape: Rising, Member: "source_offset",
+		Value: ofScore(func(e *schemas.LabelledExample, to Cells) { to.Int64(e.SourceOffset) })},
+}
+
+// ofScore describes what an example has of the score in force at the decision.
+func ofScore(value func(*schemas.LabelledExample, Cells)) func(*schemas.LabelledExample, Cells) {
+	return func(e *schemas.LabelledExample, to Cells) {
+		if e.Scored() {
+			value(e, to)
+		} else {
+			to.Null()
+		}
+	}
 }
 
 // Model describes a model version.
@@ -255,7 +294,24 @@ var Model = slices.Concat(
 	[]Column[schemas.ModelVersion]{itsMetrics.count("", "churners", None, churners)},
 	itsMetrics.figures(laterFigures),
 	itsMetrics.bounds(None),
+	[]Column[schemas.ModelVersion]{
+		{Name: "horizon_seconds", Type: Float, Nullable: true,
+			Value: known(func(v *schemas.ModelVersion) int64 { return v.Horizon }, func(to Cells, ms int64) { to.Float(float64(ms) / 1000) })},
+		{Name: "labels_until", Type: Time, Nullable: true,
+			Value: known(func(v *schemas.ModelVersion) int64 { return v.LabelsUntil }, Cells.Time)},
+	},
 )
+
+// known describes a number that is 0 where it is not known.
+func known(of func(*schemas.ModelVersion) int64, give func(Cells, int64)) func(*schemas.ModelVersion, Cells) {
+	return func(v *schemas.ModelVersion, to Cells) {
+		if n := of(v); n != 0 {
+			give(to, n)
+		} else {
+			to.Null()
+		}
+	}
+}
 
 // The figures that versions have had from the first on, and those that came later.
 var (

@@ -105,7 +105,7 @@ function follow(path, ids) {
 
 (function model() {
   if (!document.getElementById("quality")) return;
-  follow(() => "/fragment/model" + location.search, ["lead", "quality", "versions"]);
+  follow(() => "/fragment/model" + location.search, ["lead", "quality", "happened", "versions"]);
 })();
 
 (function whatIf() {

@@ -1,67 +1,94 @@
 package fitting
 
 import (
-	"slices"
-	"sort"
-	"strconv"
+	"context"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/drift"
 )
 
-// ScoreBaseline is the name under which a baseline holds the distribution of the
-// churn probability itself.
-const ScoreBaseline = "churn_probability"
+// reasonRows bounds the customers whose explanations a baseline has the mean of. Its
+// standard error is then 2 % of a standard deviation, which is nothing beside
+// drift.MuchReason.
+const reasonRows = 2000
 
-// Distribution is how the values of a feature, or the churn probabilities, were
-// spread over the training rows.
-type Distribution struct {
-	// Name is the feature's, or ScoreBaseline.
-	Name string
-	// Bins are the levels of a categorical feature; of a number the upper
-	// bounds of its bins as decimal text, the last one "+Inf".
-	Bins []string
-	// Frequencies are the shares of the rows in each bin.
-	Frequencies []float64
-}
-
-// baseline returns the distributions that drift is measured against: levels of
-// a categorical feature, deciles of a number and of the probability.
-func baseline(d *Dataset, rows []int32, m *scoring.Model, probabilities []float64) []Distribution {
-	var out []Distribution
-	for j, f := range m.Features {
+// addBaseline notes what drift is measured against: how features were distributed
+// in the training rows, how probabilities were in the holdout, and what the
+// explanations were on average. Each customer counts once, as last seen: so do the
+// customers that are compared with it.
+func (c *Candidate) addBaseline(ctx context.Context) error {
+	d, rows := c.data, c.data.lastOfCustomers(c.Training)
+	c.Baseline = nil
+	for j := range c.Model.Features {
+		f := &c.Model.Features[j]
 		if f.Kind == scoring.Categorical.String() {
-			out = append(out, Distribution{
-				Name: f.Name, Bins: slices.Clone(f.Levels), Frequencies: slices.Clone(f.Frequency),
-			})
+			c.Baseline = append(c.Baseline, d.levelDistribution(j, f, rows))
 			continue
 		}
-		out = append(out, deciles(f.Name, d.sorted(j, rows)))
+		values := make([]float64, len(rows))
+		for i, r := range rows {
+			values[i] = d.columns[j].numbers[r]
+		}
+		c.Baseline = append(c.Baseline, drift.Numbers(f.Name, values))
 	}
-	slices.Sort(probabilities)
-	return append(out, deciles(ScoreBaseline, probabilities))
+
+	n := min(reasonRows, len(rows))
+	reasons := drift.NewBaseline(d.Spec(), c.Baseline, 0).Reasons()
+	x, shap, workspace := scoring.NewVector(d.Spec().Len()), []float64(nil), c.Predictor.NewWorkspace()
+	for i := range n {
+		if i%64 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.Attributes(int(rows[i*len(rows)/n]), x)
+		shap = c.Predictor.SHAP(shap, x, workspace)
+		reasons.Add(shap)
+	}
+	for j := range c.Baseline {
+		b := &c.Baseline[j]
+		b.ReasonRows, b.ReasonMean, b.ReasonDeviation = reasons.Rows(), reasons.Mean(j), reasons.Deviation(j)
+	}
+
+	held := d.probabilities(c.Predictor, d.lastOfCustomers(c.Holdout))
+	c.Baseline = append(c.Baseline, drift.Numbers(drift.Score, held))
+	return nil
 }
 
-// deciles describes ascending values by decile: upper bounds, of which equal
-// ones are one, and the share of the values up to each and above the one
-// before.
-func deciles(name string, values []float64) Distribution {
-	out := Distribution{Name: name}
-	before := 0
-	add := func(bound string, end int) {
-		out.Bins = append(out.Bins, bound)
-		out.Frequencies = append(out.Frequencies, float64(end-before)/float64(max(len(values), 1)))
-		before = end
+// lastOfCustomers returns, of rows from the oldest to the newest, the newest of
+// each customer, in their order.
+func (d *Dataset) lastOfCustomers(rows []int32) []int32 {
+	seen := make(map[uint64]struct{}, len(rows))
+	out := make([]int32, len(rows))
+	at := len(out)
+	for i := len(rows) - 1; i >= 0; i-- {
+		customer := d.customer[rows[i]] &^ 1
+		if _, later := seen[customer]; later {
+			continue
+		}
+		seen[customer] = struct{}{}
+		at--
+		out[at] = rows[i]
 	}
-	for q := 1; q <= 9; q++ {
-		bound := quantile(values, float64(q)/10)
-		end := sort.Search(len(values), func(i int) bool { return values[i] > bound })
-		if end > before && end < len(values) {
-			add(strconv.FormatFloat(bound, 'g', -1, 64), end)
+	return out[at:]
+}
+
+// levelDistribution counts the levels of a categorical feature.
+func (d *Dataset) levelDistribution(j int, f *scoring.ModelFeature, rows []int32) drift.Distribution {
+	byCode := make([]int64, d.vocabulary.Size(j))
+	missing := int64(0)
+	for _, r := range rows {
+		code := d.columns[j].value(int(r))
+		switch {
+		case scoring.IsMissing(code):
+			missing++
+		case code >= 0 && code < float64(len(byCode)):
+			byCode[int(code)]++
 		}
 	}
-	add("+Inf", len(values))
-	if len(values) == 0 {
-		out.Frequencies[0] = 1
+	counts := make([]int64, len(f.Levels))
+	for i, level := range f.Levels {
+		if code, ok := d.vocabulary.Lookup(j, level); ok && int(code) < len(byCode) {
+			counts[i] = byCode[int(code)]
+		}
 	}
-	return out
+	return drift.Levels(f.Name, f.Levels, counts, missing, int64(len(rows)))
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/drift"
 	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
@@ -73,9 +74,9 @@ type Candidate struct {
 	Predictor *scoring.Predictor
 	// Metrics are the model's on the holdout, with their intervals.
 	Metrics evaluation.Metrics
-	// Baseline is how features and score were distributed over the training
-	// rows.
-	Baseline []Distribution
+	// Baseline is what drift is measured against: how features were distributed
+	// over the training rows, each customer once, and the score over the holdout.
+	Baseline []drift.Distribution
 	// Strength is the chosen C, the inverse of the penalty.
 	Strength float64
 	// Training and Holdout are the examples' positions in the dataset, from
@@ -143,7 +144,9 @@ func Fit(ctx context.Context, d *Dataset, cfg Config) (*Candidate, error) {
 		return nil, err
 	}
 	c.Metrics = evaluation.Evaluate(d.scored(c.Predictor, c.Holdout))
-	c.Baseline = baseline(d, c.Training, c.Model, d.probabilities(c.Predictor, c.Training))
+	if err := c.addBaseline(ctx); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/drift"
 )
 
 func TestFit(t *testing.T) {
@@ -34,11 +35,11 @@ func TestFit(t *testing.T) {
 	if c.Model.Thresholds.Medium != scoring.DefaultMediumThreshold || c.Model.Thresholds.High != scoring.DefaultHighThreshold {
 		t.Errorf("thresholds %v", c.Model.Thresholds)
 	}
-	if n := d.Spec().Len(); len(c.Baseline) != n+1 || c.Baseline[n].Name != ScoreBaseline || len(c.Model.Importance) != n {
+	if n := d.Spec().Len(); len(c.Baseline) != n+1 || c.Baseline[n].Name != drift.Score || len(c.Model.Importance) != n {
 		t.Fatalf("%d baselines, %d importances for %d features", len(c.Baseline), len(c.Model.Importance), n)
 	}
 	for _, b := range c.Baseline {
-		sum := 0.0
+		sum := float64(b.Missing) / float64(b.Rows)
 		for _, f := range b.Frequencies {
 			sum += f
 		}
@@ -46,7 +47,9 @@ func TestFit(t *testing.T) {
 			t.Errorf("baseline of %s: %d bins, %d frequencies with sum %v", b.Name, len(b.Bins), len(b.Frequencies), sum)
 		}
 	}
-	if b := c.Baseline[len(c.Baseline)-1]; len(b.Bins) != 10 || b.Bins[9] != "+Inf" || math.Abs(b.Frequencies[0]-0.1) > 0.001 {
+	// Deciles, a bin below them and one above.
+	if b := c.Baseline[len(c.Baseline)-1]; len(b.Bins) != 12 || b.Bins[11] != "+Inf" || b.Frequencies[0] != 0 ||
+		math.Abs(b.Frequencies[1]-0.1) > 0.01 || b.Rows != int64(len(c.Holdout)) || b.ReasonRows != 0 {
 		t.Errorf("baseline of the probability: %v", b)
 	}
 	again, err := Fit(context.Background(), d.Clone(), Config{ImportanceRows: 200})

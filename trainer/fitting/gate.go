@@ -35,7 +35,8 @@ type Verdict struct {
 // Judge compares a candidate with the champion (nil: there is none) on the
 // candidate's holdout. The candidate is promoted when there is no champion, when
 // its log loss is lower, or when a new model is demanded and the candidate's
-// log loss is not higher beyond chance; see evaluation.Compare.
+// log loss is not higher beyond chance; see evaluation.Compare. Rows of one class
+// decide nothing: there, whoever gives everybody the same extreme is best.
 //
 // The champion may have been trained on some of the holdout rows, which then
 // favour it; the candidate never has.
@@ -52,7 +53,13 @@ func Judge(c *Candidate, champion *Champion) Verdict {
 	v.Comparison = c.against(theirs)
 	figures := fmt.Sprintf("log loss %.4f against %.4f of version %d on the same %d holdout rows (difference %+.3g, 95 %% interval %+.3g to %+.3g)",
 		v.Metrics.LogLoss, metrics.LogLoss, champion.Version, v.Metrics.Rows, v.Difference, v.Lower, v.Upper)
-	switch {
+	switch churners := c.data.churnersIn(c.Holdout); {
+	case churners == 0 || churners == len(c.Holdout):
+		left := "none"
+		if churners > 0 {
+			left = "each"
+		}
+		v.Reason = fmt.Sprintf("not judged, as %s of the %d holdout customers left: %s", left, len(c.Holdout), figures)
 	case v.Difference < 0:
 		v.Promote = true
 		v.Reason = "better: " + figures

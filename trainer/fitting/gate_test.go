@@ -2,8 +2,12 @@ package fitting
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"strings"
 	"testing"
+
+	"github.com/churnstream/churnstream/scoring"
 )
 
 func TestJudge(t *testing.T) {
@@ -57,5 +61,32 @@ func TestJudge(t *testing.T) {
 				t.Errorf("difference %v is not within %v and %v", v.Difference, v.Lower, v.Upper)
 			}
 		})
+	}
+}
+
+// A holdout of one class promotes nobody, whoever is better there.
+func TestJudgeOfOneClass(t *testing.T) {
+	for name, left := range map[string]bool{"none": false, "each": true} {
+		s := newStream(t, 6)
+		s.add(1200, false)
+		champion := s.fit(t)
+		for range 400 {
+			x, _ := s.draw(false)
+			s.data.Add(Example{Customer: CustomerHash(fmt.Append(nil, s.rows)), ObservedAt: int64(s.rows), Churned: left, Attributes: x})
+			s.rows++
+		}
+		c := s.fit(t)
+		if v := Judge(c, nil); !v.Promote {
+			t.Errorf("%s left: without a champion: %s", name, v.Reason)
+		}
+		for _, demand := range []string{"", "it is old"} {
+			v := Judge(c, &Champion{Version: 3, Predictor: champion.Predictor, Demand: demand})
+			if v.Promote || !strings.Contains(v.Reason, "not judged, as "+name+" of the 400 holdout customers left") || strings.Contains(v.Reason, "NaN") {
+				t.Errorf("%s left: promoted %t: %s", name, v.Promote, v.Reason)
+			}
+			if !scoring.IsMissing(v.Metrics.ROCAUC) {
+				t.Errorf("%s left: area %v", name, v.Metrics.ROCAUC)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/evaluation"
@@ -30,6 +31,13 @@ const (
 // win as well against a model that was given them. What is decided is thus
 // whether it pays to forget what is older than the window, and nothing else
 // differs between the two.
+//
+// Of the newest labels some may be missing: those of customers who left may come at
+// once, those of others with the next month's list. That changes the share of those
+// who left, and nothing else of a logistic model (Prentice and Pyke, "Logistic disease
+// incidence models and case-control studies", 1979). So models compete with the share
+// of the rows that they are measured on: whether customers leave for other reasons
+// decides, not whether more of them do.
 //
 // A window counts only if the newest part has some customers of both classes.
 // Windows are not tried that begin among the oldest examples' moment, as of
@@ -91,20 +99,60 @@ func (d *Dataset) churnersIn(rows []int32) (n int) {
 }
 
 // beats reports whether a candidate is better than another beyond chance, on its
-// own holdout. A few customers with most of the rows are as good as so many
-// customers.
+// own holdout, given the share of those who churned there. A few customers with most
+// of the rows are as good as so many customers.
 func (c *Candidate) beats(other *Candidate) bool {
-	x := c.against(other.Predictor)
+	pairs := c.pairs(other.Predictor)
+	challenger := shift(pairs, func(p *evaluation.Pair) float64 { return p.Challenger })
+	champion := shift(pairs, func(p *evaluation.Pair) float64 { return p.Champion })
+	for i := range pairs {
+		p := &pairs[i]
+		p.Challenger, p.Champion = shifted(p.Challenger, challenger), shifted(p.Champion, champion)
+	}
+	x := evaluation.Compare(pairs)
 	return x.Customers >= leastCustomers && x.Difference+beyondChance*x.StandardError < 0
 }
 
 // against compares a candidate, as the challenger, with another model on its own
 // holdout.
 func (c *Candidate) against(other *scoring.Predictor) evaluation.Comparison {
+	return evaluation.Compare(c.pairs(other))
+}
+
+// pairs returns the scores of a candidate, as the challenger, and of another model
+// on the candidate's holdout.
+func (c *Candidate) pairs(other *scoring.Predictor) []evaluation.Pair {
 	own, theirs := c.data.scored(c.Predictor, c.Holdout), c.data.probabilities(other, c.Holdout)
 	pairs := make([]evaluation.Pair, len(own))
 	for i, e := range own {
 		pairs[i] = evaluation.Pair{Customer: e.Customer, Challenger: e.Probability, Champion: theirs[i], Churned: e.Churned}
 	}
-	return evaluation.Compare(pairs)
+	return pairs
+}
+
+// shift returns what is to be added to the log-odds of one of the models such that
+// its probabilities have the mean of the labels, which have both classes.
+func shift(pairs []evaluation.Pair, of func(*evaluation.Pair) float64) float64 {
+	low, high := -100.0, 100.0
+	for range 60 {
+		middle, excess := (low+high)/2, 0.0
+		for i := range pairs {
+			excess += shifted(of(&pairs[i]), middle)
+			if pairs[i].Churned {
+				excess--
+			}
+		}
+		if excess > 0 {
+			high = middle
+		} else {
+			low = middle
+		}
+	}
+	return (low + high) / 2
+}
+
+// shifted returns a probability whose log-odds are greater by an amount.
+func shifted(p, by float64) float64 {
+	p = min(max(p, 1e-15), 1-1e-15)
+	return 1 / (1 + (1-p)/p*math.Exp(-by))
 }

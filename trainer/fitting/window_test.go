@@ -103,6 +103,25 @@ func TestNothingIsForgottenWhereNothingChanges(t *testing.T) {
 	}
 }
 
+// Labels of customers who stayed may come later than those of customers who left.
+// That what is newest has then more of the latter is no reason to forget the rest.
+func TestLabelsOfOneClassThatComeFirst(t *testing.T) {
+	for seed := range uint64(5) {
+		s := newStream(t, 20+seed)
+		s.add(6000, false)
+		for range 3000 {
+			if x, p := s.draw(false); s.random.Float64() < p || s.random.IntN(5) == 0 { // of those who stayed, one in five
+				left := s.random.Float64() < p/(p+(1-p)/5)
+				s.data.Add(Example{Customer: CustomerHash(fmt.Append(nil, s.rows)), ObservedAt: int64(s.rows), Churned: left, Attributes: x})
+				s.rows++
+			}
+		}
+		if c := s.fit(t); c.used() < c.Examples {
+			t.Errorf("%d of %d examples are used", c.used(), c.Examples)
+		}
+	}
+}
+
 // Undated history has no newest part, and what is undecided there is not decided
 // by chance.
 func TestWindowsOfUndatedHistory(t *testing.T) {

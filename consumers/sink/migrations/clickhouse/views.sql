@@ -22,30 +22,66 @@ FROM churn_scores_at_risk FINAL
 WHERE risk = 'HIGH'
 ORDER BY churn_probability DESC, customer_id;
 
-{{- /* In force is the score that spoke of the latest moment up to that at which
-the outcome was observed. An event scored again by a later model has several:
-the one computed last before the outcome, or, in history that was scored
-afterwards, the first. */}}
+CREATE OR REPLACE VIEW training_set AS
+SELECT *
+FROM churn_examples FINAL;
+
+CREATE OR REPLACE VIEW churn_examples_latest AS
+SELECT *
+FROM churn_examples FINAL
+ORDER BY customer_id, observed_at DESC
+LIMIT 1 BY customer_id;
+
+{{- /* The figures are those of scoring/evaluation. Where one is not defined, as the
+skill on a day with one kind of label, it is NULL. */}}
 
 CREATE OR REPLACE VIEW model_accuracy_daily AS
 SELECT
-    toDate(observed_at) AS day,
-    in_force.1 AS model_version,
-    count() AS n,
-    avg((in_force.2 >= 0.5) = churned) AS accuracy
+    day,
+    model_version,
+    examples,
+    churned,
+    accuracy,
+    if(predicted = 0, NULL, hits / predicted) AS precision,
+    if(churned = 0, NULL, hits / churned) AS recall,
+    log_loss,
+    if(churned = 0 OR churned = examples, NULL,
+        1 + log_loss / (churned / examples * log(churned / examples) + (1 - churned / examples) * log(1 - churned / examples))) AS log_loss_skill,
+    brier
 FROM
 (
     SELECT
-        o.observed_at AS observed_at,
-        any(o.churned) AS churned,
-        argMax(
-            (s.model_version, s.churn_probability),
-            (s.as_of, s.source_offset,
-             -abs(toUnixTimestamp64Milli(s.scored_at) - toUnixTimestamp64Milli(o.observed_at)), s.model_version)) AS in_force
-    FROM churn_scores AS s
-    INNER JOIN (SELECT customer_id, observed_at, churned FROM churn_outcomes FINAL) AS o ON s.customer_id = o.customer_id
-    WHERE s.as_of <= o.observed_at
-    GROUP BY o.customer_id, o.observed_at
+        toDate(observed_at) AS day,
+        assumeNotNull(model_version) AS model_version,
+        count() AS examples,
+        countIf(churned) AS churned,
+        avg((p >= 0.5) = e.churned) AS accuracy,
+        countIf(p >= 0.5) AS predicted,
+        countIf(p >= 0.5 AND e.churned) AS hits,
+        avg(-if(e.churned, log(least(greatest(p, exp2(-52)), 1 - exp2(-52))), greatest(log1p(-greatest(p, exp2(-52))), log(exp2(-52))))) AS log_loss,
+        avg(pow(p - e.churned, 2)) AS brier
+    FROM
+    (
+        SELECT observed_at, churned, model_version, assumeNotNull(churn_probability) AS p
+        FROM churn_examples FINAL
+        WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+    ) AS e
+    GROUP BY day, model_version
 )
-GROUP BY day, model_version
 ORDER BY day, model_version;
+
+CREATE OR REPLACE VIEW model_calibration AS
+SELECT
+    assumeNotNull(model_version) AS model_version,
+    toInt32((p > 1 * 0.1) + (p > 2 * 0.1) + (p > 3 * 0.1) + (p > 4 * 0.1) + (p > 5 * 0.1) + (p > 6 * 0.1) + (p > 7 * 0.1) + (p > 8 * 0.1) + (p > 9 * 0.1)) AS decile,
+    count() AS examples,
+    avg(p) AS predicted,
+    avg(churned) AS observed
+FROM
+(
+    SELECT churned, model_version, assumeNotNull(churn_probability) AS p
+    FROM churn_examples FINAL
+    WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+)
+GROUP BY model_version, decile
+ORDER BY model_version, decile;

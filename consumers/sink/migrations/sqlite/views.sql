@@ -35,29 +35,69 @@ CROSS JOIN churn_scores AS s ON s.source_partition = c.source_partition AND s.so
 WHERE c.risk = 'HIGH'
 ORDER BY c.churn_probability DESC, c.customer_id;
 
+DROP VIEW IF EXISTS training_set;
+
+CREATE VIEW training_set AS
+SELECT *
+FROM churn_examples;
+
+DROP VIEW IF EXISTS churn_examples_latest;
+
+CREATE VIEW churn_examples_latest AS
+SELECT e.*
+FROM (SELECT customer_id, max(observed_at) AS observed_at FROM churn_examples GROUP BY customer_id) AS l
+JOIN churn_examples AS e ON e.customer_id = l.customer_id AND e.observed_at = l.observed_at;
+
 DROP VIEW IF EXISTS model_accuracy_daily;
 
-{{- /* The same rule for the score in force as in ClickHouse. The query within is
-for older SQLite programs, in which ORDER BY cannot name what is outside. */}}
+{{- /* The same figures as in ClickHouse. */}}
 
 CREATE VIEW model_accuracy_daily AS
 SELECT
-    date(o.observed_at) AS day,
-    s.model_version AS model_version,
-    count(*) AS n,
-    avg((s.churn_probability >= 0.5) = o.churned) AS accuracy
-FROM churn_outcomes AS o
-JOIN churn_scores AS s ON s.rowid =
-(
-    SELECT score
-    FROM (
-        SELECT i.rowid AS score, i.as_of, i.source_offset, i.model_version,
-            abs(julianday(i.scored_at) - julianday(o.observed_at)) AS away
-        FROM churn_scores AS i
-        WHERE i.customer_id = o.customer_id AND i.as_of <= o.observed_at
-    )
-    ORDER BY as_of DESC, source_offset DESC, away, model_version DESC
-    LIMIT 1
+    day,
+    model_version,
+    examples,
+    churned,
+    accuracy,
+    CAST(hits AS REAL) / nullif(predicted, 0) AS precision,
+    CAST(hits AS REAL) / nullif(churned, 0) AS recall,
+    log_loss,
+    CASE WHEN share > 0 AND share < 1 THEN 1 + log_loss / (share * ln(share) + (1 - share) * ln(1 - share)) END AS log_loss_skill,
+    brier
+FROM (
+    SELECT
+        date(observed_at) AS day,
+        model_version,
+        count(*) AS examples,
+        sum(churned) AS churned,
+        avg(churned) AS share,
+        avg((churn_probability >= 0.5) = churned) AS accuracy,
+        sum(churn_probability >= 0.5) AS predicted,
+        sum(churn_probability >= 0.5 AND churned) AS hits,
+        avg(-ln(CASE
+            WHEN churned THEN min(max(churn_probability, pow(2, -52)), 1 - pow(2, -52))
+            ELSE max(1 - max(churn_probability, pow(2, -52)), pow(2, -52))
+        END)) AS log_loss,
+        avg((churn_probability - churned) * (churn_probability - churned)) AS brier
+    FROM churn_examples
+    WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+    GROUP BY day, model_version
 )
-GROUP BY day, s.model_version
-ORDER BY day, s.model_version;
+ORDER BY day, model_version;
+
+DROP VIEW IF EXISTS model_calibration;
+
+CREATE VIEW model_calibration AS
+SELECT
+    model_version,
+    (p > 1 * 0.1) + (p > 2 * 0.1) + (p > 3 * 0.1) + (p > 4 * 0.1) + (p > 5 * 0.1) + (p > 6 * 0.1) + (p > 7 * 0.1) + (p > 8 * 0.1) + (p > 9 * 0.1) AS decile,
+    count(*) AS examples,
+    avg(p) AS predicted,
+    avg(churned) AS observed
+FROM (
+    SELECT churned, model_version, churn_probability AS p
+    FROM churn_examples
+    WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
+)
+GROUP BY model_version, decile
+ORDER BY model_version, decile;
