@@ -270,6 +270,32 @@ func TestUnreadableBaseline(t *testing.T) {
 	}
 }
 
+// Thresholds by the tables that textbooks have.
+func TestThresholds(t *testing.T) {
+	// F with 3 and 19 degrees of freedom exceeds 5.010 with a probability of 0.01.
+	if got, want := chance(4, 20, 1000, 1), (1./20+1./1000)*3*5.0103; math.Abs(got-want) > 1e-4 {
+		t.Errorf("index: %v, want %v", got, want)
+	}
+	// Student's t with 20, on both sides, 2.8453. Eleven rows on either side.
+	r := reason{rows: 11, deviation: 0.2}
+	if got, want := r.change(11, 0, 0.2, 1).Threshold, 2.84534*math.Sqrt(2./11); math.Abs(got-want) > 1e-4 {
+		t.Errorf("reason: %v, want %v", got, want)
+	}
+}
+
+// A baseline that others made may end before +Inf.
+func TestBeyondTheLastBound(t *testing.T) {
+	spec := numberSpec(t, "x")
+	s := NewBaseline(spec, []Distribution{{Name: "x", Bins: []string{"1", "2"}, Frequencies: []float64{0.5, 0.5}, Rows: 100}}, 0).
+		Sample(scoring.NewVocabulary(spec))
+	for _, x := range []float64{1, 2, 2.5, scoring.Missing} {
+		s.Add(scoring.Vector{x}, nil)
+	}
+	if got := fmt.Sprint(s.features[0].counts); got != "[1 1 1 1]" {
+		t.Errorf("counts %s", got)
+	}
+}
+
 // Levels are found by what they are, whether the vocabulary has a number for them,
 // got one later, or never does.
 func TestLevelsByText(t *testing.T) {

@@ -95,7 +95,7 @@ func (b *bins) number(x float64) int {
 	if scoring.IsMissing(x) {
 		return b.missing
 	}
-	return min(sort.SearchFloat64s(b.bounds, x), len(b.bounds)-1)
+	return sort.SearchFloat64s(b.bounds, x) // "other" beyond the last bound, which ours is +Inf
 }
 
 // bin returns the bin of a value, −1 if it is passed over.

@@ -14,7 +14,7 @@ import (
 // of their explanations is what the model says of them; and a holdout of the same
 // kind shows no drift, while one of another does.
 func TestBaseline(t *testing.T) {
-	base := synthetic(t, 1200, 0, 71)
+	base := synthetic(t, 3600, 0, 71) // more in training than are explained
 	d := NewDataset(base.Vocabulary(), 0)
 	x := scoring.NewVector(d.Spec().Len())
 	for i := range base.Len() {
