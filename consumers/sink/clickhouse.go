@@ -399,9 +399,11 @@ func (c *ClickHouse) withdraw(ctx context.Context, last map[customer]*listing) e
 			return fmt.Errorf("clickhouse: withdraw: %w", err)
 		}
 	}
-	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithExternalTable(batch)),
-		`SELECT customer_id, record_partition, record_offset, toUnixTimestamp64Milli(observed_at)
-FROM churn_examples FINAL WHERE customer_id IN (SELECT customer_id FROM batch)`)
+	// Rows of an older label count as well as those of the newest: both are of a
+	// record before the last.
+	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithExternalTable(batch)), fmt.Sprintf(
+		`SELECT DISTINCT customer_id, record_partition, record_offset, toUnixTimestamp64Milli(observed_at)
+FROM churn_examples WHERE customer_id IN (SELECT customer_id FROM batch) AND record_offset < %d`, newest))
 	if err != nil {
 		return fmt.Errorf("clickhouse: withdraw: %w", err)
 	}

@@ -43,7 +43,8 @@
 // inserted, leaves it with the sink's next batch that has a score of that
 // customer, or at its next start. And what is deleted from churn_scores by
 // hand must be deleted from the derived tables as well. In ClickHouse the
-// sink's user needs CREATE, ALTER, OPTIMIZE, SELECT and INSERT in its database.
+// sink's user needs CREATE, DROP VIEW, ALTER, OPTIMIZE, SELECT and INSERT in its
+// database: views are made anew at every start.
 //
 // Rows have identities: a score is (source_partition, source_offset,
 // model_version, as_of), an outcome and an example (customer_id, observed_at), a
