@@ -18,6 +18,7 @@ func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 		{Key: "roles", Title: "Roles, each a process of its own in production:"},
 		{Key: "tools", Title: "Tools:"},
 		{Key: "sources", Title: "Sources of events:"},
+		{Key: "thresholds", Title: "Thresholds:"},
 		{Key: "connection", Title: "Connection:"},
 		{Key: "http", Title: "HTTP:"},
 	}

@@ -28,6 +28,7 @@ type cli struct {
 	Broker   brokerCommand   `cmd:"" group:"start" help:"Run an embedded Kafka broker and schema registry, for development."`
 	Run      runCommand      `cmd:"" group:"roles" help:"Run several roles in one process." set:"http=127.0.0.1:8080"`
 	Explain  explainCommand  `cmd:"" group:"tools" help:"Explain one customer's probability by a model in a file."`
+	Check    checkCommand    `cmd:"" group:"tools" help:"Report how good the models were, and fail below thresholds."`
 	Models   modelsCommand   `cmd:"" group:"tools" help:"List, show and activate model versions."`
 	Letters  lettersCommand  `cmd:"" group:"tools" name:"dead-letters" help:"List, show and redrive records that could not be processed."`
 	Audit    auditCommand    `cmd:"" group:"tools" help:"Prove what became of every event, by what the topics hold."`
@@ -80,9 +81,18 @@ func runContext(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	k.BindTo(stdout, (*io.Writer)(nil))
 	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(stderr, "churnstream:", err)
+		if with := exitCoder(nil); errors.As(err, &with) {
+			return with.ExitCode()
+		}
 		return 1
 	}
 	return 0
+}
+
+// exitCoder is an error with an exit code of its own.
+type exitCoder interface {
+	error
+	ExitCode() int
 }
 
 func (c *cli) logger(w io.Writer) *slog.Logger {
