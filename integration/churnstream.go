@@ -101,9 +101,14 @@ func (r *Role) get(path string) (*http.Response, error) {
 	return cmp.Or(r.client, http.DefaultClient).Get(r.http + path)
 }
 
-// flags returns how a churnstream process finds the platform.
+// connection returns how a churnstream command finds the platform.
+func (p *Platform) connection() []string {
+	return []string{"--brokers", p.Brokers(), "--registry", p.Registry.URL()}
+}
+
+// flags returns how a churnstream role does.
 func (p *Platform) flags() []string {
-	return []string{"--brokers", p.Brokers(), "--registry", p.Registry.URL(), "--replication", strconv.Itoa(min(len(p.brokers), 3))}
+	return append(p.connection(), "--replication", strconv.Itoa(min(len(p.brokers), 3)))
 }
 
 // StartRole starts churnstream with a subcommand and its flags, on this
