@@ -83,6 +83,9 @@ func (a *Attribution) Features(dst []float64) []float64 {
 	return dst
 }
 
+// Feature returns the mean loss due to one feature, Missing without examples.
+func (a *Attribution) Feature(j int) float64 { return a.mean(a.features[j]) }
+
 // Base returns the mean expected loss of the labels, Missing without examples.
 func (a *Attribution) Base() float64 { return a.mean(a.base) }
 

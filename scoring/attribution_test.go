@@ -81,6 +81,11 @@ func TestAttribution(t *testing.T) {
 	if got := before.Base() + sum(before.Features(nil)); math.Abs(got-before.LogLoss()) > 1e-12 {
 		t.Errorf("base and features sum to %g, the loss is %g", got, before.LogLoss())
 	}
+	for j, f := range before.Features(nil) {
+		if before.Feature(j) != f {
+			t.Errorf("feature %d: %g and %g", j, before.Feature(j), f)
+		}
+	}
 	churners := func(set []example) (share float64) {
 		for _, e := range set {
 			if e.churned {
