@@ -6,7 +6,6 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +15,7 @@ import (
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/evaluation"
+	"github.com/churnstream/churnstream/scoring/segment"
 )
 
 // Versions are the model versions there are; a *models.Feed is.
@@ -33,6 +33,7 @@ type Config struct {
 	Worst int
 	// SegmentRows is how few rows a segment may have (0: 50), and SegmentLevels
 	// how many levels of a feature are shown, those with the most rows (0: 12).
+	// The other levels are shown together.
 	SegmentRows, SegmentLevels int
 	// Thresholds are what the figures have to keep to.
 	Thresholds Thresholds
@@ -278,34 +279,27 @@ func base(churners, rows int64) float64 {
 
 func (a *analysis) bySegment(r *Report, do func(func())) {
 	spec := a.set.Spec()
+	limits := segment.Limits{Levels: a.cfg.SegmentLevels, Rows: a.cfg.SegmentRows}
 	r.Segments = []Segment{}
-	type segment struct {
-		feature  string
-		level    string
-		examples []*Example
-	}
-	var list []segment
+	var examples [][]*Example
 	for f := range spec.Len() {
 		if spec.Feature(f).Kind != scoring.Categorical {
 			continue
 		}
-		levels, of := groups(a.scored, func(e *Example) string { return a.set.Text(f, e.Attributes[f], e.Levels) }, strings.Compare)
-		// The greatest, then by name.
-		slices.SortStableFunc(levels, func(x, y string) int { return cmp.Compare(len(of[y]), len(of[x])) })
-		for i, level := range levels {
-			if i < a.cfg.SegmentLevels && len(of[level]) >= a.cfg.SegmentRows {
-				list = append(list, segment{spec.Feature(f).Name, level, of[level]})
+		for _, s := range segment.Divide(a.scored, func(e *Example) string { return a.set.Text(f, e.Attributes[f], e.Levels) }, limits) {
+			if len(s.Rows) >= a.cfg.SegmentRows { // the rest may have fewer
+				r.Segments = append(r.Segments, Segment{Feature: spec.Feature(f).Name, Level: s.Level, Rest: s.Rest})
+				examples = append(examples, s.Rows)
 			}
 		}
 	}
-	r.Segments = make([]Segment, len(list))
-	for i, s := range list {
+	for i := range examples {
 		do(func() {
-			m := evaluation.Evaluate(evaluated(s.examples))
-			_, churners := expected(s.examples)
+			s, m := &r.Segments[i], evaluation.Evaluate(evaluated(examples[i]))
+			_, churners := expected(examples[i])
 			n := float64(m.Rows)
-			r.Segments[i] = Segment{Feature: s.feature, Level: s.level, Rows: m.Rows, Churners: m.Churners,
-				Figures: figures(&m.Figures, &m.Lower, &m.Upper), Expected: churners / n, Observed: float64(m.Churners) / n}
+			s.Rows, s.Churners, s.Figures = m.Rows, m.Churners, figures(&m.Figures, &m.Lower, &m.Upper)
+			s.Expected, s.Observed = churners/n, float64(m.Churners)/n
 		})
 	}
 }

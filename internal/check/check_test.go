@@ -319,6 +319,12 @@ func TestReport(t *testing.T) {
 	if len(r.Segments) != 3 || r.Segments[2].Level != "<b>brand & new</b>" {
 		t.Errorf("segments %+v", r.Segments)
 	}
+	// With fewer segments the other levels are together: none is left out.
+	few := s.report(month, check.Config{SegmentRows: 1, SegmentLevels: 1}).Segments
+	if len(few) != 2 || few[0].Level != r.Segments[0].Level || few[0].Rest || !few[1].Rest ||
+		few[1].Rows != r.Segments[1].Rows+r.Segments[2].Rows || few[1].Churners != r.Segments[1].Churners+r.Segments[2].Churners {
+		t.Errorf("one level and the others: %+v", few)
+	}
 	// The plan's frequency changed from 90 % to a half.
 	if d := r.Drift; d == nil || d.Scores != 300 || !d.Features[0].Values.Exceeded() || d.Features[1].Values.Exceeded() {
 		t.Errorf("drift %+v", d)

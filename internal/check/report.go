@@ -132,10 +132,12 @@ type WeekVersion struct {
 	Figures  quality.Figures `json:"figures"`
 }
 
-// Segment is the rows with one level of a categorical feature.
+// Segment is the rows with one level of a categorical feature, or with any of those
+// that have no segment of their own.
 type Segment struct {
 	Feature  string          `json:"feature"`
 	Level    string          `json:"level"` // "" is missing
+	Rest     bool            `json:"rest,omitempty"`
 	Rows     int64           `json:"rows"`
 	Churners int64           `json:"churners"`
 	Figures  quality.Figures `json:"figures"`
