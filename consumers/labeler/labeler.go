@@ -45,10 +45,10 @@ type Config struct {
 	// same moment.
 	Horizon time.Duration `name:"horizon" help:"Time within which a customer leaves or not: an outcome is the label of what was known so long before it was observed." default:"720h"`
 	// LabelDelay is how long after it was observed an outcome may be written.
-	LabelDelay time.Duration `name:"label-delay" help:"How long after it was observed an outcome may be written. Scores are kept for that and --horizon; min.compaction.lag.ms of churn.scores must not be less." default:"336h"`
-	// ScoreInterval is the time of which one score per customer is kept, the first;
-	// None keeps all.
-	ScoreInterval time.Duration `name:"score-interval" help:"One score per customer is kept of each such time, the first; 0 keeps all." default:"24h"`
+	LabelDelay time.Duration `name:"label-delay" help:"How long after it was observed an outcome may be written. Scores are kept for that and --horizon; min.compaction.lag.ms of churn.scores must be no less, with --score-interval on top." default:"336h"`
+	// ScoreInterval is the time of which two scores per customer are kept, the first
+	// and the last; None keeps all. It is never more than Horizon.
+	ScoreInterval time.Duration `name:"score-interval" help:"Of each such time the first and the last score of a customer are kept; 0 keeps all. It is no more than --horizon." default:"24h"`
 	// ExamplesPerCustomer is how many examples of a customer there may be, the
 	// latest by the time of observation.
 	ExamplesPerCustomer int `name:"examples-per-customer" help:"Examples of a customer that are kept, the latest." default:"24" unit:"examples" min:"1"`
@@ -128,7 +128,7 @@ func New(cfg Config) (*Labeler, error) {
 	l := &Labeler{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer),
 		rules: rules{
-			horizon: milliseconds(cfg.Horizon), interval: milliseconds(cfg.ScoreInterval),
+			horizon: milliseconds(cfg.Horizon), interval: min(milliseconds(cfg.ScoreInterval), milliseconds(cfg.Horizon)),
 			delay: milliseconds(cfg.LabelDelay), grace: milliseconds(cfg.Grace),
 			perCustomer: cfg.ExamplesPerCustomer, waiting: cfg.MaxWaiting, recordBytes: maxRecordBytes,
 		},
@@ -199,7 +199,7 @@ func (l *Labeler) Run(ctx context.Context) (err error) {
 // checkTopics warns of settings by which labels would be lost.
 func (l *Labeler) checkTopics(ctx context.Context) error {
 	return topics.Require(ctx, l.cfg.Cluster, l.log, l.cfg.Registerer,
-		topics.AtLeast(schemas.TopicScores, topics.CompactionLag, l.cfg.LabelDelay+max(0, l.cfg.Horizon),
+		topics.AtLeast(schemas.TopicScores, topics.CompactionLag, time.Duration(l.rules.horizon+l.rules.delay+l.rules.interval)*time.Millisecond,
 			"outcomes find no score of the time of the decision, most of all those of customers who stayed"),
 		topics.AtLeast(schemas.TopicOutcomes, topics.Retention, l.cfg.LabelDelay, "outcomes may be deleted before they are labelled"))
 }

@@ -65,7 +65,7 @@ type meta struct {
 	// Features is the fingerprint of the feature specification.
 	Features              string
 	Partition, Partitions int
-	// Interval and Horizon are what was kept for, in milliseconds.
+	// Interval and Retained are what is kept and for how long, in milliseconds.
 	Interval, Retained int64
 	// Examples is the offset after the last record of the examples that it reflects.
 	Examples int64
@@ -300,29 +300,39 @@ type kept struct {
 const keptBytes = 8 + 8 + 8 + 4
 
 func (k *kept) key(dst, id []byte) []byte {
-	dst = appendID(dst, scoreKey, id)
-	dst = binary.BigEndian.AppendUint64(dst, ordered(k.asOf))
-	dst = binary.BigEndian.AppendUint64(dst, ordered(k.sourceOffset))
-	dst = binary.BigEndian.AppendUint64(dst, ordered(k.version))
-	return binary.BigEndian.AppendUint32(dst, uint32(k.sourcePartition))
+	return appendKept(appendID(dst, scoreKey, id), k)
 }
 
 func readKept(key, value []byte) (k kept, err error) {
 	if len(key) < keptBytes || len(value) < 8 {
 		return k, errDamaged
 	}
-	rest := key[len(key)-keptBytes:]
-	return kept{
-		asOf: number(rest), sourceOffset: number(rest[8:]), version: number(rest[16:]), sourcePartition: int32(binary.BigEndian.Uint32(rest[24:])),
-		writtenAt: int64(binary.BigEndian.Uint64(value)),
-	}, nil
+	k, _ = cutKept(key[len(key)-keptBytes:])
+	k.writtenAt = int64(binary.BigEndian.Uint64(value))
+	return k, nil
 }
 
 // latest is what is known of a customer's scores without looking at them: of the
-// latest interval with one that which counts for it, and of the oldest that is kept.
+// latest interval with one the first and the last, and of the oldest that is kept.
 type latest struct {
-	asOf, writtenAt, oldest int64
-	forgotten               bool // there were older ones
+	first, last kept
+	oldest      int64 // as_of
+	forgotten   bool  // there were older ones
+}
+
+const latestBytes = 2*(keptBytes+8) + 8 + 1
+
+func appendKept(dst []byte, k *kept) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.asOf))
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.sourceOffset))
+	dst = binary.BigEndian.AppendUint64(dst, ordered(k.version))
+	return binary.BigEndian.AppendUint32(dst, uint32(k.sourcePartition))
+}
+
+func cutKept(b []byte) (k kept, rest []byte) {
+	return kept{
+		asOf: number(b), sourceOffset: number(b[8:]), version: number(b[16:]), sourcePartition: int32(binary.BigEndian.Uint32(b[24:])),
+	}, b[keptBytes:]
 }
 
 func (s *store) latest(id []byte) (l latest, ok bool, err error) {
@@ -331,19 +341,23 @@ func (s *store) latest(id []byte) (l latest, ok bool, err error) {
 	if err != nil || !ok {
 		return l, false, err
 	}
-	if len(value) != 25 {
+	if len(value) != latestBytes {
 		return l, false, errDamaged
 	}
-	return latest{
-		asOf: int64(binary.BigEndian.Uint64(value)), writtenAt: int64(binary.BigEndian.Uint64(value[8:])),
-		oldest: int64(binary.BigEndian.Uint64(value[16:])), forgotten: value[24] == 1,
-	}, true, nil
+	for _, k := range []*kept{&l.first, &l.last} {
+		*k, value = cutKept(value)
+		k.writtenAt, value = int64(binary.BigEndian.Uint64(value)), value[8:]
+	}
+	l.oldest, l.forgotten = int64(binary.BigEndian.Uint64(value)), value[8] == 1
+	return l, true, nil
 }
 
-func (s *store) setLatest(id []byte, l latest) error {
+func (s *store) setLatest(id []byte, l *latest) error {
 	s.key = appendID(s.key[:0], latestKey, id)
-	v := binary.BigEndian.AppendUint64(s.value[:0], uint64(l.asOf))
-	v = binary.BigEndian.AppendUint64(v, uint64(l.writtenAt))
+	v := s.value[:0]
+	for _, k := range []*kept{&l.first, &l.last} {
+		v = binary.BigEndian.AppendUint64(appendKept(v, k), uint64(k.writtenAt))
+	}
 	v = binary.BigEndian.AppendUint64(v, uint64(l.oldest))
 	if l.forgotten {
 		v = append(v, 1)
@@ -354,42 +368,55 @@ func (s *store) setLatest(id []byte, l latest) error {
 	return damage(s.batch.Set(s.key, v, nil))
 }
 
-// keep keeps a score of which say appends what it says, unless another one stands
-// for it: one an interval is kept, the first by as_of. Another that was written
-// before it is kept beside it, as outcomes of in between know only that.
+// keep keeps a score of which say appends what it says. Of each interval the first
+// and the last stay, by as_of. One in between goes when there is a later one, unless
+// that was written more than an interval after it: a model that scores again after
+// weeks does not stand for what was known before.
 //
-// Whether a score is kept thus depends on the scores there are and not on their
-// order, and an outcome finds the same score whatever came after it.
+// So an outcome that is written an interval or more after its decision finds the same
+// score whatever came after it, and one that is written earlier finds one. What the
+// cleaner leaves of a customer of old is the last of an interval, too.
 func (s *store) keep(id []byte, k kept, interval int64, say func([]byte) []byte) error {
 	l, known, err := s.latest(id)
 	if err != nil {
 		return err
 	}
-	low, high := intervalOf(k.asOf, interval)
+	low, _ := intervalOf(k.asOf, interval)
 	switch {
 	case !known:
-		l = latest{oldest: k.asOf, asOf: k.asOf, writtenAt: k.writtenAt}
-	case l.asOf < low: // the first of its interval, as nearly always when it is kept
-		l.asOf, l.writtenAt = k.asOf, k.writtenAt
-	case low <= l.asOf && l.asOf < k.asOf && l.writtenAt <= k.writtenAt:
-		return nil
+		l = latest{first: k, last: k, oldest: k.asOf}
+	case l.last.asOf < low: // the first of its interval
+		l.first, l.last = k, k
+	case low <= l.first.asOf && l.last.before(&k): // the last so far
+		if l.last != l.first && k.writtenAt-l.last.writtenAt <= interval {
+			if err := s.removeKept(id, &l.last); err != nil {
+				return err
+			}
+		}
+		l.last = k
 	default:
-		stands, err := s.compare(id, k, low, high)
-		if err != nil || stands {
+		if stands, err := s.compare(id, k, interval); err != nil || stands {
 			return err
 		}
-		if low <= l.asOf && (k.asOf < l.asOf || k.asOf == l.asOf && k.writtenAt < l.writtenAt) {
-			l.asOf, l.writtenAt = k.asOf, k.writtenAt
+		if low <= l.first.asOf && k.before(&l.first) {
+			l.first = k
 		}
 		l.oldest = min(l.oldest, k.asOf)
 	}
-	if err := s.setLatest(id, l); err != nil {
+	if err := s.setLatest(id, &l); err != nil {
 		return err
 	}
 	s.key = k.key(s.key[:0], id)
 	s.value = say(binary.BigEndian.AppendUint64(s.value[:0], uint64(k.writtenAt)))
 	s.meta.Kept++
 	return damage(s.batch.Set(s.key, s.value, nil))
+}
+
+// before reports whether a score is before another one in the order in which those in
+// force are chosen.
+func (k *kept) before(o *kept) bool {
+	return cmp.Or(cmp.Compare(k.asOf, o.asOf), cmp.Compare(k.sourceOffset, o.sourceOffset), cmp.Compare(k.version, o.version),
+		cmp.Compare(k.sourcePartition, o.sourcePartition)) < 0
 }
 
 // intervalOf returns the interval of a time: from low up to before high.
@@ -404,29 +431,43 @@ func intervalOf(at, interval int64) (low, high int64) {
 	return low, low + interval
 }
 
-// compare reports whether one of the scores of an interval stands for k, and
-// removes those for which k stands.
-func (s *store) compare(id []byte, k kept, low, high int64) (stands bool, err error) {
-	own := k.key(nil, id)
-	var gone [][]byte
-	lowKey, highKey := s.bounds(id, low, high)
-	err = s.each(lowKey, highKey, func(key, value []byte) error {
+// compare reports whether a score that is not the last of its interval need not be
+// kept: because it is already, or because there is one before it that was written no
+// later, and one after it.
+func (s *store) compare(id []byte, k kept, interval int64) (stands bool, err error) {
+	var before, after bool
+	var same *kept
+	from, to := intervalOf(k.asOf, interval)
+	low, high := s.bounds(id, from, to)
+	err = s.each(low, high, func(key, value []byte) error {
 		o, err := readKept(key, value)
 		switch {
 		case err != nil:
 			return err
-		case bytes.Equal(key, own) && o.writtenAt <= k.writtenAt, o.asOf < k.asOf && o.writtenAt <= k.writtenAt:
-			stands = true
-			return errStop
-		case bytes.Equal(key, own), o.asOf > k.asOf && o.writtenAt >= k.writtenAt:
-			gone = append(gone, bytes.Clone(key))
+		case o.before(&k):
+			before = before || o.writtenAt <= k.writtenAt
+		case k.before(&o):
+			after = after || o.writtenAt-k.writtenAt <= interval
+		default:
+			same = &o
 		}
 		return nil
 	})
-	if err != nil || stands {
-		return stands, err
+	switch {
+	case err != nil:
+		return false, err
+	case same == nil:
+		return before && after, nil
+	case same.writtenAt <= k.writtenAt:
+		return true, nil
 	}
-	return false, s.remove(gone)
+	return false, s.removeKept(id, same) // it was written before that
+}
+
+func (s *store) removeKept(id []byte, k *kept) error {
+	s.key = k.key(s.key[:0], id)
+	s.meta.Kept--
+	return damage(s.batch.Delete(s.key, nil))
 }
 
 func (s *store) remove(scores [][]byte) error {
@@ -520,7 +561,7 @@ func (s *store) prune(id []byte, until int64) error {
 		return err
 	}
 	l.oldest, l.forgotten = oldest[last-1], true
-	return s.setLatest(id, l)
+	return s.setLatest(id, &l)
 }
 
 // examples reads the examples of a customer, none if there are none.
@@ -614,7 +655,7 @@ func (s *store) forget(id []byte, at int64) error {
 		return damage(s.batch.Delete(s.key, nil))
 	}
 	last := left[len(left)-1]
-	return s.setLatest(id, latest{asOf: last.asOf, writtenAt: last.writtenAt, oldest: left[0].asOf})
+	return s.setLatest(id, &latest{first: last, last: last, oldest: left[0].asOf})
 }
 
 // erasedAfter reports whether a customer was erased after a moment.

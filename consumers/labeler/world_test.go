@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,18 +94,25 @@ type world struct {
 	codec    *schemas.Codec
 	producer *kafka.Producer
 	// place, if set, says where records lie.
-	place            func(topic string, key []byte, partitions int) int
+	place func(topic string, key []byte, partitions int) int
+	// clock, if not 0, is what labelers take for the time.
+	clock            atomic.Int64
 	inputs, examples int
 }
 
 func newWorld(t testing.TB, inputs, examples int) *world {
+	t.Helper()
+	return newWorldOf(t, registrytest.New(), inputs, examples)
+}
+
+func newWorldOf(t testing.TB, registry *registrytest.Registry, inputs, examples int) *world {
 	t.Helper()
 	broker, err := embedded.StartBroker(embedded.BrokerConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(broker.Close)
-	w := &world{t: t, broker: broker, registry: registrytest.New(), inputs: inputs, examples: examples}
+	w := &world{t: t, broker: broker, registry: registry, inputs: inputs, examples: examples}
 	w.cluster = w.connect()
 	if err := w.cluster.EnsureTopics(t.Context(),
 		kafka.TopicConfig{Name: schemas.TopicScores, Partitions: inputs},
@@ -207,6 +215,9 @@ func (w *world) start(cfg Config) *running {
 	r := &running{w: w, reg: prometheus.NewPedanticRegistry(), ready: make(chan struct{})}
 	cfg.Cluster, cfg.Codec, cfg.Registerer = w.connect(), newCodec(w.t, w.registry), r.reg
 	cfg.Models = noModels{}
+	if w.clock.Load() != 0 {
+		cfg.Now = func() time.Time { return at(w.clock.Load()) }
+	}
 	once := sync.OnceFunc(func() { close(r.ready) })
 	cfg.Ready = func(of string, ready bool, why string) {
 		if of != name {
@@ -354,3 +365,20 @@ func text(codec *schemas.Codec, e *schemas.LabelledExample) string {
 
 // when is a time as days after the start.
 func when(ms int64) string { return strconv.FormatFloat(float64(ms-start)/float64(day), 'g', 8, 64) }
+
+// difference returns the lines that only one of two texts has.
+func difference(got, want string) string {
+	var b strings.Builder
+	for _, side := range []struct{ mark, text, other string }{{"got ", got, want}, {"want", want, got}} {
+		other := map[string]bool{}
+		for line := range strings.Lines(side.other) {
+			other[line] = true
+		}
+		for line := range strings.Lines(side.text) {
+			if !other[line] {
+				fmt.Fprintf(&b, "%s %s", side.mark, line)
+			}
+		}
+	}
+	return b.String()
+}
