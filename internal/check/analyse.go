@@ -304,32 +304,31 @@ func (a *analysis) bySegment(r *Report, do func(func())) {
 	}
 }
 
-// loss divides the champion's log loss among its features.
+// loss divides the champion's log loss among its features. It compares the examples
+// with those of as long before, and where there are none the newer half with the older.
 func (a *analysis) loss() *Loss {
-	if a.champion == nil || len(a.scored) == 0 {
-		return nil
-	}
-	p := a.champion.Predictor
-	n := a.set.Spec().Len()
-	newest, reference := scoring.NewAttribution(n), scoring.NewAttribution(n)
-	w := p.NewWorkspace()
-	var values []float64
-	add := func(to *scoring.Attribution, e *Example) {
-		values = p.LogLossSHAP(values, e.Attributes, e.Churned, w)
-		to.Add(values, p.ExpectedLogLoss(e.Churned))
-	}
-	for _, e := range a.scored {
-		add(newest, e)
-	}
+	var before []*Example
 	for i := range a.data.Reference {
 		if e := &a.data.Reference[i]; e.Scored() {
-			add(reference, e)
+			before = append(before, e)
 		}
 	}
-	loss := &Loss{Version: a.champion.Version, Rows: newest.Examples(), Reference: reference.Examples(), LogLoss: newest.LogLoss(), Base: newest.Base(),
+	now := a.scored
+	if len(before) == 0 {
+		before, now = now[:len(now)/2], now[len(now)/2:]
+	}
+	if a.champion == nil || len(now) == 0 {
+		return nil
+	}
+	newest, reference := a.attribution(now), a.attribution(before)
+	loss := &Loss{Version: a.champion.Version, From: moment(now[0].ObservedAt), Rows: newest.Examples(), Reference: reference.Examples(),
+		LogLoss: newest.LogLoss(), Base: newest.Base(),
 		Change: quality.Number(newest.LogLoss() - reference.LogLoss()), BaseChange: quality.Number(newest.Base() - reference.Base())}
+	if len(before) > 0 {
+		loss.ReferenceFrom = moment(before[0].ObservedAt)
+	}
 	is, was := newest.Features(nil), reference.Features(nil)
-	for f := range n {
+	for f := range is {
 		loss.Features = append(loss.Features, FeatureLoss{a.set.Spec().Feature(f).Name, is[f], quality.Number(is[f] - was[f])})
 	}
 	slices.SortStableFunc(loss.Features, func(x, y FeatureLoss) int {
@@ -339,6 +338,19 @@ func (a *analysis) loss() *Loss {
 		return cmp.Compare(y.Value, x.Value)
 	})
 	return loss
+}
+
+// attribution divides the champion's log loss on examples.
+func (a *analysis) attribution(examples []*Example) *scoring.Attribution {
+	p := a.champion.Predictor
+	sum := scoring.NewAttribution(a.set.Spec().Len())
+	w := p.NewWorkspace()
+	var values []float64
+	for _, e := range examples {
+		values = p.LogLossSHAP(values, e.Attributes, e.Churned, w)
+		sum.Add(values, p.ExpectedLogLoss(e.Churned))
+	}
+	return sum
 }
 
 func (a *analysis) outlook() *Outlook {

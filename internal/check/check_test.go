@@ -351,6 +351,15 @@ func TestReport(t *testing.T) {
 		}
 	}
 
+	// Where nothing is from before, the newer half is compared with the older.
+	whole := s.report(3*month, check.Config{})
+	if l := whole.Loss; l.Reference != whole.Overall.Rows/2 || l.Rows != whole.Overall.Rows-l.Reference || !l.ReferenceFrom.Before(l.From) || !l.Change.Defined() {
+		t.Errorf("loss by halves: %+v", l)
+	}
+	if l := s.report(time.Minute, check.Config{}).Loss; l != nil {
+		t.Errorf("the loss of nothing: %+v", l)
+	}
+
 	if r := s.report(month, check.Config{}); len(r.Worst) != 0 {
 		t.Errorf("worst %+v", r.Worst)
 	}
@@ -401,8 +410,8 @@ func TestPage(t *testing.T) {
 			if name == "empty" {
 				return
 			}
-			if elements["svg"] != 6 {
-				t.Errorf("%d pictures", elements["svg"])
+			if want := map[string]int{"full": 6, "sparse": 4}[name]; elements["svg"] != want {
+				t.Errorf("%d pictures, want %d", elements["svg"], want)
 			}
 			if !strings.Contains(text, "&#34;&gt;&lt;script&gt;alert(&#39;c&#39;)&lt;/script&gt;&amp;") {
 				t.Error("the customer is not named, or not escaped")

@@ -21,7 +21,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"interval": interval,
 	"plain":    func(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) },
 	"percent":  func(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) + "\u202f%" },
-	"signed":   func(x float64) string { return fmt.Sprintf("%+.4f", x) },
+	"signed":   func(x float64) string { return signed(quality.Number(x)) },
 	"change":   signed,
 	"exceeds":  quality.Measure.Exceeded,
 	"day":      func(t time.Time) string { return t.Format("2 Jan 2006") },
@@ -49,6 +49,9 @@ func interval(f quality.Figures, name string) string {
 func signed(x quality.Number) string {
 	if !x.Defined() {
 		return "–"
+	}
+	if x > -0.00005 && x < 0.00005 {
+		return "0.0000" // and not −0
 	}
 	return fmt.Sprintf("%+.4f", float64(x))
 }
@@ -101,6 +104,9 @@ func (r *Report) pictures() (list []captioned, err error) {
 	add("ROC: how many churners are reached at the price of how many stayers.", func() (template.HTML, error) { return rocPicture(m) })
 	add("Precision and recall: how many of those called have left, and how many of those who left are called.", func() (template.HTML, error) { return precisionRecallPicture(m) })
 	add("Gains: how many of those who left are among the customers with the highest probabilities.", func() (template.HTML, error) { return gainsPicture(m) })
+	if len(r.Weeks) < 2 {
+		return list, err
+	}
 	add("Log loss by week: lower is better. Above the churn rate's own, one number for all would do.", func() (template.HTML, error) {
 		return weeklyPicture(r.Weeks, "log_loss", "log loss", "churn rate alone", func(w *Week) quality.Number { return quality.Number(w.BaseLogLoss) })
 	})

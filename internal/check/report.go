@@ -150,10 +150,14 @@ type Segment struct {
 // features, by Shapley values: base and features add up to it. So do the changes.
 type Loss struct {
 	Version int64 `json:"version"`
-	// Rows is how many examples it is over, Reference how many of as long before
-	// it is compared with.
-	Rows      int64 `json:"rows"`
-	Reference int64 `json:"reference"`
+	// From is when the first of the examples was observed that it is over, and
+	// Rows how many they are. They are compared with Reference examples of
+	// before, the first of which was observed at ReferenceFrom: those of as long
+	// before as the report is of or, if there are none, the older half.
+	From          time.Time `json:"from"`
+	Rows          int64     `json:"rows"`
+	ReferenceFrom time.Time `json:"reference_from,omitzero"`
+	Reference     int64     `json:"reference"`
 	// LogLoss is the mean, and Base what the labels would cost if nothing were
 	// known of the customers. Changes are null without a reference.
 	LogLoss    float64        `json:"log_loss"`
