@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/churnstream/churnstream/consumers/labeler"
 	"github.com/churnstream/churnstream/consumers/sink"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
@@ -71,6 +72,8 @@ func startEverything(t *testing.T, c *connection, database string) *everything {
 	for _, d := range roles {
 		config := d.Config()
 		switch cfg := config.(type) {
+		case *labeler.Config:
+			cfg.Horizon, cfg.ScoreInterval, cfg.Grace = 30*time.Second, 0, time.Second
 		case *trainer.Config:
 			cfg.MinInterval, cfg.MaxExamples = time.Second, 10_000
 		case *sink.StoresConfig:
@@ -177,13 +180,13 @@ func (c *company) outcomes(list ...schemas.ChurnOutcome) {
 	c.write(schemas.TopicOutcomes, records...)
 }
 
-// lastScore returns the last record of a customer in the topic of scores.
-func (c *company) lastScore(id string) (last *kafka.Record) {
+// last returns the last record of a customer in a topic.
+func (c *company) last(topic, id string) (last *kafka.Record) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	var mu sync.Mutex
-	err := c.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores}, OnCaughtUp: cancel},
+	err := c.cluster.Tail(ctx, kafka.TailConfig{Topics: []string{topic}, OnCaughtUp: cancel},
 		func(_ context.Context, records []kafka.Record) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -256,9 +259,10 @@ func TestErasure(t *testing.T) {
 		return n
 	}
 	stored := func(id string) string {
-		return fmt.Sprintf("%d scores, %d outcomes, %d latest",
+		return fmt.Sprintf("%d scores, %d outcomes, %d examples, %d latest",
 			rows("SELECT count(*) FROM churn_scores WHERE customer_id = ?", id),
 			rows("SELECT count(*) FROM churn_outcomes WHERE customer_id = ?", id),
+			rows("SELECT count(*) FROM training_set WHERE customer_id = ?", id),
 			rows("SELECT count(*) FROM churn_scores_latest WHERE customer_id = ?", id))
 	}
 
@@ -277,15 +281,17 @@ func TestErasure(t *testing.T) {
 	until(t, "the examples", func() bool { return all.metric(t, "churn_trainer_examples") == history+3 })
 	until(t, "the monitor's joins", func() bool { return all.metric(t, "churn_outcomes_total") == 2 })
 	until(t, "the scorer's state", func() bool { return all.metric(t, "churn_scorer_customers") == 2 })
-	until(t, "the store", func() bool { return stored(victim) == "1 scores, 2 outcomes, 1 latest" })
-	if r := outside.lastScore(victim); r == nil || r.Value == nil {
-		t.Fatal("the topic has no score")
+	until(t, "the store", func() bool { return stored(victim) == "1 scores, 2 outcomes, 2 examples, 1 latest" })
+	for _, topic := range []string{schemas.TopicScores, schemas.TopicExamples} {
+		if r := outside.last(topic, victim); r == nil || r.Value == nil {
+			t.Fatalf("%s has nothing of the customer", topic)
+		}
 	}
 
 	if status, body := all.delete(t, victim, "a guess"); status != http.StatusUnauthorized {
 		t.Fatalf("with a wrong token: status %d: %s", status, body)
 	}
-	if r := outside.lastScore(victim); r.Value == nil {
+	if r := outside.last(schemas.TopicScores, victim); r.Value == nil {
 		t.Fatal("a wrong token erased the customer")
 	}
 	status, body := all.delete(t, victim, erasureToken)
@@ -297,14 +303,18 @@ func TestErasure(t *testing.T) {
 	until(t, "serving to forget", func() bool { return all.customer(t, victim) == nil })
 	until(t, "the scorer to forget", func() bool { return all.metric(t, "churn_scorer_customers") == 1 })
 	until(t, "the trainer to forget", func() bool { return all.metric(t, "churn_trainer_examples") == history+1 })
-	until(t, "the store to forget", func() bool { return stored(victim) == "0 scores, 0 outcomes, 0 latest" })
-	last := outside.lastScore(victim)
+	until(t, "the store to forget", func() bool { return stored(victim) == "0 scores, 0 outcomes, 0 examples, 0 latest" })
+	last := outside.last(schemas.TopicScores, victim)
 	if last == nil || last.Value != nil {
 		t.Error("the topic of scores has no tombstone")
 	} else if position := fmt.Sprintf("%s", last.Headers); !strings.Contains(position, "source-offset") {
 		t.Errorf("the tombstone does not say where it comes from: %s", position)
 	}
-	// An outcome from when the customer had a score finds none in the monitor.
+	if last := outside.last(schemas.TopicExamples, victim); last == nil || last.Value != nil {
+		t.Error("the topic of examples has no tombstone")
+	}
+	// An outcome from when the customer had a score finds none, in monitor and
+	// labeler.
 	outside.outcomes(outcome(victim, 3*time.Minute), outcome(other, 3*time.Minute))
 	until(t, "the monitor to have forgotten", func() bool {
 		return all.metric(t, "churn_outcomes_total") == 3 && all.metric(t, "churn_outcomes_pending") == 1
@@ -313,7 +323,8 @@ func TestErasure(t *testing.T) {
 	if all.customer(t, other) == nil {
 		t.Error("the other customer is gone")
 	}
-	until(t, "the other customer's outcome", func() bool { return stored(other) == "1 scores, 2 outcomes, 1 latest" })
+	until(t, "the other customer's outcome", func() bool { return stored(other) == "1 scores, 2 outcomes, 2 examples, 1 latest" })
+	until(t, "the labeler to have forgotten", func() bool { return all.metric(t, "churn_labeler_unmatched_total") == 1 })
 
 	// The next event is a new customer's.
 	tenure, _ := client.Codec.Set().Spec().Index("tenure")
@@ -352,5 +363,12 @@ func TestErasure(t *testing.T) {
 	}
 	until(t, "the monitor's joins after a restart", func() bool { return again.metric(t, "churn_outcomes_total") == 3 })
 	until(t, "the scorer's state after a restart", func() bool { return again.metric(t, "churn_scorer_customers") == 2 })
-	until(t, "the store after a restart", func() bool { return stored(victim) == "1 scores, 1 outcomes, 1 latest" })
+	until(t, "the store after a restart", func() bool { return stored(victim) == "1 scores, 1 outcomes, 0 examples, 1 latest" })
+
+	// Examples begin anew, with what is known of the new customer.
+	outside.outcomes(outcome(victim, 5*time.Minute))
+	until(t, "the new customer's example", func() bool { return stored(victim) == "1 scores, 2 outcomes, 1 examples, 1 latest" })
+	if n := rows("SELECT count(*) FROM training_set WHERE customer_id = ? AND tenure = 1 AND Contract IS NULL", victim); n != 1 {
+		t.Error("the new customer's example is not of what is known now")
+	}
 }

@@ -255,7 +255,7 @@ func TestSecuredServers(t *testing.T) {
 			outside := &company{t, outside.cluster, outside.codec, outside.producer}
 			p := launch(t, append([]string{"score"}, f.flags(mechanism)...)...)
 			outside.event(mechanism, time.Now(), scoring.NewVector(client.Codec.Set().Spec().Len()))
-			until(t, "a score", func() bool { return outside.lastScore(mechanism) != nil })
+			until(t, "a score", func() bool { return outside.last(schemas.TopicScores, mechanism) != nil })
 			checkNoSecret(t, "/metrics", get(t, p.url()+"/metrics"))
 			if code, _ := p.interrupt(); code != 0 {
 				t.Errorf("exit code %d", code)

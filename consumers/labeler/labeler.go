@@ -43,17 +43,17 @@ type Config struct {
 	// Horizon is the time within which a customer leaves or not: the decision that
 	// an outcome is the label of was so long before it was observed. None is at the
 	// same moment.
-	Horizon time.Duration `name:"horizon" help:"Time within which a customer leaves or not: an outcome is the label of what was known so long before it was observed." default:"720h"`
+	Horizon time.Duration `name:"horizon" help:"Time within which a customer leaves or not: an outcome is the label of what was known so long before it was observed." default:"720h" min:"-1ns"`
 	// LabelDelay is how long after it was observed an outcome may be written.
 	LabelDelay time.Duration `name:"label-delay" help:"How long after it was observed an outcome may be written. Scores are kept for that and --horizon; min.compaction.lag.ms of churn.scores must be no less, with --score-interval on top." default:"336h"`
 	// ScoreInterval is the time of which two scores per customer are kept, the first
 	// and the last; None keeps all. It is never more than Horizon.
-	ScoreInterval time.Duration `name:"score-interval" help:"Of each such time the first and the last score of a customer are kept; 0 keeps all. It is no more than --horizon." default:"24h"`
+	ScoreInterval time.Duration `name:"score-interval" help:"Of each such time the first and the last score of a customer are kept; 0 keeps all. It is no more than --horizon." default:"24h" min:"-1ns"`
 	// ExamplesPerCustomer is how many examples of a customer there may be, the
 	// latest by the time of observation.
 	ExamplesPerCustomer int `name:"examples-per-customer" help:"Examples of a customer that are kept, the latest." default:"24" unit:"examples" min:"1"`
 	// Grace is how long an outcome waits for a score; None is not at all.
-	Grace time.Duration `name:"label-grace" help:"How long an outcome waits for a score that is written after it." default:"1m" advanced:""`
+	Grace time.Duration `name:"label-grace" help:"How long an outcome waits for a score that is written after it." default:"1m" min:"-1ns" advanced:""`
 	// StateDir is a directory for the scores that outcomes may ask for. Labelers
 	// may share one. It holds customers' attributes. "" means a temporary
 	// directory, which is filled from Kafka at every start.
