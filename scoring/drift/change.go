@@ -148,6 +148,8 @@ func (r *reason) change(n, mean, deviation float64, features int) Change {
 		return noChange
 	}
 	unit := max(r.deviation, leastDeviation)
+	// A few rows may by chance be alike: no less than the baseline's deviation.
+	deviation = max(deviation, r.deviation)
 	ours, theirs := deviation*deviation/n, r.deviation*r.deviation/r.rows
 	c := Change{Value: (mean - r.mean) / unit, Threshold: MuchReason, Rows: int64(n), Baseline: int64(r.rows)}
 	if ours+theirs > 0 {

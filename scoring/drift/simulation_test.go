@@ -206,34 +206,40 @@ func TestReasonsOfChance(t *testing.T) {
 		if rng.IntN(10) > 0 {
 			to[2] = -1. / 30
 		}
-		to[3] = 0 // without effect
+		to[3] = 0                // without effect
+		for j := 4; j < 7; j++ { // twenty may by chance all be alike
+			to[j] = 0.15
+			if rng.IntN(4) > 0 {
+				to[j] = -0.05
+			}
+		}
 	}
-	for _, c := range []struct{ m, n, windows int }{{200, 50, 2000}, {2000, 50, 2000}, {2000, 1000, 500}} {
+	for _, c := range []struct{ m, n, windows int }{{2000, 20, 2000}, {200, 50, 2000}, {2000, 50, 2000}, {2000, 1000, 500}} {
 		alarms, exceeded := 0, 0
 		for w := range c.windows {
 			rng := rand.New(rand.NewPCG(uint64(w), uint64(c.n)))
 			fill := func(b *Baseline, n int) *Reasons {
 				r := b.Reasons()
 				for range n {
-					x := make([]float64, 4)
+					x := make([]float64, 7)
 					draw(rng, x)
 					r.Add(x)
 				}
 				return r
 			}
-			spec, err := scoring.NewSpec([]scoring.Feature{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}})
+			spec, err := scoring.NewSpec([]scoring.Feature{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}, {Name: "e"}, {Name: "f"}, {Name: "g"}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			training := fill(NewBaseline(spec, nil, 0), c.m)
 			var list []Distribution
-			for j := range 4 {
+			for j := range 7 {
 				list = append(list, Distribution{Name: spec.Feature(j).Name, ReasonRows: int64(c.m),
 					ReasonMean: training.Mean(j), ReasonDeviation: training.Deviation(j)})
 			}
 			r := fill(NewBaseline(spec, list, 0), c.n)
 			alarm, chance := false, false
-			for j := range 4 {
+			for j := range 7 {
 				change := r.Feature(j)
 				alarm = alarm || change.Exceeded()
 				if j < 3 {
