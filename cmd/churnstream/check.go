@@ -89,15 +89,6 @@ func (c *checkCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger)
 			return fmt.Errorf("--until: %q is no moment such as 2026-11-01T00:00:00Z", c.Until)
 		}
 	}
-	err := c.check(ctx, out, log, now, until)
-	if ctx.Err() != nil {
-		// Not as of other commands: nobody may take it for a model that is fine.
-		return errors.New("the check was interrupted")
-	}
-	return err
-}
-
-func (c *checkCommand) check(ctx context.Context, out io.Writer, log *slog.Logger, now, until time.Time) error {
 	return c.directory(ctx, log, func(d *directory) error {
 		data, err := check.Collect(ctx, check.Source{Cluster: d.cluster, Codec: d.codec, NoScores: !c.Scores, Logger: log},
 			until.Add(-time.Duration(c.Since)), until)

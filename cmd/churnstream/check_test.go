@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -95,14 +94,6 @@ func TestCheck(t *testing.T) {
 		if _, errs := check(c.code, strings.Fields(c.args)...); !strings.Contains(errs, c.says) {
 			t.Errorf("%s: said %s", c.args, errs)
 		}
-	}
-
-	// Interrupted, it does not say that all is well.
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	var o, e bytes.Buffer
-	if code := runContext(ctx, b.args("check"), &o, &e); code != 1 {
-		t.Errorf("interrupted: exit code %d, %s", code, e.String())
 	}
 }
 

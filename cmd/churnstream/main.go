@@ -79,7 +79,13 @@ func runContext(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	k.BindTo(ctx, (*context.Context)(nil))
 	k.Bind(c.logger(stderr))
 	k.BindTo(stdout, (*io.Writer)(nil))
-	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
+	err = k.Run()
+	if errors.Is(err, context.Canceled) {
+		if err = nil; answers(k) {
+			err = errors.New("interrupted before it was done")
+		}
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, "churnstream:", err)
 		if with := exitCoder(nil); errors.As(err, &with) {
 			return with.ExitCode()
@@ -87,6 +93,18 @@ func runContext(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		return 1
 	}
 	return 0
+}
+
+// answers reports whether a command answers a question or does a piece of work. One
+// that is interrupted must not end as if all were well; the others run until they are
+// stopped.
+func answers(k *kong.Context) bool {
+	for n := k.Selected(); n != nil; n = n.Parent {
+		if n.Group != nil {
+			return n.Group.Key == "tools" && n.Name != "tail"
+		}
+	}
+	return false
 }
 
 // exitCoder is an error with an exit code of its own.

@@ -383,3 +383,20 @@ func TestHelpHasExamples(t *testing.T) {
 		}
 	}
 }
+
+// What is interrupted before it has answered does not say that all is well. Roles end
+// that way every day.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for command, want := range map[string]int{"check": 1, "audit": 1, "models activate 1": 1, "dead-letters list": 1, "topics check": 1,
+		"tail churn.models": 0, "score": 0} {
+		var out, errs bytes.Buffer
+		code := runContext(ctx, b.args(strings.Fields(command)...), &out, &errs)
+		if code != want || strings.Contains(errs.String(), "interrupted") != (want == 1) {
+			t.Errorf("%s: exit code %d, want %d: %s", command, code, want, errs.String())
+		}
+	}
+}
