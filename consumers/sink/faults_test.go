@@ -59,6 +59,7 @@ func testOutlives(t *testing.T, protocol string) {
 	const customers = 200
 	var offset int64
 	latest := map[string]float64{}
+	examples := map[string][]int64{} // by when they were observed
 	produce := func(n int) {
 		t.Helper()
 		var records []kafka.Record
@@ -70,6 +71,13 @@ func testOutlives(t *testing.T, protocol string) {
 			offset++
 		}
 		stack.produce(t, schemas.TopicScores, records...)
+		records = records[:0]
+		for i := range n / 20 {
+			id := fmt.Sprintf("c%03d", (offset+int64(i))%customers)
+			examples[id] = append(examples[id], 1767225600000+offset+int64(i))
+			records = append(records, stack.examples(id, 0.5, nil, examples[id][max(len(examples[id])-5, 0):]...))
+		}
+		stack.produce(t, schemas.TopicExamples, records...)
 	}
 	stored := func() bool { return stack.lag(t, "churn-sink-clickhouse") == 0 }
 	check := func(after string) {
@@ -89,6 +97,11 @@ func testOutlives(t *testing.T, protocol string) {
 		}
 		expectRows(t, s.ask(t, "SELECT customer_id, churn_probability FROM churn_scores_latest ORDER BY customer_id"), all...)
 		expectRows(t, s.ask(t, "SELECT customer_id FROM customers_at_risk"), atRisk...)
+		var known []string
+		for _, id := range slices.Sorted(maps.Keys(examples)) {
+			known = append(known, fmt.Sprintf("%s | %d", id, len(examples[id])))
+		}
+		expectRows(t, s.ask(t, "SELECT customer_id, count() FROM training_set GROUP BY customer_id ORDER BY customer_id"), known...)
 	}
 	exec := func(statement string) {
 		t.Helper()
