@@ -156,7 +156,7 @@ func TestRealClients(t *testing.T) {
 	codec := p.Codec(schemas.Telco())
 	ctx := testContext(t)
 
-	roles := p.StartRole("run", "--roles", "score,train")
+	roles := p.StartRole("run", "--roles", "score,label,train", "--horizon", "0s", "--score-interval", "0s")
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.9", "--outcome-delay", "0s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)

@@ -100,6 +100,7 @@ func TestComingBack(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{Brokers: 3})
 	c, _ := p.Connect()
 	codec := p.Codec(schemas.Telco())
+	label := p.StartRole("label", "--horizon", "1s", "--score-interval", "0s")
 	train := p.StartRole("train")
 	var scorers []*Role
 	for i := range 3 {
@@ -107,7 +108,7 @@ func TestComingBack(t *testing.T) {
 		scorers = append(scorers, p.StartRole("score", "--instance-id", name, "--state-dir", filepath.Join(t.TempDir(), name)))
 	}
 	replay := p.StartRole("replay", "--rate", "0", "--outcome-delay", "1s", "--history-share", "0.6")
-	for _, s := range append(scorers, train) {
+	for _, s := range append(scorers, label, train) {
 		s.WaitReady(2 * time.Minute)
 	}
 	if code := replay.ExitCode(); code != 0 {

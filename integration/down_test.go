@@ -54,7 +54,7 @@ func startDown(t *testing.T, brokers int) *down {
 		t.Fatalf("replay ended with %d", code)
 	}
 	for _, args := range [][]string{
-		{"score"}, {"train"}, {"monitor"}, {"sink", "--sqlite", filepath.Join(dir, "churn.db")}, {"serve"},
+		{"score"}, {"label", "--horizon", "0s", "--score-interval", "0s"}, {"train"}, {"monitor"}, {"sink", "--sqlite", filepath.Join(dir, "churn.db")}, {"serve"},
 		{"simulate", "--rate", "5"}, // it only writes
 	} {
 		d.roles = append(d.roles, start(args...))

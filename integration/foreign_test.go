@@ -54,7 +54,7 @@ func TestForeignWriters(t *testing.T) {
 
 	db := filepath.Join(t.TempDir(), "churn.db")
 	// Plain keys are read as well, so that all producers are served at once.
-	roles := p.StartRole("run", "--roles", "score,train,monitor,sink", "--sqlite", db, "--key-format", "avro")
+	roles := p.StartRole("run", "--roles", "score,label,train,monitor,sink", "--sqlite", db, "--horizon", "0s", "--score-interval", "0s", "--key-format", "avro")
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.9", "--outcome-delay", "0s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)

@@ -22,7 +22,7 @@ import (
 // Prometheus, and with a browser.
 func TestObserved(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{})
-	roles := p.StartRole("run", "--roles", "score,train,monitor,sink,serve", "--sqlite", filepath.Join(t.TempDir(), "churn.db"))
+	roles := p.StartRole("run", "--roles", "score,label,train,monitor,sink,serve", "--horizon", "0s", "--score-interval", "0s", "--sqlite", filepath.Join(t.TempDir(), "churn.db"))
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.8", "--outcome-delay", "0s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)

@@ -25,6 +25,7 @@ func TestFullPass(t *testing.T) {
 	codec := p.Codec(schemas.Telco())
 	rows := store.Connect()
 
+	p.StartRole("label", "--horizon", "1s", "--score-interval", "0s")
 	p.StartRole("train")
 	score := p.StartRole("score")
 	sink := p.StartRole("sink", "--clickhouse", store.Addr())

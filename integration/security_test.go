@@ -115,7 +115,7 @@ func startStronghold(t testing.TB) *stronghold {
 	}
 	demands := &Demands{Authority: s.authority}
 	for user, mechanism := range map[string]string{
-		"admin": "plain", "score": "scram-sha-512", "train": "scram-sha-256", "monitor": "plain", "sink": "scram-sha-512", "serve": "scram-sha-256",
+		"admin": "plain", "score": "scram-sha-512", "label": "plain", "train": "scram-sha-256", "monitor": "plain", "sink": "scram-sha-512", "serve": "scram-sha-256",
 	} {
 		s.logins[user] = Login{mechanism, user, password(user)}
 	}
@@ -211,10 +211,11 @@ func TestSecuredPlatform(t *testing.T) {
 		t.Fatalf("replay ended with %d", code)
 	}
 	users := allowAccess(t, s.Kafka)
-	if want := []string{"monitor", "score", "serve", "sink", "train"}; !slices.Equal(slices.Sorted(slices.Values(users)), want) {
+	if want := []string{"label", "monitor", "score", "serve", "sink", "train"}; !slices.Equal(slices.Sorted(slices.Values(users)), want) {
 		t.Fatalf("access is given to %v, want %v", users, want)
 	}
 	roles := map[string]*Role{
+		"label":   s.start("label", nil, "label", "--horizon", "0s", "--score-interval", "0s", "--label-session-timeout", "6s"),
 		"train":   s.start("train", nil, "train"),
 		"score":   s.start("score", nil, "score", "--session-timeout", "6s"),
 		"monitor": s.start("monitor", nil, "monitor"),
@@ -320,6 +321,12 @@ func (s *stronghold) erase(roles map[string]*Role, api *http.Client, c *kafka.Cl
 	Eventually(t, time.Minute, "rows of the customer", stored(fmt.Sprintf(of, "churn_scores FINAL", customer), 1))
 	Eventually(t, time.Minute, "an outcome of the customer", stored(fmt.Sprintf(of, "churn_outcomes FINAL", customer), 1))
 	const customers, examples = "churn_scorer_customers", "churn_trainer_examples"
+	Eventually(t, time.Minute, "an example of every outcome", func() error {
+		if got, want := metric("train", examples), float64(ends(t, c, schemas.TopicOutcomes)); got != want {
+			return fmt.Errorf("%v of %v", got, want)
+		}
+		return nil
+	})
 	known, learnt := metric("score", customers), metric("train", examples)
 	for token, want := range map[string]int{"": 401, "wrong": 401, password("token"): 202} {
 		if got := ask("DELETE", token); got != want {

@@ -3,58 +3,63 @@ package trainer
 import (
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
-// A dataset and a joiner that have had more levels than can be kept go on with
-// those that examples and snapshots have.
+// A trainer that has had more levels than can be kept goes on with those that
+// examples have.
 func TestLevelsAreNumberedAnew(t *testing.T) {
-	former := joinVocabulary(t)
+	tr := newWorld(t).idle()
+	former := tr.data.Vocabulary()
 	for i := range fitting.MaxCodes { // whose examples have gone
 		if _, err := former.CodeString(0, fmt.Sprint("gone ", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d := fitting.NewDataset(former, 0)
-	j := newJoiner(d, 3)
-	learn := func(text string) scoring.Vector {
-		var levels scoring.Levels
-		x := scoring.Vector{levels.Add(text), 1}
-		d.Vocabulary().Learn(x, d.Vocabulary(), levels, fitting.MaxCodes)
-		return x
-	}
-	plan := func(customer uint64) string {
+	take := func(customer string, plans ...string) {
 		t.Helper()
-		i, ok := d.Find(customer, 50)
-		if !ok {
-			t.Fatalf("no example of %d", customer)
+		m := &schemas.CustomerExamples{}
+		for i, plan := range plans {
+			m.Examples = append(m.Examples, example(int64(50+i), false, scoring.Vector{m.Levels.Add(plan), scoring.Missing, 1}))
 		}
-		x := scoring.NewVector(2)
+		if err := tr.take(t.Context(), &kafka.Record{Key: []byte(customer), Time: time.Now()}, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan := func(d *fitting.Dataset, customer string, at int64) string {
+		t.Helper()
+		i, ok := d.Find(fitting.CustomerHash([]byte(customer)), at)
+		if !ok {
+			t.Fatalf("no example of %s", customer)
+		}
+		x := scoring.NewVector(3)
 		d.Attributes(i, x)
 		return d.Vocabulary().Level(0, x[0])
 	}
-	d.Add(fitting.Example{Customer: 2, ObservedAt: 50, Attributes: learn("gone 70")})
-	d.Add(fitting.Example{Customer: 4, ObservedAt: 50, Attributes: learn("too many")})
-	j.score(6, 40, learn("gone 9000"), 1000)
-	if plan(2) != "gone 70" || plan(4) != "" {
-		t.Fatalf("examples with %q and %q", plan(2), plan(4))
+	expect := func(customer string, plans ...string) {
+		t.Helper()
+		for i, want := range plans {
+			if got := plan(tr.data, customer, int64(50+i)); got != want {
+				t.Errorf("%s has %q, want %q", customer, got, want)
+			}
+		}
 	}
-	clone := d.Clone()
-	d.Renumber(scoring.NewVocabulary(former.Spec()))
-	j.renumber(former)
-	if d.Vocabulary().Size(0) != 2 {
-		t.Errorf("%d levels are kept", d.Vocabulary().Size(0))
+	take("anna", "gone 70", "too many")
+	expect("anna", "gone 70", "")
+	clone := tr.data.Clone()
+	tr.leftOut = fitting.MaxCodes / 4
+	take("bert", "new", "newer")
+	if n := tr.data.Vocabulary().Size(0); n != 3 {
+		t.Errorf("%d levels are kept", n)
 	}
-	d.Add(fitting.Example{Customer: 8, ObservedAt: 50, Attributes: learn("new")})
-	j.outcome(fitting.Example{Customer: 6, ObservedAt: 50}, 1000, 1000)
-	if plan(2) != "gone 70" || plan(4) != "" || plan(6) != "gone 9000" || plan(8) != "new" {
-		t.Errorf("examples with %q, %q, %q and %q", plan(2), plan(4), plan(6), plan(8))
-	}
-	x := scoring.NewVector(2)
-	clone.Attributes(0, x)
-	if got := clone.Vocabulary().Level(0, x[0]); got != "gone 70" {
+	expect("anna", "gone 70", "")
+	expect("bert", "new", "newer")
+	if got := plan(clone, "anna", 50); got != "gone 70" {
 		t.Errorf("the dataset of a training under way has %q", got)
 	}
 }

@@ -6,18 +6,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
 type metrics struct {
-	labels, repeated                prometheus.Counter
-	unjoined, leftOut               prometheus.Counter
-	examples, pending, fresh        prometheus.Gauge
-	trainings, deadLetters          *prometheus.CounterVec
-	badScores                       *prometheus.CounterVec
+	labels, corrected, removed      prometheus.Counter
+	leftOut                         prometheus.Counter
+	examples, otherHorizon, fresh   prometheus.Gauge
+	trainings, passedOver           *prometheus.CounterVec
 	duration                        prometheus.Histogram
 	candidateLogLoss, championLoss  prometheus.Gauge
-	candidateAUC, trainingRows      prometheus.Gauge
+	candidateAUC                    *prometheus.GaugeVec // absent where it is not defined
+	trainingRows                    prometheus.Gauge
 	lastTraining, lastTrainedLabels prometheus.Gauge
 	failing                         prometheus.Gauge
 }
@@ -30,45 +31,44 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "churn_trainer_" + name, Help: help})
 	}
 	m := &metrics{
-		labels:   counter("labels_total", "Distinct labels read since the start of the process, repetition after a restart included."),
-		repeated: counter("repeated_labels_total", "Outcomes that repeated or corrected an earlier one of the same customer and moment, or came from before an erasure."),
-		badScores: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "churn_trainer_scores_passed_over_total",
-			Help: "Scores passed over because they could not be read or cannot be a scorer's, by reason.",
+		labels:       counter("labels_total", "Examples that were new, since the start of the process, repetition after a restart included."),
+		corrected:    counter("corrected_labels_total", "Examples whose label was corrected or established anew."),
+		removed:      counter("removed_labels_total", "Examples that customers had no longer: of erased customers, and older ones than are kept of a customer."),
+		leftOut:      counter("levels_left_out_total", "Levels of examples taken for missing, because their feature had more than can be kept."),
+		examples:     gauge("examples", "Labelled examples that a training would use."),
+		otherHorizon: gauge("other_horizon_examples", "Labelled examples that no training uses, as their labels are of another horizon than the newest."),
+		fresh:        gauge("new_labels", "Labels that came or were corrected since the newest model version."),
+		passedOver: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "churn_trainer_examples_passed_over_total",
+			Help: "Records of examples passed over because they could not be read or cannot be a labeler's, by reason.",
 		}, []string{"reason"}),
-		examples: gauge("examples", "Labelled examples in memory."),
-		pending:  gauge("pending_outcomes", "Outcomes that wait for the score they belong to."),
-		unjoined: counter("unjoined_outcomes_total", "Outcomes dropped because no score came for them."),
-		leftOut:  counter("levels_left_out_total", "Levels of examples and snapshots taken for missing, because their feature had more than can be kept."),
-		fresh:    gauge("new_labels", "Labels since the newest model version."),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_trainings_total",
 			Help: "Trainings by result: champion, challenger, superseded by another trainer, or failed.",
 		}, []string{"result"}),
-		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "churn_trainer_dead_letters_total",
-			Help: "Outcomes that became dead letters, by reason.",
-		}, []string{"reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "churn_trainer_duration_seconds",
 			Help:                        "Time from the start of a training to its published version.",
 			Buckets:                     prometheus.ExponentialBuckets(0.05, 2, 14),
 			NativeHistogramBucketFactor: 1.1,
 		}),
-		candidateLogLoss:  gauge("candidate_log_loss", "Holdout log loss of the model trained last."),
-		championLoss:      gauge("champion_log_loss", "Log loss of the champion on the same rows, at the last training."),
-		candidateAUC:      gauge("candidate_roc_auc", "Holdout area under the ROC curve of the model trained last."),
+		candidateLogLoss: gauge("candidate_log_loss", "Holdout log loss of the model trained last."),
+		championLoss:     gauge("champion_log_loss", "Log loss of the champion on the same rows, at the last training."),
+		candidateAUC: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "churn_trainer_candidate_roc_auc",
+			Help: "Holdout area under the ROC curve of the model trained last; absent where all were of one class.",
+		}, nil),
 		trainingRows:      gauge("training_rows", "Rows that the last model was fitted on."),
 		lastTraining:      gauge("last_training_timestamp_seconds", "When the last model version was published."),
 		failing:           gauge("failing", "1 from a training that failed until one succeeds."),
-		lastTrainedLabels: gauge("trained_labels", "Labels that the last training had seen."),
+		lastTrainedLabels: gauge("trained_labels", "Labels that the last training had seen, its holdout included."),
 	}
 	for _, result := range []string{"champion", "challenger", "superseded", "failed"} {
 		m.trainings.WithLabelValues(result)
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.labels, m.repeated, m.badScores, m.examples, m.pending, m.unjoined, m.leftOut, m.fresh,
-			m.trainings, m.deadLetters, m.duration, m.candidateLogLoss, m.championLoss, m.candidateAUC,
+		registerer.MustRegister(m.labels, m.corrected, m.removed, m.leftOut, m.examples, m.otherHorizon, m.fresh,
+			m.trainings, m.passedOver, m.duration, m.candidateLogLoss, m.championLoss, m.candidateAUC,
 			m.trainingRows, m.lastTraining, m.lastTrainedLabels, m.failing)
 	}
 	return m
@@ -90,7 +90,10 @@ func (m *metrics) published(v *schemas.ModelVersion, verdict fitting.Verdict, to
 	m.failing.Set(0)
 	m.duration.Observe(took.Seconds())
 	m.candidateLogLoss.Set(v.Metrics.LogLoss)
-	m.candidateAUC.Set(v.Metrics.ROCAUC)
+	m.candidateAUC.Reset()
+	if !scoring.IsMissing(v.Metrics.ROCAUC) {
+		m.candidateAUC.WithLabelValues().Set(v.Metrics.ROCAUC)
+	}
 	if verdict.ChampionMetrics != nil {
 		m.championLoss.Set(verdict.ChampionMetrics.LogLoss)
 	}

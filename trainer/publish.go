@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -20,7 +21,7 @@ const transactionalID = "churn-trainer-models"
 var errNumbersUsedUp = errors.New("no number is left for a model version")
 
 // errSuperseded is matched when another trainer has published a version that
-// has seen as many labels as ours.
+// knew labels as new as ours.
 var errSuperseded = errors.New("superseded by another trainer's version")
 
 // publish gives m its number, stage, reason and metrics, and appends it to the
@@ -41,6 +42,9 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 	var verdict fitting.Verdict
 	judged := int64(-1)
 	trigger := m.Reason
+	t.mu.Lock()
+	known := t.newest // what was trained on is newer than its labels
+	t.mu.Unlock()
 	attempt := func(ctx context.Context) error {
 		out, err := t.cfg.Cluster.Fence(ctx, kafka.FenceConfig{
 			TransactionalID: transactionalID,
@@ -59,8 +63,9 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 		if v := t.models.Get(m.Version); v != nil && v.SHA256 == m.SHA256 && v.CreatedAt == m.CreatedAt {
 			return nil // by a former attempt: only the answer got lost
 		}
-		if list := t.models.List(); len(list) > 0 && list[0].LabelsSeen >= m.LabelsSeen {
-			return retry.Permanent(fmt.Errorf("%w: version %d has seen %d labels", errSuperseded, list[0].Version, list[0].LabelsSeen))
+		if list := t.models.List(); len(list) > 0 && list[0].Version != known && t.knew(list[0]) >= m.LabelsUntil {
+			return retry.Permanent(fmt.Errorf("%w: version %d knew labels until %s", errSuperseded, list[0].Version,
+				time.UnixMilli(list[0].LabelsUntil).UTC().Format(time.RFC3339)))
 		}
 		champion := t.models.Champion()
 		number := int64(0)
@@ -84,6 +89,11 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 		return again(err)
 	}
 	err := retry.Do(ctx, t.log, "publish a model version", attempt)
+	if err == nil {
+		t.mu.Lock()
+		t.newest = m.Version
+		t.mu.Unlock()
+	}
 	return verdict, err
 }
 

@@ -27,11 +27,11 @@ func (w *world) idle() *Trainer {
 	return tr
 }
 
-// unpublished returns a usable version that has seen some labels, without what
-// publish fills in.
-func (w *world) unpublished(labels int64) *schemas.ModelVersion {
+// unpublished returns a usable version that knew the labels until a time, without
+// what publish fills in.
+func (w *world) unpublished(until int64) *schemas.ModelVersion {
 	w.t.Helper()
-	m, err := models.Describe(w.codec.Set(), &scoring.Model{Intercept: float64(labels%100_000) / 1000, Features: []scoring.ModelFeature{
+	m, err := models.Describe(w.codec.Set(), &scoring.Model{Intercept: float64(until%100_000) / 1000, Features: []scoring.ModelFeature{
 		{Name: "plan", Kind: "categorical", Levels: []string{"basic"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "region", Kind: "categorical", Levels: []string{"north"}, LogOdds: []float64{0}, Frequency: []float64{1}},
 		{Name: "bill", Kind: "numeric", Bins: []scoring.Bin{{Max: 1, Mean: 0.5, Frequency: 1}}},
@@ -39,7 +39,7 @@ func (w *world) unpublished(labels int64) *schemas.ModelVersion {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	m.CreatedAt, m.Reason, m.LabelsSeen = labels, "test", labels
+	m.CreatedAt, m.Reason, m.LabelsUntil = until, "test", until
 	return &m
 }
 
@@ -74,12 +74,12 @@ func TestStaleTrainerDoesNotPublishAfterAVersionItDoesNotKnow(t *testing.T) {
 	if fmt.Sprint(judged) != "[first better than 1]" || m.Version != 2 || verdict.Reason != "better than 1" {
 		t.Errorf("judged %q, published version %d: %s", judged, m.Version, verdict.Reason)
 	}
-	if v := w.version(2); v.Reason != "better than 1; trained for: test" || w.version(1).LabelsSeen != 50 || len(w.feed.List()) != 2 {
-		t.Errorf("version 2 is %s, version 1 has seen %d labels", v.Reason, w.version(1).LabelsSeen)
+	if v := w.version(2); v.Reason != "better than 1; trained for: test" || w.version(1).LabelsUntil != 50 || len(w.feed.List()) != 2 {
+		t.Errorf("version 2 is %s, version 1 knew labels until %d", v.Reason, w.version(1).LabelsUntil)
 	}
 }
 
-func TestVersionThatSawNoMoreLabelsIsDropped(t *testing.T) {
+func TestVersionThatKnewNoNewerLabelsIsDropped(t *testing.T) {
 	w := newWorld(t)
 	slow, fast := w.idle(), w.idle()
 	first := true
@@ -95,8 +95,8 @@ func TestVersionThatSawNoMoreLabelsIsDropped(t *testing.T) {
 	if !errors.Is(err, errSuperseded) {
 		t.Errorf("error %v", err)
 	}
-	if v := w.version(1); v.LabelsSeen != 101 || len(w.feed.List()) != 1 {
-		t.Errorf("version 1 has seen %d labels, %d versions", v.LabelsSeen, len(w.feed.List()))
+	if v := w.version(1); v.LabelsUntil != 101 || len(w.feed.List()) != 1 {
+		t.Errorf("version 1 knew labels until %d, %d versions", v.LabelsUntil, len(w.feed.List()))
 	}
 }
 
@@ -168,17 +168,17 @@ func TestTrainersPublishOneAfterAnother(t *testing.T) {
 	}
 	t.Logf("%d published, %d dropped", published, dropped)
 	last := w.version(int64(published))
-	labels := last.LabelsSeen + 1
+	until := last.LabelsUntil + 1
 	for number := last.Version; number > 0; number-- {
 		v := w.version(number)
 		want := fmt.Sprintf("better than %d; trained for: test", number-1)
 		if number == 1 {
 			want = "first; trained for: test"
 		}
-		if v.Reason != want || v.LabelsSeen >= labels {
-			t.Errorf("version %d: %s, %d labels seen, the next one %d", number, v.Reason, v.LabelsSeen, labels)
+		if v.Reason != want || v.LabelsUntil >= until {
+			t.Errorf("version %d: %s, knew labels until %d, the next one until %d", number, v.Reason, v.LabelsUntil, until)
 		}
-		labels = v.LabelsSeen
+		until = v.LabelsUntil
 	}
 }
 
@@ -196,7 +196,7 @@ func TestTwoTrainers(t *testing.T) {
 				n += int(testutil.ToFloat64(tr.metrics.trainings.WithLabelValues(result)))
 			}
 			tr.mu.Lock()
-			if tr.trained == 0 && tr.seen() == 400 {
+			if tr.started.IsZero() && tr.newest == 1 {
 				n++ // saw the other's version before it began
 			}
 			tr.mu.Unlock()

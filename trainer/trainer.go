@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -23,7 +23,7 @@ import (
 	"github.com/churnstream/churnstream/trainer/fitting"
 )
 
-// name names the trainer in dead letters.
+// name names the trainer as a reader of topics.
 const name = "trainer"
 
 // check names the trainer in reports of readiness.
@@ -49,12 +49,8 @@ type Config struct {
 	MaxModelAge time.Duration `name:"max-model-age" help:"Age of the model in use from which a training is due as soon as there are new labels; 0 is none." default:"0s"`
 	// Train says how models are made.
 	Train fitting.Config `embed:""`
-	// MaxExamples bounds the examples kept, the newest, at about 64 bytes each,
-	// and the outcomes that wait for a score.
-	MaxExamples int `name:"max-examples" help:"Labelled examples to keep, the newest; as many outcomes may wait for a score." default:"1000000" unit:"examples" advanced:""`
-	// Grace is for how long an outcome without attributes waits for the score
-	// it belongs to. One without any by then is dropped and counted.
-	Grace time.Duration `name:"join-grace" help:"How long an outcome without attributes waits for the score it belongs to." default:"10m" advanced:""`
+	// MaxExamples bounds the examples kept, the newest, at about 75 bytes each.
+	MaxExamples int `name:"max-examples" help:"Labelled examples to keep, the newest." default:"1000000" unit:"examples" advanced:""`
 	// MaxRequestBytes bounds the body of a request for a training.
 	MaxRequestBytes int64 `name:"retrain-body-bytes" help:"Largest body of /v1/retrain." default:"256KiB" type:"bytes" advanced:""`
 
@@ -62,54 +58,41 @@ type Config struct {
 	// that one caught in the middle of a load waits for the rest, though at
 	// most ten times as long.
 	Settle time.Duration `kong:"-" default:"1s"`
-	// Snapshots bounds the snapshots kept of each customer for outcomes still
-	// to come.
-	Snapshots int `kong:"-" default:"3"`
 }
 
-// Trainer learns from labelled customers. It reads all outcomes and scores
-// from their topics' starts, trains when enough labels have come, and
-// publishes what it has trained as a model version, champion or challenger.
+// Trainer learns from labelled customers. It reads all examples from their
+// topic's start, trains when enough labels have come, and publishes what it has
+// trained as a model version, champion or challenger.
 //
-// Topics are its only store: after a restart it knows what it knew, and the
-// newest model version says which labels are new. It is the one reader of
-// outcomes that writes undecodable ones to the dead letters, each once.
+// The topic is its only store: after a restart it knows what it knew, and the
+// newest model version says up to when it knew the labels, so which are new.
 //
-// One trainer is enough. A second one does no harm to the models: publishing is
-// fenced, and of two that train on the same labels one publishes. But it wastes
-// work, and what is undecodable becomes a dead letter twice.
+// A label answers a question: whether the customer left within the horizon. Only
+// examples that have the horizon of the newest one are learnt from, newest by
+// observed_at and of equals by the customer's hash; it becomes the version's.
+//
+// One trainer is enough. A second one does no harm: publishing is fenced, and of
+// two that train on the same labels one publishes. But it wastes work.
 type Trainer struct {
-	cfg      Config
-	log      *slog.Logger
-	producer *kafka.Producer
-	models   role.Models
-	metrics  *metrics
-	intake   *intake.Intake
-	setAside intake.Policy
-	now      func() time.Time
+	cfg     Config
+	log     *slog.Logger
+	models  role.Models
+	metrics *metrics
+	intake  *intake.Intake
+	now     func() time.Time
 
-	ready chan struct{} // closed when all topics have been read
+	ready chan struct{} // closed when all examples have been read
 	woken chan struct{} // holds a token when due must be asked again
 
 	mu        sync.Mutex // guards what follows
 	data      *fitting.Dataset
-	join      *joiner
-	gone      int64               // outcomes that retention had removed before the start
-	letters   map[partOffset]bool // outcomes that are dead letters already
-	leftOut   int                 // levels, since they were numbered anew
-	lastLabel time.Time           // when the last new label came
-	dueSince  time.Time           // since when a training waits for labels to settle
-	requested string              // reason of a training asked for
-	started   time.Time           // start of the last training
-	trained   int64               // labels seen by the last training, published or not
-	rebase    int64               // what the newest version saw beyond what there is
-	short     time.Time           // since when there are fewer labels than it saw; zero if there are not
-	caughtUp  time.Time
-}
-
-type partOffset struct {
-	partition int32
-	offset    int64
+	leftOut   int               // levels, since they were numbered anew
+	taken     []fitting.Example // of the customer being taken in
+	newest    int64             // version whose labels have been marked as seen
+	lastLabel time.Time         // when the last new label came
+	dueSince  time.Time         // since when a training waits for labels to settle
+	requested string            // reason of a training asked for
+	started   time.Time         // start of the last training
 }
 
 // New returns a Trainer. It fails when cfg makes no sense.
@@ -124,23 +107,17 @@ func New(cfg Config) (*Trainer, error) {
 		return nil, fmt.Errorf("trainer: %w", err)
 	}
 	t := &Trainer{
-		cfg:      cfg,
-		log:      cfg.Logger,
-		producer: cfg.Cluster.NewProducer(kafka.ProducerConfig{}),
-		models:   cfg.Models,
-		metrics:  newMetrics(cfg.Registerer),
-		intake:   intake.New(intake.Config{Name: check + " intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
-		now:      time.Now,
-		ready:    make(chan struct{}),
-		woken:    make(chan struct{}, 1),
-		data:     fitting.NewDataset(scoring.NewVocabulary(cfg.Codec.Set().Spec()), cfg.MaxExamples),
-		letters:  make(map[partOffset]bool),
+		cfg:     cfg,
+		log:     cfg.Logger,
+		models:  cfg.Models,
+		metrics: newMetrics(cfg.Registerer),
+		intake:  intake.New(intake.Config{Name: check + " intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
+		now:     time.Now,
+		ready:   make(chan struct{}),
+		woken:   make(chan struct{}, 1),
+		data:    fitting.NewDataset(scoring.NewVocabulary(cfg.Codec.Set().Spec()), cfg.MaxExamples),
 	}
-	t.join = newJoiner(t.data, cfg.Snapshots)
-	t.setAside = deadletters.NewWriter(t.producer, cfg.Codec, name).SetAside(t.log, func(_ string, reason schemas.Reason) {
-		t.metrics.deadLetters.WithLabelValues(string(reason)).Inc()
-	})
-	t.cfg.Ready(check, false, "reading outcomes and scores")
+	t.cfg.Ready(check, false, "reading labelled examples")
 	return t, nil
 }
 
@@ -175,25 +152,9 @@ func (t *Trainer) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := t.readDeadLetters(ctx); err != nil {
-			return err
-		}
-		if err := t.countRemoved(ctx); err != nil {
-			return err
-		}
-		// Outcomes first: then every score finds the outcomes it serves, and
-		// no history of scores need be kept for them.
-		outcomes, scores := make(chan struct{}), make(chan struct{})
-		group.Go(func() error {
-			return t.tail(ctx, schemas.TopicOutcomes, outcomes, intake.Handle(t.intake, t.outcomes(), t.takeOutcome))
-		})
-		if !wait(ctx, outcomes) {
-			return nil
-		}
-		group.Go(func() error {
-			return t.tail(ctx, schemas.TopicScores, scores, intake.Handle(t.intake, t.scores(), t.takeScore))
-		})
-		if !wait(ctx, scores) || !wait(ctx, t.models.CaughtUp()) {
+		examples := make(chan struct{})
+		group.Go(func() error { return t.tail(ctx, examples) })
+		if !wait(ctx, examples) || !wait(ctx, t.models.CaughtUp()) {
 			return nil
 		}
 		t.begin()
@@ -214,139 +175,67 @@ func wait(ctx context.Context, closed <-chan struct{}) bool {
 	}
 }
 
-// tail hands the records of a topic over, and looks at what has come of them
-// after each fetch.
-func (t *Trainer) tail(ctx context.Context, topic string, caughtUp chan struct{}, take func(context.Context, []kafka.Record) error) error {
+// tail takes the examples in, and looks at what has come of them after each
+// fetch.
+func (t *Trainer) tail(ctx context.Context, caughtUp chan struct{}) error {
+	topic := intake.Examples(t.cfg.Codec)
+	topic.Poison = t.intake.PassOver(func(_ string, reason schemas.Reason) { t.metrics.passedOver.WithLabelValues(string(reason)).Inc() })
+	take := intake.Handle(t.intake, topic, t.take)
 	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{
-		Topics:     []string{topic},
+		Topics:     []string{schemas.TopicExamples},
 		Reader:     name,
 		OnCaughtUp: func() { close(caughtUp) },
 	}, func(ctx context.Context, records []kafka.Record) error {
 		if err := take(ctx, records); err != nil {
 			return err
 		}
-		t.mu.Lock()
-		t.show()
-		t.mu.Unlock()
 		t.wake()
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", topic, err)
+		return fmt.Errorf("reading %s: %w", schemas.TopicExamples, err)
 	}
 	return nil
 }
 
-// readDeadLetters learns which outcomes are dead letters already, so that
-// reading the outcomes again does not make them so again.
-func (t *Trainer) readDeadLetters(ctx context.Context) error {
-	topic := intake.Topic[schemas.DeadLetter]{
-		Decode: t.cfg.Codec.DecodeDeadLetter, Poison: t.intake.PassOver(nil),
-		Reserved: true, // a letter has the key of its record, whatever that was
-	}
-	err := t.cfg.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicDeadLetters}, ToEnd: true, Reader: name},
-		intake.Handle(t.intake, topic, func(_ context.Context, _ *kafka.Record, d *schemas.DeadLetter) error {
-			if d != nil && d.FailedBy == name && d.Topic == schemas.TopicOutcomes {
-				t.mu.Lock()
-				t.letters[partOffset{d.Partition, d.Offset}] = true
-				t.mu.Unlock()
-			}
-			return nil
-		}))
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", schemas.TopicDeadLetters, err)
-	}
-	return ctx.Err()
-}
-
-// countRemoved counts the outcomes that retention has removed as labels seen.
-// Without them the count would fall from one start to the next, and new labels
-// would not look new.
-func (t *Trainer) countRemoved(ctx context.Context) error {
-	spans, err := t.cfg.Cluster.Spans(ctx, schemas.TopicOutcomes)
-	for _, s := range spans {
-		t.gone += s.Start
-	}
-	return err
-}
-
-// outcomes returns how outcomes are read.
-func (t *Trainer) outcomes() intake.Topic[schemas.ChurnOutcome] {
-	topic := intake.Outcomes(t.cfg.Codec)
-	topic.Poison = t.deadLetter
-	return topic
-}
-
-func (t *Trainer) takeOutcome(_ context.Context, r *kafka.Record, o *schemas.ChurnOutcome) error {
-	if o == nil {
-		t.erase(intake.CustomerID(t.cfg.Codec.Keys, r), r, true)
-		return nil
-	}
+// take takes in the examples of a customer, which replace those there were: all
+// that are kept of the customer are in every record. A tombstone (nil) leaves
+// none.
+func (t *Trainer) take(_ context.Context, r *kafka.Record, m *schemas.CustomerExamples) error {
+	customer := fitting.CustomerHash(r.Key)
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.learn(o.Attributes, o.Levels)
-	added := t.join.outcome(fitting.Example{
-		Customer:   fitting.CustomerHash([]byte(o.CustomerID)),
-		ObservedAt: o.ObservedAt,
-		Churned:    o.Churned,
-		Attributes: o.Attributes,
-	}, deadletters.WrittenAt(r).UnixMilli(), now.UnixMilli())
-	if added {
+	t.taken = t.taken[:0]
+	if m != nil {
+		t.renumber()
+		for i := range m.Examples {
+			e := &m.Examples[i]
+			if t.tooOld(e.ObservedAt, now) {
+				continue
+			}
+			t.learn(e.Attributes, m.Levels)
+			t.taken = append(t.taken, fitting.Example{
+				Customer: customer, ObservedAt: e.ObservedAt, Horizon: e.Horizon,
+				// A label of the future would look new for ever.
+				LabelledAt: min(e.LabelledAt, r.Time.UnixMilli()),
+				Churned:    e.Churned, Attributes: e.Attributes,
+			})
+		}
+	}
+	change := t.data.Replace(customer, t.taken)
+	if change.Added+change.Corrected > 0 {
 		t.lastLabel = now
-		t.metrics.labels.Inc()
-	} else {
-		t.metrics.repeated.Inc()
 	}
+	t.metrics.labels.Add(float64(change.Added))
+	t.metrics.corrected.Add(float64(change.Corrected))
+	t.metrics.removed.Add(float64(change.Removed))
 	return nil
 }
 
-// scores returns how scores are read. One that cannot be decoded is passed over:
-// making dead letters of scores is not the trainer's task.
-func (t *Trainer) scores() intake.Topic[schemas.ChurnScore] {
-	topic := intake.Scores(t.cfg.Codec, intake.NewOwners(t.intake, t.cfg.Cluster, t.cfg.Codec))
-	topic.Poison = t.intake.PassOver(func(_ string, reason schemas.Reason) { t.metrics.badScores.WithLabelValues(string(reason)).Inc() })
-	return topic
-}
-
-func (t *Trainer) takeScore(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
-	if s == nil {
-		t.erase(r.Key, r, false)
-		return nil
-	}
-	at := s.AsOf
-	for _, age := range s.AttributeAges {
-		// Scores written before they had an as_of speak of their event's time.
-		// A late event leaves attributes in place that were set after it: such
-		// a snapshot knows more than there was to know at that time.
-		at = max(at, s.OccurredAt-age)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.learn(s.Attributes, s.Levels)
-	t.join.score(fitting.CustomerHash(s.CustomerID), at, s.Attributes, r.Time.UnixMilli())
-	return nil
-}
-
-// erase forgets a customer; inOrder says that the tombstone is an outcome's. One
-// that the scorer passes on is older than its place among the outcomes.
-func (t *Trainer) erase(id []byte, r *kafka.Record, inOrder bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	at := deadletters.WrittenAt(r)
-	t.join.erase(fitting.CustomerHash(id), at.UnixMilli(), inOrder && at.Equal(time.UnixMilli(r.Time.UnixMilli())))
-}
-
-// deadLetter writes an outcome that cannot be decoded to the dead letters, unless
-// it is there.
-func (t *Trainer) deadLetter(ctx context.Context, r *kafka.Record, why *schemas.PoisonError) error {
-	t.mu.Lock()
-	known := t.letters[partOffset{int32(r.Partition), r.Offset}]
-	t.mu.Unlock()
-	if known {
-		return nil
-	}
-	return t.setAside(ctx, r, why)
+// tooOld reports whether an example is not to be learnt from any more.
+func (t *Trainer) tooOld(observedAt int64, now time.Time) bool {
+	return t.cfg.MaxAge > 0 && observedAt < now.Add(-t.cfg.MaxAge).UnixMilli()
 }
 
 // wake makes decide look again.
@@ -357,43 +246,44 @@ func (t *Trainer) wake() {
 	}
 }
 
-// show updates the gauges. The caller holds mu.
-func (t *Trainer) show() {
-	t.metrics.examples.Set(float64(t.data.Len()))
-	t.metrics.pending.Set(float64(t.join.pending))
-	t.metrics.fresh.Set(float64(max(0, t.labels()-t.seen())))
+// census counts the examples and shows how many there are. The caller holds mu.
+func (t *Trainer) census() fitting.Census {
+	c := t.data.Census()
+	t.metrics.examples.Set(float64(c.Examples))
+	t.metrics.otherHorizon.Set(float64(c.Others))
+	t.metrics.fresh.Set(float64(c.Fresh))
+	return c
 }
 
-// labels returns how many labels were read since the topic began. The caller
+// recognise marks the labels as seen that the newest version knew, if it is
+// another than before and not ours, whose labels are marked already. The caller
 // holds mu.
-func (t *Trainer) labels() int64 { return t.gone + t.rebase + t.join.labels }
-
-// seen returns how many of them the last training knew. The caller holds mu.
-func (t *Trainer) seen() int64 {
-	seen := t.trained
-	if list := t.models.List(); len(list) > 0 {
-		seen = max(seen, list[0].LabelsSeen)
+//
+// Labels that come later are new whatever their times, so that no version can
+// keep them from being learnt: neither one that says it knew labels of the
+// future, nor one that was trained while the labels of another partition were
+// still to come.
+func (t *Trainer) recognise() {
+	if list := t.models.List(); len(list) > 0 && list[0].Version != t.newest {
+		t.newest = list[0].Version
+		t.data.Seen(t.knew(list[0]))
 	}
-	return seen
 }
 
-// begin starts counting new labels, when all topics have been read.
+// knew returns up to when a version knew the labels: not beyond when it was made,
+// nor beyond now.
+func (t *Trainer) knew(v *models.Version) int64 {
+	return min(v.LabelsUntil, v.CreatedAt, t.now().UnixMilli())
+}
+
+// begin tells new labels from others, when all topics have been read.
 func (t *Trainer) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.caughtUp = t.now()
-	if t.labels() < t.seen() {
-		t.countFromHere("there are fewer labels than the newest model version had seen: outcomes were lost; counting from here")
-	}
-	t.log.Info("read all outcomes and scores", "labels", t.labels(), "examples", t.data.Len(),
-		"churned", t.data.Churners(), "without_score", t.join.pending, "new_labels", t.labels()-t.seen())
-}
-
-// countFromHere makes the labels there are as many as the newest version has
-// seen, so that new ones look new. The caller holds mu.
-func (t *Trainer) countFromHere(why string) {
-	t.log.Warn(why, "labels", t.labels(), "seen", t.seen())
-	t.rebase += t.seen() - t.labels()
+	t.recognise()
+	c := t.census()
+	t.log.Info("read all examples", "examples", c.Examples, "churned", c.Churners, "new_labels", c.Fresh,
+		"label", schemas.Label(c.Horizon), "other_horizon", c.Others)
 }
 
 // Errors of Retrain.
@@ -416,11 +306,13 @@ func (t *Trainer) Retrain(_ context.Context, reason string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.enough(); err != nil {
+	t.recognise()
+	c := t.census()
+	if err := t.enough(c); err != nil {
 		return err
 	}
-	if t.labels() <= t.seen() {
-		return fmt.Errorf("%w: the newest model has seen all %d", ErrNoNewLabels, t.labels())
+	if c.Fresh == 0 {
+		return fmt.Errorf("%w: the newest model has seen all %d", ErrNoNewLabels, c.Examples)
 	}
 	t.requested = cmp.Or(reason, "requested")
 	t.log.Info("training requested", "reason", t.requested)
@@ -428,13 +320,15 @@ func (t *Trainer) Retrain(_ context.Context, reason string) error {
 	return nil
 }
 
-// enough reports what is missing for a training, if anything. The caller holds
-// mu.
-func (t *Trainer) enough() error {
-	n, churners := t.data.Len(), t.data.Churners()
-	if n < t.cfg.MinLabels || churners == 0 || churners == n {
-		return fmt.Errorf("%w: %d examples, %d of them churned; %d of both classes are needed",
-			fitting.ErrTooFewLabels, n, churners, t.cfg.MinLabels)
+// enough reports what is missing for a training, if anything.
+func (t *Trainer) enough(c fitting.Census) error {
+	if c.Examples < t.cfg.MinLabels || c.Churners == 0 || c.Churners == c.Examples {
+		err := fmt.Errorf("%w: %d examples, %d of them churned; %d of both classes are needed",
+			fitting.ErrTooFewLabels, c.Examples, c.Churners, t.cfg.MinLabels)
+		if c.Others > 0 {
+			err = fmt.Errorf("%w; %d more do not say whether a customer %s", err, c.Others, schemas.Label(c.Horizon))
+		}
+		return err
 	}
 	return nil
 }
@@ -464,8 +358,7 @@ func (t *Trainer) decide(ctx context.Context) error {
 	}
 }
 
-// tick bounds how long decide waits before it looks again: at ages and at
-// outcomes whose grace has passed.
+// tick bounds how long decide waits before it looks again at ages.
 const tick = 10 * time.Second
 
 // due returns why a training is due now, or "" and when to ask again at the
@@ -473,36 +366,21 @@ const tick = 10 * time.Second
 func (t *Trainer) due(now time.Time) (trigger string, pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if deadline := now.Add(-t.cfg.Grace); t.caughtUp.Before(deadline) {
-		if n := t.join.expire(deadline.UnixMilli()); n > 0 {
-			t.metrics.unjoined.Add(float64(n))
-			t.log.Warn("outcomes dropped: no score of the customer at or before them", "count", n)
-		}
-	}
-	t.show()
-	fresh := t.labels() - t.seen()
-	switch {
-	case fresh >= 0:
-		t.short = time.Time{}
-	case t.short.IsZero():
-		t.short = now // another trainer has read on, or somebody has made a version up
-	case now.Sub(t.short) >= t.cfg.Grace:
-		t.countFromHere("a model version claims more labels than there are; counting from here")
-		fresh, t.short = 0, time.Time{}
-	}
+	t.recognise()
+	c := t.census()
 	champion := t.models.Champion()
 	switch {
-	case fresh <= 0:
+	case c.Fresh == 0:
 	case t.requested != "":
 		trigger = t.requested
 	case len(t.models.List()) == 0:
 		trigger = "the first model"
-	case fresh >= int64(t.cfg.MinNewLabels):
-		trigger = fmt.Sprintf("%d new labels", fresh)
+	case c.Fresh >= t.cfg.MinNewLabels:
+		trigger = fmt.Sprintf("%d new labels", c.Fresh)
 	case champion != nil && t.age(now, champion) != "":
 		trigger = t.age(now, champion)
 	}
-	if trigger == "" || t.enough() != nil {
+	if trigger == "" || t.enough(c) != nil {
 		t.dueSince = time.Time{}
 		return "", tick
 	}
@@ -542,11 +420,18 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	if t.cfg.MaxAge > 0 {
 		t.data.DropBefore(start.Add(-t.cfg.MaxAge).UnixMilli())
 	}
-	data, labels := t.data.Clone(), t.labels()
-	t.started, t.requested, t.trained = start, "", labels
+	c := t.census()
+	if err := t.enough(c); err != nil || c.Fresh == 0 {
+		t.mu.Unlock()
+		return nil // examples have been erased, or are too old by now
+	}
+	data := t.data.Clone()
+	t.data.Seen(math.MaxInt64)
+	t.started, t.requested = start, ""
 	t.mu.Unlock()
 
-	t.log.Info("training", "trigger", trigger, "examples", data.Len(), "churned", data.Churners(), "labels", labels)
+	t.log.Info("training", "trigger", trigger, "examples", c.Examples, "churned", c.Churners, "new_labels", c.Fresh,
+		"label", schemas.Label(c.Horizon), "other_horizon", c.Others)
 	set := t.cfg.Codec.Set()
 	candidate, err := fitting.Fit(ctx, data, t.cfg.Train)
 	if err != nil {
@@ -561,7 +446,8 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	if err != nil {
 		return err
 	}
-	m.CreatedAt, m.Reason, m.LabelsSeen = t.now().UnixMilli(), trigger, labels
+	m.CreatedAt, m.Reason, m.LabelsSeen = t.now().UnixMilli(), trigger, int64(candidate.Examples)
+	m.Horizon, m.LabelsUntil = candidate.Horizon, data.LabelledThrough()
 	m.TrainingRows = int64(len(candidate.Training))
 	m.TrainingStart = data.ObservedAt(int(candidate.Training[0]))
 	m.TrainingEnd = data.ObservedAt(int(candidate.Training[len(candidate.Training)-1]))
@@ -580,7 +466,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	})
 	if errors.Is(err, errSuperseded) {
 		t.metrics.trainings.WithLabelValues("superseded").Inc()
-		t.log.Warn("another trainer runs and was faster; the model is dropped", "trigger", trigger, "labels", labels, "error", err)
+		t.log.Warn("another trainer runs and was faster; the model is dropped", "trigger", trigger, "error", err)
 		return nil
 	}
 	if errors.Is(err, errNumbersUsedUp) {
@@ -594,7 +480,7 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 	took := t.now().Sub(start)
 	t.metrics.published(&m, verdict, took)
 	t.log.Info("published a model version", "version", m.Version, "stage", m.Stage, "reason", m.Reason,
-		"training_rows", m.TrainingRows, "strength", candidate.Strength, "log_loss", m.Metrics.LogLoss,
+		"label", schemas.Label(m.Horizon), "training_rows", m.TrainingRows, "of", candidate.Examples, "strength", candidate.Strength, "log_loss", m.Metrics.LogLoss,
 		"roc_auc", m.Metrics.ROCAUC, "accuracy", m.Metrics.Accuracy, "took", took.Round(time.Millisecond))
 	return nil
 }

@@ -1,7 +1,6 @@
 package trainer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/churnstream/churnstream/internal/await"
-	"github.com/churnstream/churnstream/internal/deadletters"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/models"
@@ -78,7 +75,7 @@ func newWorld(t *testing.T) *world {
 	if err := w.codec.Register(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, topic := range []string{schemas.TopicOutcomes, schemas.TopicScores, schemas.TopicDeadLetters, schemas.TopicModels} {
+	for _, topic := range []string{schemas.TopicExamples, schemas.TopicModels} {
 		partitions := 3
 		if topic == schemas.TopicModels {
 			partitions = 1
@@ -154,26 +151,25 @@ func (w *world) customer() (scoring.Vector, bool) {
 	return x, w.random.Float64() < 1/(1+math.Exp(-eta))
 }
 
-func (w *world) outcome(id string, at int64, churned bool, x scoring.Vector) kafka.Record {
-	return kafka.Record{Key: []byte(id), Value: w.codec.AppendOutcome(nil, &schemas.ChurnOutcome{
-		CustomerID: id, Churned: churned, ObservedAt: at, Attributes: x, Source: "test",
-	})}
+// horizon is that of the examples of the tests.
+const horizon = 30 * 24 * 3_600_000
+
+// example is what a labeler makes of an outcome at a time.
+func example(at int64, churned bool, x scoring.Vector) schemas.LabelledExample {
+	return schemas.LabelledExample{
+		AsOf: at - horizon, ObservedAt: at, LabelledAt: time.Now().UnixMilli(), Horizon: horizon, Churned: churned,
+		Probability: scoring.Missing, SourcePartition: -1, SourceOffset: -1, Attributes: x,
+	}
 }
 
-func (w *world) score(id string, at int64, x scoring.Vector, ages []int64) kafka.Record {
-	return kafka.Record{Key: []byte(id), Value: w.codec.AppendScore(nil, &schemas.ChurnScore{
-		CustomerID: []byte(id), EventID: []byte("00000000-0000-0000-0000-000000000001"),
-		OccurredAt: at, ScoredAt: at, ModelVersion: 1, Probability: 0.5, Previous: scoring.Missing,
-		ExpectedProbability: 0.5, Attributes: x, AttributeAges: ages,
-	})}
-}
-
-func (w *world) scoreAsOf(id string, at, asOf int64, x scoring.Vector) kafka.Record {
-	return kafka.Record{Key: []byte(id), Value: w.codec.AppendScore(nil, &schemas.ChurnScore{
-		CustomerID: []byte(id), EventID: []byte("00000000-0000-0000-0000-000000000002"),
-		OccurredAt: at, AsOf: asOf, ScoredAt: at, ModelVersion: 1, Probability: 0.5, Previous: scoring.Missing,
-		ExpectedProbability: 0.5, Attributes: x,
-	})}
+// record is a customer's record with all their examples; without any it
+// is a tombstone.
+func (w *world) record(id string, examples ...schemas.LabelledExample) kafka.Record {
+	r := kafka.Record{Key: []byte(id)}
+	if len(examples) > 0 {
+		r.Value = w.codec.AppendExamples(nil, &schemas.CustomerExamples{CustomerID: []byte(id), Examples: examples})
+	}
+	return r
 }
 
 func (w *world) produce(topic string, records ...kafka.Record) {
@@ -189,9 +185,9 @@ func (w *world) load(first, n int) {
 	var records []kafka.Record
 	for i := range n {
 		x, churned := w.customer()
-		records = append(records, w.outcome(fmt.Sprintf("customer-%d", first+i), int64(1000+first+i), churned, x))
+		records = append(records, w.record(fmt.Sprintf("customer-%d", first+i), example(int64(1000+first+i), churned, x)))
 	}
-	w.produce(schemas.TopicOutcomes, records...)
+	w.produce(schemas.TopicExamples, records...)
 }
 
 // version waits for a model version.
@@ -216,10 +212,10 @@ func (w *world) until(what string, condition func() bool) {
 	await.Until(w.t, what, condition)
 }
 
-func (tr *Trainer) counts() (labels int64, examples, pending int) {
+func (tr *Trainer) counts() fitting.Census {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	return tr.labels(), tr.data.Len(), tr.join.pending
+	return tr.data.Census()
 }
 
 func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
@@ -246,22 +242,24 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 		t.Errorf("threshold %v, %d baselines", first.MediumThreshold, len(first.Baseline))
 	}
 
-	// A record that comes twice counts once; one that cannot be read becomes a
-	// dead letter.
-	w.load(700, 399)
+	// A record that comes twice counts once, as does a label that is corrected;
+	// what cannot be read is passed over.
+	w.load(700, 398)
 	x, _ := w.customer()
-	w.produce(schemas.TopicOutcomes,
-		w.outcome("customer-3", 1003, true, x),
-		kafka.Record{Key: []byte("customer-4"), Value: w.outcome("customer-5", 1, true, x).Value},
-		kafka.Record{Key: []byte("junk"), Value: []byte("junk"), Headers: []kafka.Header{{Key: "from", Value: []byte("crm")}}})
-	w.until("1,099 labels and 2 dead letters", func() bool {
-		labels, _, _ := tr.counts()
-		return labels == 1099 && len(w.deadLetters()) == 2
+	anew, other := example(1001, true, x), example(1, true, x)
+	w.produce(schemas.TopicExamples,
+		w.record("customer-1", anew), w.record("customer-1", anew),
+		kafka.Record{Key: []byte("customer-4"), Value: w.record("customer-5", other).Value},
+		kafka.Record{Key: []byte("junk"), Value: []byte("junk")},
+		kafka.Record{Key: []byte(schemas.MarkerKey), Value: []byte("a labeler's progress")})
+	passedOver := func(reason schemas.Reason) float64 {
+		return testutil.ToFloat64(tr.metrics.passedOver.WithLabelValues(string(reason)))
+	}
+	w.until("399 new labels and 2 records passed over", func() bool {
+		return tr.counts().Fresh == 399 && passedOver(schemas.ReasonKeyMismatch) == 1 && passedOver(schemas.ReasonBadFrame) == 1
 	})
-	for _, d := range w.deadLetters() {
-		if d.FailedBy != "trainer" || d.Topic != schemas.TopicOutcomes || len(d.Value) == 0 {
-			t.Errorf("dead letter %+v", d)
-		}
+	if n := testutil.ToFloat64(tr.metrics.corrected); n != 1 || tr.counts().Examples != 1098 {
+		t.Errorf("%v corrected labels, %d examples", n, tr.counts().Examples)
 	}
 	if len(w.feed.List()) != 1 {
 		t.Error("it trained with 399 new labels")
@@ -272,7 +270,7 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := w.version(2)
-	if second.LabelsSeen != 1099 || second.ChampionMetrics == nil || !strings.Contains(second.Reason, "an alert") {
+	if second.LabelsSeen != 1098 || second.Horizon != horizon || second.LabelsUntil < anew.LabelledAt || second.LabelsUntil > second.CreatedAt || second.ChampionMetrics == nil || !strings.Contains(second.Reason, "an alert") {
 		t.Errorf("version 2: %d labels, champion %+v, %s", second.LabelsSeen, second.ChampionMetrics, second.Reason)
 	}
 	w.until("no new labels", func() bool { return errors.Is(tr.Retrain(w.ctx, ""), ErrNoNewLabels) })
@@ -285,24 +283,21 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
-	if got := testutil.ToFloat64(tr.metrics.examples); got != 1099 {
+	if got := testutil.ToFloat64(tr.metrics.examples); got != 1098 {
 		t.Errorf("%v examples in the metrics", got)
 	}
 
 	// After a restart it knows what it knew, and trains on nothing twice.
 	stop()
 	again, _ := w.trainer(Config{MinLabels: 300, MinNewLabels: 400, MinInterval: time.Millisecond})
-	if labels, examples, _ := again.counts(); labels != 1099 || examples != 1099 {
-		t.Errorf("%d labels, %d examples after the restart", labels, examples)
+	if c := again.counts(); c.Examples != 1098 || c.Fresh != 0 {
+		t.Errorf("%+v after the restart", c)
 	}
 	if err := again.Retrain(w.ctx, ""); !errors.Is(err, ErrNoNewLabels) {
 		t.Errorf("training after the restart: %v", err)
 	}
-	if n := len(w.deadLetters()); n != 2 {
-		t.Errorf("%d dead letters after the restart", n)
-	}
-	w.load(1099, 400)
-	if v := w.version(3); v.LabelsSeen != 1499 {
+	w.load(1098, 400)
+	if v := w.version(3); v.LabelsSeen != 1498 {
 		t.Errorf("version 3 has seen %d labels", v.LabelsSeen)
 	}
 	if len(w.feed.List()) != 3 {
@@ -310,68 +305,24 @@ func TestTrainerLearnsPublishesAndGoesOn(t *testing.T) {
 	}
 }
 
-// deadLetters returns all dead letters.
-func (w *world) deadLetters() []schemas.DeadLetter {
-	w.t.Helper()
-	partitions, err := w.cluster.Partitions(w.ctx, schemas.TopicDeadLetters)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var out []schemas.DeadLetter
-	for p := range partitions {
-		_, end, err := w.cluster.Offsets(w.ctx, schemas.TopicDeadLetters, p)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		f := w.cluster.NewFetcher(kafka.FetcherConfig{Topic: schemas.TopicDeadLetters, Partition: p})
-		for f.Offset() < end {
-			records, err := f.Fetch(w.ctx)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			for _, r := range records {
-				var d schemas.DeadLetter
-				if err := w.codec.DecodeDeadLetter(w.ctx, r.Value, &d); err != nil {
-					w.t.Fatal(err)
-				}
-				out = append(out, d)
-			}
-		}
-	}
-	return out
-}
-
-// Outcomes and scores that stand in the topics with numbers that no statistic
-// survives, as Java's Double.MAX_VALUE for what is not known, stop no training,
-// now or after a restart.
+// Examples that stand in the topic with numbers that no statistic survives, as
+// Java's Double.MAX_VALUE for what is not known, stop no training, now or after a
+// restart.
 func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
 	w := newWorld(t)
-	var bad []kafka.Record
 	for i := range 8 {
 		x, churned := w.customer()
 		x[2] = math.MaxFloat64
-		id := fmt.Sprintf("unknown-%d", i)
-		bad = append(bad, w.outcome(id, int64(1000+i), churned, x))
-		// The same customer by way of a score that a former version wrote.
-		scored := fmt.Sprintf("scored-%d", i)
-		w.produce(schemas.TopicScores, w.score(scored, 500, x, nil))
-		w.produce(schemas.TopicOutcomes, w.outcome(scored, 2000, churned, nil))
+		w.produce(schemas.TopicExamples, w.record(fmt.Sprintf("unknown-%d", i), example(int64(1000+i), churned, x)))
 	}
-	// One whose time stands for none would be among the newest for ever.
-	x, _ := w.customer()
-	never := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
-	bad = append(bad, w.outcome("never", never.UnixMilli(), true, x))
-	w.produce(schemas.TopicOutcomes, bad...)
 	w.load(0, 400)
 	cfg := Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond}
 	tr, stop := w.trainer(cfg)
-	if v := w.version(1); v.LabelsSeen != 408 {
-		t.Errorf("version 1 has seen %d labels, want 408", v.LabelsSeen)
+	if v := w.version(1); v.LabelsSeen != 400 {
+		t.Errorf("version 1 has seen %d labels, want 400", v.LabelsSeen)
 	}
-	letters := w.deadLetters()
-	slices.SortFunc(letters, func(a, b schemas.DeadLetter) int { return cmp.Compare(b.Reason, a.Reason) })
-	if len(letters) != 9 || letters[8].Reason != schemas.ReasonAheadOfClock || letters[0].Reason != schemas.ReasonInvalidValue || !strings.Contains(letters[0].Detail, "attributes: bill") {
-		t.Errorf("%d dead letters, %+v", len(letters), letters)
+	if n := testutil.ToFloat64(tr.metrics.passedOver.WithLabelValues(string(schemas.ReasonInvalidValue))); n != 8 {
+		t.Errorf("%v records passed over", n)
 	}
 	w.until("a training that did not fail", func() bool {
 		return testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion")) == 1 && testutil.ToFloat64(tr.metrics.failing) == 0
@@ -380,9 +331,6 @@ func TestNumbersBeyondTheBoundStopNoTraining(t *testing.T) {
 	w.load(400, 300)
 	w.trainer(cfg)
 	w.version(2)
-	if n := len(w.deadLetters()); n != 9 {
-		t.Errorf("%d dead letters after the restart", n)
-	}
 }
 
 // A training that fails is seen until one succeeds, and the next labels make it
@@ -392,7 +340,7 @@ func TestTrainingThatFails(t *testing.T) {
 	tr, _ := w.trainer(Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond})
 	x, _ := w.customer()
 	x[2] = math.MaxFloat64
-	far := fitting.Example{Customer: 2, ObservedAt: 1, Attributes: x}
+	far := fitting.Example{Customer: 2, ObservedAt: 1, Horizon: horizon, Attributes: x}
 	tr.mu.Lock()
 	tr.data.Add(far) // as no reader of a topic would
 	tr.mu.Unlock()
@@ -400,95 +348,131 @@ func TestTrainingThatFails(t *testing.T) {
 	failed := tr.metrics.trainings.WithLabelValues("failed")
 	w.until("a failed training", func() bool { return testutil.ToFloat64(failed) == 1 && testutil.ToFloat64(tr.metrics.failing) == 1 })
 	tr.mu.Lock()
-	tr.data.Forget(far.Customer, far.ObservedAt)
+	tr.data.Replace(far.Customer, nil)
 	tr.mu.Unlock()
 	w.load(300, 300)
 	w.version(1)
 	w.until("no failure any more", func() bool { return testutil.ToFloat64(tr.metrics.failing) == 0 })
 }
 
-func TestTrainerJoinsOutcomesWithScores(t *testing.T) {
+// A customer's record replaces what there was: labels are corrected, examples that
+// are kept no longer go, and a tombstone leaves nothing, also after a restart.
+func TestRecordsReplaceWhatCustomersHad(t *testing.T) {
 	w := newWorld(t)
-	x := func(bill float64) scoring.Vector { return scoring.Vector{scoring.Missing, scoring.Missing, bill} }
-	// Long histories, written before and after the outcomes.
-	for i := range 20 {
-		w.produce(schemas.TopicScores, w.score("anna", int64(100+i), x(float64(i)), nil))
-	}
-	w.produce(schemas.TopicScores, kafka.Record{Key: []byte("\x00fence")}, kafka.Record{Key: []byte("anna"), Value: []byte("junk")})
-	w.produce(schemas.TopicOutcomes, w.outcome("anna", 105, true, nil))
-	// A late event's score: its attributes were set after it.
-	w.produce(schemas.TopicScores,
-		w.score("bert", 100, x(1), nil),
-		w.score("bert", 90, x(2), []int64{0, 0, -30}),
-		// One of a late event that set nothing, and says what it speaks of.
-		w.scoreAsOf("bert", 105, 130, x(3)))
-	w.produce(schemas.TopicOutcomes, w.outcome("bert", 110, true, nil))
-
-	tr, _ := w.trainer(Config{Grace: time.Hour})
-	bill := func(customer string, at int64) float64 {
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		v, _, ok := held(tr.data, fitting.CustomerHash([]byte(customer)), at)
-		if !ok {
-			return -1
+	tr, stop := w.trainer(Config{})
+	x := scoring.Vector{scoring.Missing, scoring.Missing, 1}
+	has := func(tr *Trainer, want string) func() bool {
+		return func() bool {
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			got := ""
+			for _, id := range []string{"anna", "bert", "carl"} {
+				for at := range int64(10) {
+					if i, ok := tr.data.Find(fitting.CustomerHash([]byte(id)), at); ok {
+						got += fmt.Sprintf("%s%d%t ", id, at, tr.data.Churned(i))
+					}
+				}
+			}
+			return got == want
 		}
-		return v
 	}
-	if got := bill("anna", 105); got != 5 {
-		t.Errorf("anna's outcome was joined with score %v, want 5", got)
+	stayed, left := example(2, false, x), example(3, true, x)
+	w.produce(schemas.TopicExamples, w.record("anna", example(1, false, x), stayed, left), w.record("bert", stayed), w.record("carl", left))
+	w.until("all examples", has(tr, "anna1false anna2false anna3true bert2false carl3true "))
+	corrected := stayed
+	corrected.Churned, corrected.LabelledAt, corrected.Corrections = true, stayed.LabelledAt+1, 1
+	w.produce(schemas.TopicExamples, w.record("anna", corrected, left), w.record("bert"), w.record("carl", left))
+	const want = "anna2true anna3true carl3true "
+	w.until("anna's label is corrected, bert erased", has(tr, want))
+	if got := testutil.ToFloat64(tr.metrics.corrected); got != 1 {
+		t.Errorf("%v corrections", got)
 	}
-	if got := bill("bert", 110); got != 1 {
-		t.Errorf("bert's outcome was joined with score %v, want 1", got)
+	if got := testutil.ToFloat64(tr.metrics.removed); got != 2 {
+		t.Errorf("%v removed", got)
 	}
-	// Live, in either order.
-	w.produce(schemas.TopicOutcomes, w.outcome("carl", 200, false, nil))
-	w.until("carl's outcome waits", func() bool { _, _, pending := tr.counts(); return pending == 1 })
-	w.produce(schemas.TopicScores, w.score("carl", 199, x(7), nil))
-	w.until("carl's outcome is joined", func() bool { return bill("carl", 200) == 7 })
-	w.produce(schemas.TopicOutcomes, w.outcome("carl", 300, true, nil))
-	w.until("carl's second outcome is joined", func() bool { return bill("carl", 300) == 7 })
-	// Erasure.
-	w.produce(schemas.TopicScores,
-		kafka.Record{Key: []byte("anna")}, // not a scorer's
-		kafka.Record{Key: []byte("carl"), Headers: []kafka.Header{
-			{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: []byte("7")}}})
-	w.until("carl is forgotten", func() bool { _, examples, _ := tr.counts(); return examples == 2 })
-	if got := testutil.ToFloat64(tr.metrics.badScores.WithLabelValues("bad_frame")); got != 1 {
-		t.Errorf("%v scores that cannot be read", got)
+	stop()
+	again, _ := w.trainer(Config{})
+	if !has(again, want)() {
+		t.Error("other examples after the restart")
 	}
-	w.until("the foreign tombstone is counted", func() bool { return testutil.ToFloat64(tr.metrics.badScores.WithLabelValues("foreign")) == 1 })
 }
 
-// An outcome that was redriven is as old as it was: it does not bring back a
-// customer who was erased since.
-func TestTrainerForgetsRedrivenOutcomes(t *testing.T) {
+// A label that a version may not have known is new to it: one that came after it
+// though it is older, as when another partition was behind. One that it knew is
+// not new because its time lies ahead.
+func TestWhatIsNew(t *testing.T) {
 	w := newWorld(t)
-	const erasedAt = 1_700_000_000_000
-	outcome := func(id, writtenAt string) kafka.Record {
-		r := w.outcome(id, 100, true, scoring.Vector{scoring.Missing, scoring.Missing, 1})
-		r.Time = time.UnixMilli(erasedAt + 1000)
-		if writtenAt != "" {
-			r.Headers = []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: []byte(writtenAt)}}
-		}
-		return r
+	x, _ := w.customer()
+	ahead := example(1, true, x)
+	ahead.LabelledAt = time.Now().Add(1000 * time.Hour).UnixMilli()
+	w.produce(schemas.TopicExamples, w.record("ahead", ahead))
+	w.load(0, 300)
+	cfg := Config{MinLabels: 300, MinNewLabels: 300, MinInterval: time.Millisecond}
+	tr, stop := w.trainer(cfg)
+	v := w.version(1)
+	if now := time.Now().UnixMilli(); v.LabelsUntil > now {
+		t.Errorf("version 1 knew labels until %d ms from now", v.LabelsUntil-now)
 	}
-	ids := []string{"anna", "bert", "carl", "dora", "emil"}
-	for _, id := range ids {
-		w.produce(schemas.TopicOutcomes, kafka.Record{Key: []byte(id), Time: time.UnixMilli(erasedAt)})
+	w.until("nothing is new", func() bool { return tr.counts().Fresh == 0 })
+	late := example(2, false, x)
+	late.LabelledAt = v.LabelsUntil - 1000
+	w.produce(schemas.TopicExamples, w.record("late", late))
+	w.until("a late label is new", func() bool { return tr.counts().Fresh == 1 })
+	stop()
+	again, _ := w.trainer(cfg)
+	if n := again.counts().Fresh; n != 0 {
+		t.Errorf("%d labels are new after the restart", n)
 	}
-	w.produce(schemas.TopicOutcomes,
-		outcome("anna", "1699999999999"), // written before
-		outcome("bert", "1700000000001"), // and after the erasure
-		outcome("carl", ""),
-		outcome("dora", "1700000099999"), // later than it can be
-		outcome("emil", "long ago"))
-	tr, _ := w.trainer(Config{})
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	for _, id := range ids {
-		if got, want := has(tr.data, fitting.CustomerHash([]byte(id)), 100), id != "anna"; got != want {
-			t.Errorf("%s is an example: %t", id, got)
+}
+
+// Where the labels' question changes, a training waits for enough that answer the
+// newer one, and says so.
+func TestAnotherHorizon(t *testing.T) {
+	w := newWorld(t)
+	tr, _ := w.trainer(Config{MinLabels: 200, MinNewLabels: 300, MinInterval: time.Millisecond})
+	w.load(0, 300)
+	if v := w.version(1); v.Horizon != horizon {
+		t.Errorf("version 1 has horizon %d", v.Horizon)
+	}
+	another := func(first, n int) {
+		var records []kafka.Record
+		for i := range n {
+			x, churned := w.customer()
+			e := example(int64(5000+first+i), churned, x)
+			e.Horizon = 7 * 24 * 3_600_000
+			records = append(records, w.record(fmt.Sprint("another-", first+i), e))
 		}
+		w.produce(schemas.TopicExamples, records...)
+	}
+	another(0, 100)
+	w.until("examples of another horizon", func() bool { c := tr.counts(); return c.Examples == 100 && c.Others == 300 })
+	if err := tr.Retrain(w.ctx, ""); !errors.Is(err, fitting.ErrTooFewLabels) || !strings.Contains(err.Error(), "300 more do not say whether a customer leaves within 7 days") {
+		t.Errorf("training on too few of the new horizon: %v", err)
+	}
+	w.until("the metric", func() bool { return testutil.ToFloat64(tr.metrics.otherHorizon) == 300 })
+	another(100, 200)
+	if v := w.version(2); v.Horizon != 7*24*3_600_000 || v.LabelsSeen != 300 {
+		t.Errorf("version 2 has horizon %d and has seen %d labels", v.Horizon, v.LabelsSeen)
+	}
+}
+
+// Examples that are too old are neither counted nor learnt from, and a request for
+// a training is answered on what is recent.
+func TestMaxAge(t *testing.T) {
+	w := newWorld(t)
+	w.load(0, 400) // as old as time
+	tr, _ := w.trainer(Config{MinLabels: 200, MinNewLabels: 10_000, MinInterval: time.Millisecond, MaxAge: time.Hour})
+	if c := tr.counts(); c.Examples != 0 {
+		t.Errorf("%d examples are too old", c.Examples)
+	}
+	now := time.Now().UnixMilli()
+	w.load(int(now-1000)-60_000, 250)
+	w.until("recent examples", func() bool { return tr.counts().Examples == 250 })
+	if err := tr.Retrain(w.ctx, "alert ChurnModelLossAboveHoldout"); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.version(1); v.LabelsSeen != 250 || v.TrainingStart < now-60_000 {
+		t.Errorf("version 1 has seen %d labels, from %d on", v.LabelsSeen, v.TrainingStart)
 	}
 }
 
@@ -509,11 +493,7 @@ func TestDue(t *testing.T) {
 	add := func(k int) {
 		for range k {
 			n++
-			if err := tr.takeOutcome(t.Context(), &kafka.Record{Time: now}, &schemas.ChurnOutcome{
-				CustomerID: fmt.Sprint(n), ObservedAt: int64(n), Churned: n%2 == 0, Attributes: scoring.Vector{0, 0, 1},
-			}); err != nil {
-				t.Fatal(err)
-			}
+			tr.takeOne(t, n, now)
 		}
 	}
 	due := func(want string, pause time.Duration) {
@@ -549,7 +529,7 @@ func TestDue(t *testing.T) {
 	now = now.Add(100 * time.Millisecond)
 	due("first", 0)
 	// A version is there: count from it.
-	if err := w.publishVersion(1, int64(n), now); err != nil {
+	if err := w.publishVersion(1, now.UnixMilli(), now); err != nil {
 		t.Fatal(err)
 	}
 	w.version(1)
@@ -562,7 +542,8 @@ func TestDue(t *testing.T) {
 	due("100 new labels", 0)
 	// Not twice within a minute.
 	tr.mu.Lock()
-	tr.started, tr.trained = now, int64(n)
+	tr.started = now
+	tr.data.Seen(math.MaxInt64)
 	tr.mu.Unlock()
 	add(100)
 	now = now.Add(5 * time.Second)
@@ -573,7 +554,7 @@ func TestDue(t *testing.T) {
 	due("100 new labels", 0)
 	// Age demands one as soon as there is a new label.
 	tr.mu.Lock()
-	tr.trained = int64(n)
+	tr.data.Seen(math.MaxInt64)
 	tr.mu.Unlock()
 	now = now.Add(48 * time.Hour)
 	due("", tick)
@@ -582,50 +563,75 @@ func TestDue(t *testing.T) {
 	due("old", 0)
 }
 
-// publishVersion publishes a champion that has seen some labels.
-func (w *world) publishVersion(number, seen int64, at time.Time) error {
-	m := w.unpublished(seen)
+// takeOne has a trainer that does not run take a customer in.
+func (tr *Trainer) takeOne(t *testing.T, n int, now time.Time) {
+	t.Helper()
+	e := example(int64(n), n%2 == 0, scoring.Vector{0, 0, 1})
+	e.LabelledAt = now.UnixMilli()
+	if err := tr.take(t.Context(), &kafka.Record{Key: fmt.Append(nil, n), Time: now}, &schemas.CustomerExamples{Examples: []schemas.LabelledExample{e}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publishVersion publishes a champion that knew the labels until a time.
+func (w *world) publishVersion(number, until int64, at time.Time) error {
+	m := w.unpublished(until)
 	m.Version, m.CreatedAt, m.Stage = number, at.UnixMilli(), schemas.StageChampion
 	return w.out.Produce(w.ctx, schemas.TopicModels, kafka.Record{Key: models.Key(number), Value: w.codec.AppendModel(nil, m)})
 }
 
 // A version that somebody made up, with a number or labels that leave none to
-// the trainer, does not keep it from training.
+// the trainer, does not keep it from training, now or after a restart.
 func TestMadeUpVersionsDoNotStopTraining(t *testing.T) {
 	w := newWorld(t)
-	tr, _ := w.trainer(Config{MinLabels: 100, MinNewLabels: 100, MinInterval: time.Millisecond, Grace: 50 * time.Millisecond})
-	for _, v := range []struct{ number, seen int64 }{{math.MaxInt64, 1}, {math.MaxInt64 - 1, 1}, {3, math.MaxInt64}, {4, 1 << 40}} {
-		if err := w.publishVersion(v.number, v.seen, time.Now()); err != nil {
+	cfg := Config{MinLabels: 100, MinNewLabels: 200, MinInterval: time.Millisecond}
+	_, stop := w.trainer(cfg)
+	never := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+	for _, v := range []struct {
+		number, until int64
+		at            time.Time
+	}{{math.MaxInt64, 1, never}, {math.MaxInt64 - 1, 1, never}, {3, math.MaxInt64, never}, {4, math.MaxInt64, time.Now()}} {
+		if err := w.publishVersion(v.number, v.until, v.at); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.version(4)
 	w.load(0, 200)
-	w.until("new labels to count", func() bool {
-		tr.wake()
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		return tr.rebase > 0
-	})
-	w.load(200, 200)
-	if v := w.version(5); v.LabelsSeen <= 1<<40 {
-		t.Errorf("version 5 has seen %d labels", v.LabelsSeen)
+	if v := w.version(5); v.LabelsUntil > time.Now().UnixMilli() {
+		t.Errorf("version 5 knew labels until %d", v.LabelsUntil)
 	}
+	stop()
+	if err := w.publishVersion(6, math.MaxInt64, never); err != nil {
+		t.Fatal(err)
+	}
+	w.version(6)
+	tr, _ := w.trainer(cfg)
+	if n := tr.counts().Fresh; n != 0 {
+		t.Errorf("%d labels are new after the restart", n)
+	}
+	w.load(200, 200)
+	w.version(7)
 }
 
-func TestLostOutcomesDoNotStopTraining(t *testing.T) {
+// Where examples were lost, or customers erased, those that come are counted from
+// there.
+func TestLostExamplesDoNotStopTraining(t *testing.T) {
 	w := newWorld(t)
-	if err := w.publishVersion(5, 10_000, time.Now()); err != nil {
+	w.load(0, 300)
+	if err := w.publishVersion(5, time.Now().UnixMilli(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	w.version(5)
-	w.load(0, 300)
 	tr, _ := w.trainer(Config{MinLabels: 100, MinNewLabels: 200, MinInterval: time.Millisecond})
-	if labels, _, _ := tr.counts(); labels != 10_000 {
-		t.Errorf("%d labels", labels)
+	if c := tr.counts(); c.Examples != 300 || c.Fresh != 0 {
+		t.Errorf("%+v", c)
 	}
+	for i := range 100 {
+		w.produce(schemas.TopicExamples, w.record(fmt.Sprint("customer-", i)))
+	}
+	w.until("100 are erased", func() bool { return tr.counts().Examples == 200 })
 	w.load(300, 200)
-	if v := w.version(6); v.LabelsSeen != 10_200 {
+	if v := w.version(6); v.LabelsSeen != 400 {
 		t.Errorf("version 6 has seen %d labels", v.LabelsSeen)
 	}
 }
@@ -671,11 +677,7 @@ func TestRetrainHandler(t *testing.T) {
 	expect(http.StatusUnauthorized, "POST", "wrong", "")
 	expect(http.StatusConflict, "POST", "secret", "")
 	for i := range 4 {
-		if err := tr.takeOutcome(t.Context(), &kafka.Record{Time: time.Now()}, &schemas.ChurnOutcome{
-			CustomerID: fmt.Sprint(i), ObservedAt: 1, Churned: i%2 == 0, Attributes: scoring.Vector{0, 0, 1},
-		}); err != nil {
-			t.Fatal(err)
-		}
+		tr.takeOne(t, i, time.Now())
 	}
 	expect(http.StatusBadRequest, "POST", "secret", "not JSON")
 	expect(http.StatusRequestEntityTooLarge, "POST", "secret", strings.Repeat(" ", 256<<10+1))
@@ -715,25 +717,5 @@ func TestNewRefusesNonsense(t *testing.T) {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-	}
-}
-
-// A tombstone that the scorer passes on takes effect at the time of the one that
-// it was given, not at its place: the customer may be back already.
-func TestTrainerTakesErasuresAtTheirTime(t *testing.T) {
-	w := newWorld(t)
-	const at = 1_700_000_000_000
-	before := w.outcome("anna", at-1000, true, scoring.Vector{scoring.Missing, scoring.Missing, 1})
-	after := w.outcome("anna", at+1000, false, scoring.Vector{scoring.Missing, scoring.Missing, 1})
-	tombstone := kafka.Record{Key: []byte("anna"), Time: time.UnixMilli(at + 2000),
-		Headers: []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: []byte("1700000000000")}}}
-	before.Time, after.Time = time.UnixMilli(at-500), time.UnixMilli(at+1500)
-	w.produce(schemas.TopicOutcomes, before, after, tombstone)
-	tr, _ := w.trainer(Config{})
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	id := fitting.CustomerHash([]byte("anna"))
-	if before, after := has(tr.data, id, at-1000), has(tr.data, id, at+1000); before || !after {
-		t.Errorf("examples: before the erasure %t, after it %t", before, after)
 	}
 }

@@ -28,7 +28,7 @@ type letterFilter struct {
 	Reason   string  `help:"Only letters with this reason, such as unknown_schema." placeholder:"REASON"`
 	Topic    string  `help:"Only records that came from this topic." placeholder:"TOPIC"`
 	Key      *string `help:"Only records with this key." placeholder:"KEY"`
-	FailedBy string  `help:"Only letters of this role: scorer, trainer or sink, or one store's: 'sink clickhouse'." placeholder:"ROLE"`
+	FailedBy string  `help:"Only letters of this role: scorer, labeler or sink, or one store's: 'sink clickhouse'." placeholder:"ROLE"`
 	Since    moment  `help:"Only letters that failed then or later: a time (2026-01-31T15:04:05Z) or how long ago (36h, 7d)." placeholder:"TIME"`
 	Until    moment  `help:"Only letters that failed before then, likewise." placeholder:"TIME"`
 }

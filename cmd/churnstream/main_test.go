@@ -178,6 +178,7 @@ func TestRolesAsProcesses(t *testing.T) {
 	}
 	database := filepath.Join(t.TempDir(), "churn.db")
 	score := start("score")
+	label := start("label", "--horizon", "1s", "--score-interval", "0s")
 	train := start("train")
 	monitor := start("monitor")
 	sink := start("sink", "--sqlite", database)
@@ -237,7 +238,7 @@ func TestRolesAsProcesses(t *testing.T) {
 	if len(answer.Explanation) != set.Spec().Len() || !(answer.Probability > 0 && answer.Probability < 1) {
 		t.Errorf("explain answers %+v", answer)
 	}
-	for _, p := range []*child{score, train, monitor, sink, serve} {
+	for _, p := range []*child{score, label, train, monitor, sink, serve} {
 		if ready := get(t, p.url()+"/healthz"); !strings.Contains(ready, "ok") {
 			t.Errorf("%s /healthz: %s", p.name, ready)
 		}

@@ -3,6 +3,7 @@ package labeler
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // What a labeler makes of scores and outcomes, from Kafka to Kafka.
@@ -77,5 +78,22 @@ func TestKilled(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Each time that can be none may be: a zero on the command line is no default.
+func TestNone(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	cfg := config()
+	cfg.Horizon, cfg.ScoreInterval, cfg.Grace = None, None, None
+	w.score(score{customer: "ann", asOf: start, probability: .2, plan: "month", bill: 20})
+	w.outcome(label{customer: "ann", observed: start, churned: true})
+	w.start(cfg)
+	if got, want := dump(w, w.await(1).examples), "ann: [churn as of 0 v1 p=0.2 offset 0 observed 0 written 0 bill 20]\n"; got != want {
+		t.Errorf("examples are\n%swant\n%s", got, want)
+	}
+	cfg.Horizon = -time.Second
+	if _, err := New(cfg); err == nil {
+		t.Error("a horizon below zero is taken")
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/churnstream/churnstream/consumers/labeler"
 	"github.com/churnstream/churnstream/consumers/monitor"
 	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/consumers/sink"
@@ -207,6 +208,10 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 
 // addRoles adds all roles to the process.
 func (d *demo) addRoles() error {
+	// An outcome follows its event by as much: that is the decision it is about.
+	labelling := labeler.Role.Config().(*labeler.Config)
+	labelling.Horizon, labelling.ScoreInterval = d.OutcomeDelay, labeler.None
+	labelling.StateDir = filepath.Join(d.dir, "labels")
 	training := trainer.Role.Config().(*trainer.Config)
 	training.MinInterval = 10 * time.Second
 	for _, r := range []struct {
@@ -214,6 +219,7 @@ func (d *demo) addRoles() error {
 		config any
 	}{
 		{scorer.Role, &d.Scorer},
+		{labeler.Role, labelling},
 		{trainer.Role, training},
 		{monitor.Role, monitor.Role.Config()},
 		{sink.Role, &sink.StoresConfig{SQLite: d.sqlite}},

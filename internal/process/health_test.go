@@ -276,7 +276,7 @@ func TestEventsWaitForAModel(t *testing.T) {
 // while the registry is down, in every role that follows the topic.
 func TestRecordsWaitForTheRegistry(t *testing.T) {
 	for name, topic := range map[string]string{
-		"train": schemas.TopicOutcomes, "monitor": schemas.TopicScores, "sink": schemas.TopicScores, "serve": schemas.TopicScores,
+		"train": schemas.TopicExamples, "monitor": schemas.TopicScores, "sink": schemas.TopicScores, "serve": schemas.TopicScores,
 		"one that writes only": schemas.TopicModels, // which every process follows
 	} {
 		t.Run(name, func(t *testing.T) {
