@@ -172,17 +172,22 @@ func (r *Ranking) figures(weights []uint8, total int64) Figures {
 	decile := (total + 9) / 10
 	for i := range r.groups {
 		g := &r.groups[i]
+		// Most groups are one row, and a third of the rows has weight 0 in a
+		// resample: branches on what a row is would be guessed wrong too often.
 		var churned, stayed int64
-		for _, w := range weights[g.start:g.middle] {
-			churned += int64(w)
-		}
-		for _, w := range weights[g.middle:g.end] {
-			stayed += int64(w)
+		if g.end-g.start == 1 {
+			w := int64(weights[g.start])
+			churned = w * int64(g.middle-g.start)
+			stayed = w - churned
+		} else {
+			for _, w := range weights[g.start:g.middle] {
+				churned += int64(w)
+			}
+			for _, w := range weights[g.middle:g.end] {
+				stayed += int64(w)
+			}
 		}
 		rows := churned + stayed
-		if rows == 0 {
-			continue
-		}
 		loss += float64(churned)*g.churnedLoss + float64(stayed)*g.stayedLoss
 		brier += float64(churned)*g.churnedBrier + float64(stayed)*g.stayedBrier
 		if g.bin != inBin {
@@ -197,13 +202,11 @@ func (r *Ranking) figures(weights []uint8, total int64) Figures {
 		}
 		pairs += stayed * (2*churnedAbove + churned)
 		if above < decile {
-			caught += float64(churned) * min(float64(decile-above)/float64(rows), 1)
+			caught += float64(churned) * min(float64(decile-above)/float64(max(rows, 1)), 1)
 		}
 		above += rows
 		churnedAbove += churned
-		if churned > 0 {
-			precisions += float64(churned) * float64(churnedAbove) / float64(above)
-		}
+		precisions += float64(churned) * float64(churnedAbove) / float64(max(above, 1))
 	}
 	miscalibred += math.Abs(binPredicted - float64(binChurned))
 
