@@ -115,6 +115,9 @@ func TestFalseAlarms(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d trained on, %d now", c.m, c.n), func(t *testing.T) {
 			t.Parallel()
+			if raced {
+				c.windows /= 20
+			}
 			alarms, chances := 0, 0
 			for w := range c.windows {
 				p := newPopulation(t, uint64(w)<<32|uint64(c.m)<<16|uint64(c.n))
@@ -137,11 +140,11 @@ func TestFalseAlarms(t *testing.T) {
 			}
 			nominal := FalseAlarms * float64(c.windows)
 			t.Logf("of %d windows, %d raised an alarm and %d exceeded chance; nominal %.0f", c.windows, alarms, chances, nominal)
-			if float64(alarms) > nominal {
+			if float64(alarms) > max(nominal, 1) {
 				t.Errorf("%d of %d windows raised an alarm", alarms, c.windows)
 			}
 			// Of a true rate at the nominal one, this many have a probability of 0.1 %.
-			if float64(chances) > nominal+3.1*math.Sqrt(nominal) {
+			if float64(chances) > max(nominal, 1)+3.1*math.Sqrt(nominal) {
 				t.Errorf("%d of %d windows exceeded chance", chances, c.windows)
 			}
 		})
@@ -215,6 +218,9 @@ func TestReasonsOfChance(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ m, n, windows int }{{2000, 20, 2000}, {200, 50, 2000}, {2000, 50, 2000}, {2000, 1000, 500}} {
+		if raced {
+			c.windows /= 20
+		}
 		alarms, exceeded := 0, 0
 		for w := range c.windows {
 			rng := rand.New(rand.NewPCG(uint64(w), uint64(c.n)))
@@ -256,10 +262,10 @@ func TestReasonsOfChance(t *testing.T) {
 			}
 		}
 		t.Logf("%d trained on, %d now: of %d windows %d raised an alarm", c.m, c.n, c.windows, alarms)
-		if float64(alarms) > FalseAlarms*float64(c.windows) {
+		if float64(alarms) > max(FalseAlarms*float64(c.windows), 1) {
 			t.Errorf("%d trained on, %d now: %d of %d windows raised an alarm", c.m, c.n, alarms, c.windows)
 		}
-		if exceeded == 0 {
+		if exceeded == 0 && !raced {
 			t.Errorf("%d trained on, %d now: chance never came near: nothing is tested", c.m, c.n)
 		}
 	}
