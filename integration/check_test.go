@@ -23,7 +23,7 @@ import (
 func TestCheckAgreesWithScikitLearn(t *testing.T) {
 	installed(t, "python")
 	p := StartPlatform(t, KafkaConfig{})
-	roles := p.StartRole("run", "--roles", "score,label,train", "--horizon", "1ms", "--label-state-dir", filepath.Join(t.TempDir(), "labels"))
+	roles := p.StartRole("run", "--roles", "score,label,train", "--horizon", "0s", "--label-state-dir", filepath.Join(t.TempDir(), "labels"))
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.6", "--outcome-delay", "1s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)

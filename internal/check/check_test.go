@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -481,6 +482,57 @@ func TestThresholds(t *testing.T) {
 				t.Errorf("passed %v: %+v", r.Passed, r.Thresholds)
 			}
 		})
+	}
+}
+
+// Of a customer who has moved to another partition the newest score counts, whatever
+// partition is read first; an erasure at the former home that is older than it does not
+// reach it, and one at home does.
+func TestCustomersWhoMovedOrWereErased(t *testing.T) {
+	s := newStage(t)
+	var levels scoring.Levels
+	write := func(customer string, partition int, asOf int64) {
+		t.Helper()
+		r := kafka.Record{Key: []byte(customer), Partition: partition, Time: time.UnixMilli(asOf)}
+		if asOf%2 == 0 {
+			score := s.codec.NewScore()
+			score.CustomerID, score.OccurredAt, score.AsOf, score.ScoredAt = r.Key, asOf, asOf, asOf
+			score.ModelVersion, score.Probability, score.SourcePartition = 1, 0.5, int32(partition)
+			score.Attributes = s.vector(&levels, "yearly", float64(partition))
+			r.Value = s.codec.AppendScore(nil, score)
+		} else {
+			r.Headers = []kafka.Header{{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: []byte("9")}}
+		}
+		if err := s.out.ProduceTo(t.Context(), schemas.TopicScores, partition, []kafka.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := end.UnixMilli() - day // even: a score; odd: an erasure
+	write("moved up", 0, at)
+	write("moved up", 2, at+2)
+	write("moved down", 2, at)
+	write("moved down", 0, at+2)
+	write("came back", 0, at)
+	write("came back", 0, at+1)
+	write("came back", 2, at+2)
+	write("came back elsewhere", 2, at)
+	write("came back elsewhere", 2, at+1)
+	write("came back elsewhere", 0, at+2)
+	write("erased", 0, at)
+	write("erased", 0, at+3)
+	for range 5 {
+		data, err := check.Collect(t.Context(), check.Source{Cluster: s.cluster, Codec: s.codec}, end.Add(-month), end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int64{}
+		for _, c := range data.Customers {
+			got[c.ID] = c.AsOf - at
+		}
+		want := map[string]int64{"moved up": 2, "moved down": 2, "came back": 2, "came back elsewhere": 2}
+		if !maps.Equal(got, want) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
 	}
 }
 

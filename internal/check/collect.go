@@ -32,6 +32,9 @@ type Customer struct {
 	Probability        float64
 	Attributes         scoring.Vector
 	Levels             scoring.Levels
+
+	sourcePartition int32
+	scoredAt        int64
 }
 
 // Data is what a report is made of, in an order that depends on nothing but the
@@ -149,19 +152,24 @@ func (c *collection) example(_ context.Context, r *kafka.Record, m *schemas.Cust
 func (c *collection) score(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	was, known := c.customers[string(r.Key)]
 	if s == nil {
-		delete(c.customers, string(r.Key))
+		// One in a partition where the customer was at home before may be older
+		// than what is known: partitions are read in no order.
+		if !known || int(was.sourcePartition) == r.Partition || was.scoredAt <= r.Time.UnixMilli() {
+			delete(c.customers, string(r.Key))
+		}
 		return nil
 	}
 	if s.AsOf < c.since || s.AsOf >= c.until {
 		return nil
 	}
-	was, known := c.customers[string(r.Key)]
 	if known && cmp.Or(cmp.Compare(s.AsOf, was.AsOf), cmp.Compare(s.SourceOffset, was.SourceOffset)) < 0 {
 		return nil
 	}
 	c.customers[string(r.Key)] = Customer{ID: string(r.Key), AsOf: s.AsOf, SourceOffset: s.SourceOffset, ModelVersion: s.ModelVersion,
-		Probability: s.Probability, Attributes: append(was.Attributes[:0], s.Attributes...), Levels: slices.Clone(s.Levels)}
+		Probability: s.Probability, Attributes: append(was.Attributes[:0], s.Attributes...), Levels: slices.Clone(s.Levels),
+		sourcePartition: s.SourcePartition, scoredAt: s.ScoredAt}
 	return nil
 }
 
