@@ -279,7 +279,7 @@ func TestErasure(t *testing.T) {
 
 	// Everyone knows the customer.
 	until(t, "the examples", func() bool { return all.metric(t, "churn_trainer_examples") == history+3 })
-	until(t, "the monitor's joins", func() bool { return all.metric(t, "churn_outcomes_total") == 2 })
+	until(t, "the monitor's examples", func() bool { return all.metric(t, "churn_outcomes_total") == 2 })
 	until(t, "the scorer's state", func() bool { return all.metric(t, "churn_scorer_customers") == 2 })
 	until(t, "the store", func() bool { return stored(victim) == "1 scores, 2 outcomes, 2 examples, 1 latest" })
 	for _, topic := range []string{schemas.TopicScores, schemas.TopicExamples} {
@@ -313,11 +313,10 @@ func TestErasure(t *testing.T) {
 	if last := outside.last(schemas.TopicExamples, victim); last == nil || last.Value != nil {
 		t.Error("the topic of examples has no tombstone")
 	}
-	// An outcome from when the customer had a score finds none, in monitor and
-	// labeler.
+	// An outcome from when the customer had a score finds none.
 	outside.outcomes(outcome(victim, 3*time.Minute), outcome(other, 3*time.Minute))
 	until(t, "the monitor to have forgotten", func() bool {
-		return all.metric(t, "churn_outcomes_total") == 3 && all.metric(t, "churn_outcomes_pending") == 1
+		return all.metric(t, "churn_outcomes_total") == 3 && all.metric(t, "churn_model_window_outcomes") == 2
 	})
 	// The other customer is as before.
 	if all.customer(t, other) == nil {
@@ -361,7 +360,7 @@ func TestErasure(t *testing.T) {
 	if n := again.metric(t, "churn_trainer_examples"); n != history+2 {
 		t.Errorf("%v examples after a restart, not %d", n, history+2)
 	}
-	until(t, "the monitor's joins after a restart", func() bool { return again.metric(t, "churn_outcomes_total") == 3 })
+	until(t, "the monitor's examples after a restart", func() bool { return again.metric(t, "churn_outcomes_total") == 2 })
 	until(t, "the scorer's state after a restart", func() bool { return again.metric(t, "churn_scorer_customers") == 2 })
 	until(t, "the store after a restart", func() bool { return stored(victim) == "1 scores, 1 outcomes, 0 examples, 1 latest" })
 

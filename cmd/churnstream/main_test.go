@@ -374,7 +374,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelpHasExamples(t *testing.T) {
-	for _, name := range []string{"demo", "broker", "score", "train", "monitor", "sink", "serve", "run", "replay", "simulate"} {
+	for _, name := range []string{"demo", "broker", "score", "label", "train", "monitor", "sink", "serve", "run", "replay", "simulate"} {
 		var out, errs bytes.Buffer
 		if code := run([]string{name, "--help"}, &out, &errs); code != 0 {
 			t.Errorf("%s --help: exit code %d, %s", name, code, errs.String())

@@ -29,7 +29,7 @@ import (
 // bounds says of every label how many values it can have. A label that is not
 // here has no bound that anybody has thought of.
 var bounds = map[string]string{
-	"age":             "5 classes of age of a score",
+	"age":             "6 classes of age of a score",
 	"bin":             "10",
 	"code":            "codes of HTTP answers that there are, about 15",
 	"decile":          "10",
@@ -59,11 +59,12 @@ var bounds = map[string]string{
 	"store":           "stores of the sink: `clickhouse`, `sqlite`",
 	"table":           "tables of the store",
 	"topic":           "topics of churnstream",
+	"unit":            "the unit of one feature",
 }
 
 // histograms are those that a role hands out through a collector of its own, and
 // only when it has something to say, so that their type cannot be seen here.
-var histograms = []string{"churn_label_delay_seconds", "churn_score_probability"}
+var histograms = []string{"churn_monitor_compute_seconds"}
 
 // series are those of one metric that some process exports.
 type series struct {

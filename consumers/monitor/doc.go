@@ -1,19 +1,19 @@
-// Package monitor measures the models in use: it joins what became of
-// customers with what had been predicted, and compares customers and scores of
-// today with those of the training.
+// Package monitor measures models: by labelled examples, which say what became of
+// customers, and before there are labels by the newest scores.
 //
-// The score that counts for an outcome is the one that was in force: of the
-// customer's scores that had been written when the outcome was written, the
-// one with the latest as_of not after the outcome's observed_at minus the lead
-// time. If there is none, the first such score written within a grace
-// period counts. An outcome that was redriven was written when it was at first.
-// Both topics are read side by side in the order of their
-// record times, so a restart, which reads them again from their start, comes
-// to the same figures as long as nothing was compacted away or deleted in
-// between. That order needs scores and outcomes of a customer in partitions of
-// the same number, and record times that are about those of writing, which is
-// what producers set by default.
+// It reads churn.examples and churn.scores, and joins nothing. Figures are over
+// windows: of each model version the newest examples by the time they were
+// observed, and the customers with the newest scores by the moment these speak of,
+// each once. Rows of the same time are ordered by a hash of the customer's id. So
+// the windows, and all that is computed of them, are functions of what is in the
+// topics: whatever the order in which partitions are read, after any restart, and
+// with any number of monitors, the figures are the same to the bit. A customer's
+// next record takes the place of the one before, with all corrections, and a
+// tombstone takes the customer out.
 //
-// What is kept of a customer is a few probabilities with their times. Nothing
-// is written to Kafka and no consumer group is joined.
+// A window has rows in reserve, for as many may be erased. If more are, the topic
+// is read once more, since what there was no room for was forgotten.
+//
+// Of every customer, a few numbers are kept, so memory grows with the customers.
+// Nothing is written to Kafka and no consumer group is joined.
 package monitor

@@ -1,122 +1,119 @@
 package monitor
 
 import (
-	"math"
-	"slices"
+	"math/rand/v2"
 	"strconv"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/kafka"
+	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
-	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/drift"
 )
 
-func near(a, b float64) bool { return math.Abs(a-b) <= 1e-12*max(1, math.Abs(b)) }
-
-func TestStabilityByHand(t *testing.T) {
-	ln := math.Log
-	for _, c := range []struct {
-		name             string
-		expected, counts []float64
-		want             float64
-	}{
-		{"no drift", []float64{.2, .3, .5}, []float64{20, 30, 50, 0}, 0},
-		{"half and half becomes three to one", []float64{.5, .5}, []float64{75, 25, 0}, .25*ln(1.5) - .25*ln(.5)},
-		{"a bin runs empty", []float64{.5, .5}, []float64{10, 0, 0}, .5*ln(2) + (1e-4-.5)*ln(1e-4/.5)},
-		{"a new level takes a tenth", []float64{.5, .5}, []float64{45, 45, 10},
-			2*(-.05)*ln(.9) + (.1-1e-4)*ln(.1/1e-4)},
-		{"missing was a tenth at training too", []float64{.4, .5}, []float64{40, 50, 10}, 0},
-	} {
-		if got := stability(c.expected, c.counts); !near(got, c.want) && math.Abs(got-c.want) > 1e-12 {
-			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
-		}
+// trained gives a version the baseline of customers who pay by the month or the
+// year, half of them each, and up to 100.
+func (w *world) trained(v *models.Version, rng *rand.Rand) *models.Version {
+	const rows = 2000
+	var bills, probabilities []float64
+	reasons := drift.NewBaseline(w.codec.Set().Spec(), nil, 0).Reasons()
+	for i := range rows {
+		x := w.vector([]string{"month", "year"}[i%2], 100*rng.Float64())
+		bills = append(bills, x[2])
+		probabilities = append(probabilities, v.Predictor.Probability(x))
+		reasons.Add(v.Predictor.SHAP(nil, x, v.Predictor.NewWorkspace()))
 	}
+	v.Baseline = []schemas.BaselineDistribution{
+		drift.Levels("plan", []string{"month", "year"}, []int64{rows / 2, rows / 2}, 0, rows),
+		drift.Numbers("bill", bills),
+		drift.Numbers(drift.Score, probabilities),
+	}
+	for _, at := range []struct{ distribution, feature int }{{0, 0}, {1, 2}} {
+		b := &v.Baseline[at.distribution]
+		b.ReasonRows, b.ReasonMean, b.ReasonDeviation = rows, reasons.Mean(at.feature), reasons.Deviation(at.feature)
+	}
+	return v
 }
 
+// TestDrift has customers turn to paying by the year, and the champion change. The
+// plan is named; the version that came by the change says of its scores what it
+// knows of them.
 func TestDrift(t *testing.T) {
-	spec, err := scoring.NewSpec([]scoring.Feature{
-		{Name: "plan", Kind: scoring.Categorical}, {Name: "bill"}, {Name: "age"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := scoring.NewVocabulary(spec)
-	code := func(level string) float64 {
-		c, err := v.CodeString(0, level)
-		if err != nil {
-			t.Fatal(err)
+	w := newWorld(t, 2)
+	rng := rand.New(rand.NewPCG(4, 4))
+	former := w.trained(newVersion(t, w.codec, 1, schemas.StageRetired, -1, 0), rng)
+	champion := w.trained(newVersion(t, w.codec, 2, schemas.StageChampion, 2, .01), rng)
+	w.models.set(champion, former)
+	score := func(customer string, at int, v *models.Version, share float64) kafka.Record {
+		plan := "month"
+		if rng.Float64() < share {
+			plan = "year"
 		}
-		return c
+		bill := 100 * rng.Float64()
+		return w.score(customer, at, v.Version, v.Predictor.Probability(w.vector(plan, bill)), plan, bill)
 	}
-	baseline := []schemas.BaselineDistribution{
-		{Name: "plan", Bins: []string{"year", "never seen", "month"}, Frequencies: []float64{.5, .1, .4}},
-		{Name: "bill", Bins: []string{"10", "20", "+Inf"}, Frequencies: []float64{.25, .25, .5}},
-		{Name: "age", Bins: []string{"old", "+Inf"}, Frequencies: []float64{.5, .5}},
-		{Name: "gone", Bins: []string{"+Inf"}, Frequencies: []float64{1}},
-		{Name: scoreBaseline, Bins: []string{"0.5", "+Inf"}, Frequencies: []float64{.5, .5}},
-	}
-	r := newRecentScores(4, v)
-	add := func(p, plan, bill float64) {
-		r.add(&schemas.ChurnScore{Probability: p, Attributes: scoring.Vector{plan, bill, 50}})
-	}
-	if d := r.against(baseline); d.scores != 0 || !scoring.IsMissing(d.score) || !scoring.IsMissing(d.feature[0]) {
-		t.Errorf("without scores: %+v", d)
-	}
-	add(.9, code("other"), 1e9) // leaves the window again
-	add(.5, code("month"), 10)
-	add(.6, code("year"), 10.5)
-	add(.7, code("trial"), 21)
-	add(.8, scoring.Missing, scoring.Missing)
-	d := r.against(baseline)
-	psi := func(pairs ...float64) (sum float64) {
-		for i := 0; i < len(pairs); i += 2 {
-			e, a := max(pairs[i], 1e-4), max(pairs[i+1], 1e-4)
-			sum += (a - e) * math.Log(a/e)
+	var records []kafka.Record
+	for i := range 600 {
+		v := former
+		if i >= 300 {
+			v = champion
 		}
-		return sum
+		records = append(records, score("c"+strconv.Itoa(i), i, v, .5))
 	}
-	if want := psi(.5, .25, .1, 0, .4, .25, 0, .5); !near(d.feature[0], want) {
-		t.Errorf("plan: got %v, want %v", d.feature[0], want)
+	w.produce(schemas.TopicScores, records...)
+	r := w.start(Config{DriftWindow: 500})
+	d := r.result().drift
+	if len(d.features) != 3 || defined(d.features[1]) {
+		t.Errorf("%d features, one of which is not in the baseline: %+v", len(d.features), d.features)
 	}
-	// 10 belongs to the bin that it bounds.
-	if want := psi(.25, .25, .25, .25, .5, .25, 0, .25); !near(d.feature[1], want) {
-		t.Errorf("bill: got %v, want %v", d.feature[1], want)
+	if d.features[0].Exceeded() || d.features[2].Exceeded() || d.reasons[0].Exceeded() || d.reasons[2].Exceeded() {
+		t.Errorf("nothing has changed, but %+v", d)
 	}
-	if !scoring.IsMissing(d.feature[2]) {
-		t.Errorf("a baseline that cannot be read gave %v", d.feature[2])
+	if len(d.scores) != 2 || d.scores[0].Exceeded() || d.scores[1].Exceeded() || d.scores[0].Rows != 300 || d.scores[1].Rows != 200 {
+		t.Errorf("a promotion is no drift: %+v", d.scores)
 	}
-	if want := psi(.5, .25, .5, .75); !near(d.score, want) {
-		t.Errorf("score: got %v, want %v", d.score, want)
-	}
-	if d.scores != 4 {
-		t.Errorf("%d scores, want 4", d.scores)
-	}
-}
 
-// The window has the levels of its scores, whoever knows them, and forgets those
-// of scores that have gone.
-func TestWindowForgetsLevels(t *testing.T) {
-	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "plan", Kind: scoring.Categorical}})
-	if err != nil {
-		t.Fatal(err)
+	// One customer with many events counts once.
+	records = records[:0]
+	for i := range 3000 {
+		records = append(records, score("restless", 600+i, champion, 1))
 	}
-	v := scoring.NewVocabulary(spec)
-	r := newRecentScores(100, v)
-	for i := range 20_000 {
-		s := &schemas.ChurnScore{Attributes: scoring.NewVector(1)}
-		s.Attributes[0] = s.Levels.Add("level " + strconv.Itoa(i))
-		r.add(s)
-		if n := r.vocabulary.Size(0); n > 200 {
-			t.Fatalf("%d levels of 100 scores", n)
-		}
+	w.produce(schemas.TopicScores, records...)
+	r.until("the restless customer", func(s Stats) bool {
+		rows := r.result().customers.rows.rows
+		return s.Customers == 601 && rows[len(rows)-1].at == seconds(3599)
+	})
+	if d := r.result().drift; d.features[0].Exceeded() || d.features[0].Rows != 500 {
+		t.Errorf("one customer makes %+v", d.features[0])
 	}
-	counts := r.countLevels(0, []string{"level 19950", "level 19899", "level 19999"})
-	if !slices.Equal(counts, []float64{1, 0, 1, 98}) || v.Size(0) != 0 {
-		t.Errorf("counts %v, %d levels learnt", counts, v.Size(0))
+
+	records = records[:0]
+	for i := range 600 {
+		records = append(records, score("c"+strconv.Itoa(i), 4000+i, champion, .95))
 	}
-	// A model that brings a level afterwards makes no difference.
-	if _, err := v.CodeString(0, "level 19950"); err != nil {
-		t.Fatal(err)
+	w.produce(schemas.TopicScores, records...)
+	r.until("the others", func(Stats) bool {
+		rows := r.result().customers.rows.rows
+		return rows[0].at >= seconds(4000)
+	})
+	d = r.result().drift
+	if !d.features[0].Exceeded() || !d.reasons[0].Exceeded() || d.features[2].Exceeded() || d.reasons[2].Exceeded() {
+		t.Errorf("the plan has changed, and %+v", d)
 	}
-	if again := r.countLevels(0, []string{"level 19950", "level 19899", "level 19999"}); !slices.Equal(again, counts) {
-		t.Errorf("counts %v, before %v", again, counts)
+	if len(d.scores) != 1 || !d.scores[0].Exceeded() {
+		t.Errorf("the scores have changed: %+v", d.scores)
+	}
+	r.expect(map[string]float64{
+		`churn_feature_psi{feature="plan"}`:            d.features[0].Value,
+		`churn_feature_psi_threshold{feature="plan"}`:  d.features[0].Threshold,
+		`churn_reason_drift{feature="plan"}`:           d.reasons[0].Value,
+		`churn_reason_drift_threshold{feature="plan"}`: d.reasons[0].Threshold,
+		`churn_score_psi{model_version="2"}`:           d.scores[0].Value,
+		`churn_score_psi_threshold{model_version="2"}`: d.scores[0].Threshold,
+		`churn_drift_window_scores`:                    500,
+	})
+	report := r.Report().Drift
+	if report == nil || !report.Features[0].Values.Exceeded() || !report.Features[0].Reason.Exceeded() || !report.Score.Exceeded() || report.Scores != 500 {
+		t.Errorf("reported %+v", report)
 	}
 }

@@ -10,22 +10,23 @@ import (
 // The first days after a release: only stayers are known, and nobody was predicted
 // to leave. There is no area under a curve then, and no precision to alert on.
 func TestUndefinedFiguresAreAbsent(t *testing.T) {
-	w := windows{limit: 200, byVersion: map[int64]*window{}}
-	for range 100 {
-		w.add(1, .1, false)
+	v := newEvidence(200)
+	for i := range 100 {
+		v.take(recordOf(number(int64(i)), exampleAt(1, 1, .1, false)))
 	}
-	m := w.stats()[0].Metrics
+	f := figuresOf(v.show(&shown{}).versions[0])
 	present := map[string]bool{}
-	for _, f := range newFigures("churn_model_", "") {
-		ch := make(chan prometheus.Metric, 1)
-		f.collect(ch, &m, "1")
+	d := newFigures("churn_model_", "")
+	for _, figure := range d.of {
+		ch := make(chan prometheus.Metric, 100)
+		gauges(ch).figures(figureDescs{of: []figureDesc{figure}, lower: d.lower, upper: d.upper}, "1", &f.metrics.Figures, &f.metrics.Lower, &f.metrics.Upper)
 		close(ch)
 		for metric := range ch {
 			var out dto.Metric
 			if err := metric.Write(&out); err != nil {
 				t.Fatal(err)
 			}
-			present[f.name] = true
+			present[figure.Name] = true
 		}
 	}
 	for name, want := range map[string]bool{"accuracy": true, "log_loss": true, "brier": true, "calibration_error": true,

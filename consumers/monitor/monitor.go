@@ -4,19 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/models"
-	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/internal/settings"
 	"github.com/churnstream/churnstream/schemas"
@@ -31,24 +26,19 @@ const name = "monitor"
 type Config struct {
 	role.Dependencies `kong:"-"`
 
-	// LeadTime is how long before an outcome was observed a score must have
-	// been in force to count.
-	LeadTime time.Duration `name:"lead-time" help:"How long before an outcome the score must have been in force to count." default:"0s"`
-	// Window is the number of latest outcomes of each model version that
-	// accuracy and the other figures are computed over.
-	Window int `name:"window" help:"Latest outcomes per model that accuracy and the other figures are computed over." default:"5000" unit:"outcomes"`
-	// DriftWindow is the number of latest scores that drift is measured on.
-	// They are scores, not customers: a customer with many events counts
-	// often.
-	DriftWindow int `name:"drift-window" help:"Latest scores that drift is measured on." default:"5000" unit:"scores" advanced:""`
-	// History is the number of latest scores kept for each customer. With a
-	// long LeadTime it must cover the events of that time.
-	History int `name:"score-history" help:"Latest scores kept per customer; with a long --lead-time they must cover it." default:"8" unit:"scores"`
-	// Grace is how long an outcome waits for a score.
-	Grace time.Duration `name:"outcome-grace" help:"How long an outcome waits for a score." default:"1m" advanced:""`
-	// MaxPending is how many outcomes of a partition may wait for a score; of
-	// more, the oldest count as unmatched.
-	MaxPending int `name:"max-pending" help:"Outcomes of a partition that may wait for a score." default:"100000" unit:"outcomes" advanced:""`
+	// Window is the number of newest examples, by the time they were observed,
+	// that the figures of a model version are computed over.
+	Window int `name:"window" help:"Newest examples, by the time they were observed, that the figures of a model version are computed over." default:"5000" unit:"examples" min:"1"`
+	// DriftWindow is the number of customers, those with the newest scores, that
+	// drift is measured on, and what to expect before there are labels. Each counts
+	// once.
+	DriftWindow int `name:"drift-window" help:"Customers with the newest scores that drift is measured on." default:"5000" unit:"customers" min:"1" advanced:""`
+	// SegmentLevels and Segments bound the segments that the champion's figures
+	// are given for.
+	SegmentLevels int `name:"segment-levels" help:"Most frequent levels of a categorical feature that the champion's figures are given for." default:"10" unit:"levels" advanced:""`
+	Segments      int `name:"segments" help:"Levels of all features together that the champion's figures are given for." default:"200" unit:"levels" advanced:""`
+	// MoneyFeature says what a customer pays.
+	MoneyFeature string `name:"money-feature" help:"Feature that says what a customer pays, for the money at risk; 'none' for none. Default: the first actionable number whose unit is a currency (ISO 4217)." advanced:""`
 }
 
 // Monitor measures models. Its state is rebuilt from Kafka by Run.
@@ -56,55 +46,20 @@ type Monitor struct {
 	cfg     Config
 	log     *slog.Logger
 	spec    *scoring.Spec
+	moneyOf int // position of Config.MoneyFeature, −1 for none
 	now     func() time.Time
 	metrics *metrics
 	intake  *intake.Intake
 	owners  *intake.Owners
-	// customers are what the partitions have in common.
+	// topicsInterval is how often to look for new partitions, refillInterval how
+	// often to look whether a window lacks something.
+	topicsInterval, refillInterval time.Duration
+
+	// What the topics say, as far as they have been read.
+	evidence  *evidence
 	customers *customers
-	// topicsInterval is how often to look for new partitions.
-	topicsInterval time.Duration
-	differing      bool // that the topics differ is reported
-
-	mu       sync.Mutex // guards what follows
-	versions map[int64]*versionCounters
-	windows  windows
-	recent   *recentScores
-	total    totals
-	// What computed returned last, and when.
-	computedAt    time.Time
-	computedStats []VersionStats
-	computedDrift drift
-	computedFor   *models.Version
-}
-
-type totals struct {
-	joined, correct, unmatched, historical, duplicates, pending int64
-}
-
-// versionCounters are the counters of a model version by prediction and
-// outcome.
-type versionCounters [2][2]prometheus.Counter
-
-// computeEvery is the shortest time between two computations of the figures
-// over windows, however often they are scraped.
-const computeEvery = time.Second
-
-// Stats is what the monitor knows at a moment.
-type Stats struct {
-	// CaughtUp reports whether the history has been read.
-	CaughtUp bool
-	// Outcomes counts those joined with a score, whatever its model version.
-	Outcomes int64
-	// Accuracy is the share of right predictions among them; 0 without any.
-	Accuracy float64
-	// Unmatched counts outcomes without a score in force, Pending those that
-	// still wait for one, Historical those with own attributes and no score,
-	// Duplicates those that came again.
-	Unmatched, Pending, Historical, Duplicates int64
-	// Versions holds the newest model versions that have outcomes, newest
-	// first.
-	Versions []VersionStats
+	caughtUp  atomic.Bool
+	computer  computer
 }
 
 // New returns a monitor that does nothing until Run runs. It fails when cfg is
@@ -117,20 +72,25 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, fmt.Errorf("monitor: %w", err)
 	}
 	spec := cfg.Codec.Set().Spec()
+	moneyOf, err := moneyFeature(spec, cfg.MoneyFeature)
+	if err != nil {
+		return nil, fmt.Errorf("monitor: %w", err)
+	}
 	m := &Monitor{
 		cfg:            cfg,
 		log:            cfg.Logger,
 		spec:           spec,
+		moneyOf:        moneyOf,
 		now:            time.Now,
-		versions:       make(map[int64]*versionCounters),
-		customers:      newCustomers(),
 		topicsInterval: 5 * time.Second,
+		refillInterval: time.Minute,
 		intake:         intake.New(intake.Config{Name: "monitor intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
-		windows:        windows{limit: cfg.Window, byVersion: make(map[int64]*window)},
-		recent:         newRecentScores(cfg.DriftWindow, cfg.Codec.Set().Vocabulary()),
+		evidence:       newEvidence(cfg.Window),
+		customers:      newCustomers(cfg.DriftWindow, moneyOf),
 	}
+	m.computer.monitor, m.computer.every = m, computeEvery
 	m.owners = intake.NewOwners(m.intake, cfg.Cluster, cfg.Codec)
-	m.cfg.Ready(name, false, "reading the history of "+schemas.TopicScores+" and "+schemas.TopicOutcomes)
+	m.cfg.Ready(name, false, "reading "+schemas.TopicExamples+", "+schemas.TopicScores+" and "+schemas.TopicModels)
 	m.metrics = newMetrics(m)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(m.metrics); err != nil {
@@ -140,10 +100,9 @@ func New(cfg Config) (*Monitor, error) {
 	return m, nil
 }
 
-// Run reads scores and outcomes from their start and follows them until ctx
+// Run reads examples and scores from their start and follows them until ctx
 // ends, and then returns nil. It waits while the cluster or the registry is
-// down, and while the topics differ in their number of partitions. It fails when
-// a topic does not exist. A monitor runs once.
+// down. It fails when a topic does not exist. A monitor runs once.
 func (m *Monitor) Run(ctx context.Context) error {
 	err := m.run(ctx)
 	if ctx.Err() != nil {
@@ -154,229 +113,185 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 func (m *Monitor) run(ctx context.Context) error {
 	started := m.now()
-	partitions, err := m.open(ctx)
-	if err != nil {
-		return err
+	group, ctx := errgroup.WithContext(ctx)
+	var read sync.WaitGroup // of the topics, for the first time
+	for _, r := range []reading{m.readExamples(), m.readScores()} {
+		read.Add(1)
+		group.Go(func() error { return m.follow(ctx, r, read.Done) })
 	}
-	var lagging atomic.Int64
-	lagging.Store(int64(len(partitions)))
-	caughtUp := func() {
-		if lagging.Add(-1) > 0 {
-			return
+	group.Go(func() error {
+		topics := make(chan struct{})
+		go func() { read.Wait(); close(topics) }()
+		for _, done := range []<-chan struct{}{topics, m.cfg.Models.CaughtUp()} {
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
 		}
-		m.metrics.caughtUp.Store(true)
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.evidence.begin()
+		m.caughtUp.Store(true)
 		m.cfg.Ready(name, true, "")
 		s := m.Stats()
 		m.log.Info("the monitor has read the history", "took", m.now().Sub(started).Round(time.Millisecond),
-			"outcomes", s.Outcomes, "unmatched", s.Unmatched, "historical", s.Historical)
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, p := range partitions {
-		group.Go(func() error { return p.run(ctx, caughtUp) })
-	}
-	group.Go(func() error { return m.grow(ctx, group, len(partitions)) })
+			"examples", s.Examples, "customers", s.Customers)
+		return nil
+	})
 	return group.Wait()
 }
 
-// open finds the partitions and where they end now. While the topics differ in
-// their number of partitions, as when they are given more, it waits.
-func (m *Monitor) open(ctx context.Context) ([]*partition, error) {
-	for {
-		scores, err := m.cfg.Cluster.Spans(ctx, schemas.TopicScores)
-		if err != nil {
-			return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicScores, err)
-		}
-		outcomes, err := m.cfg.Cluster.Spans(ctx, schemas.TopicOutcomes)
-		if err != nil {
-			return nil, fmt.Errorf("looking for partitions of %s: %w", schemas.TopicOutcomes, err)
-		}
-		if len(scores) != len(outcomes) {
-			m.differ(len(scores), len(outcomes))
-			if !retry.Sleep(ctx, m.topicsInterval) {
-				return nil, ctx.Err()
+// handler is what a *kafka.Cluster's Tail calls.
+type handler func(ctx context.Context, records []kafka.Record) error
+
+// reading is how a topic is read.
+type reading struct {
+	topic  string
+	handle handler
+	// lacks reports whether so much was removed that a window lacks what there
+	// was once no room for. refill has it filled up by the handler, which is
+	// given all records once more, and must be called when that is done.
+	lacks  func() bool
+	refill func() (again handler, done func())
+}
+
+func (m *Monitor) readExamples() reading {
+	topic := intake.Examples(m.cfg.Codec)
+	topic.Poison = m.passOver()
+	v := m.evidence
+	return reading{
+		topic: schemas.TopicExamples,
+		handle: intake.Handle(m.intake, topic, func(_ context.Context, r *kafka.Record, e *schemas.CustomerExamples) error {
+			if e == nil {
+				v.erase(r.Key)
+			} else {
+				v.take(e)
 			}
-			continue
-		}
-		m.agree()
-		partitions := make([]*partition, len(scores))
-		for i := range partitions {
-			partitions[i] = m.newPartition()
-			both := kafka.NewTogether(2)
-			partitions[i].scores = m.source(scores[i], scores[i].Start, scoresWait, both)
-			partitions[i].outcome = m.source(outcomes[i], outcomes[i].Start, outcomesWait, both)
-		}
-		return partitions, nil
+			return nil
+		}),
+		lacks: v.lacks,
+		refill: func() (handler, func()) {
+			again := intake.Examples(m.cfg.Codec)
+			again.Poison = m.intake.PassOver(nil)
+			return intake.Handle(m.intake, again, func(_ context.Context, _ *kafka.Record, e *schemas.CustomerExamples) error {
+				if e != nil {
+					v.offer(e)
+				}
+				return nil
+			}), v.refill()
+		},
 	}
 }
 
-// partitionsName is the name under which it is reported whether the topics have
-// the same number of partitions.
-const partitionsName = "monitor partitions"
-
-// differ reports that they have not, agree that they have again.
-func (m *Monitor) differ(scores, outcomes int) {
-	m.differing = true
-	why := fmt.Sprintf("%s has %d partitions and %s has %d; give them the same number with churnstream topics grow",
-		schemas.TopicScores, scores, schemas.TopicOutcomes, outcomes)
-	m.cfg.Ready(partitionsName, false, why)
-	m.log.Warn("waiting for the topics to have the same number of partitions: " + why)
-}
-
-func (m *Monitor) agree() {
-	if m.differing {
-		m.differing = false
-		m.cfg.Ready(partitionsName, true, "")
+func (m *Monitor) readScores() reading {
+	topic := intake.Scores(m.cfg.Codec, m.owners)
+	topic.Poison = m.passOver()
+	c := m.customers
+	return reading{
+		topic: schemas.TopicScores,
+		handle: intake.Handle(m.intake, topic, func(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
+			if s == nil {
+				c.erase(r.Key, r.Partition, r.Time)
+			} else {
+				c.take(s)
+			}
+			return nil
+		}),
+		lacks: c.lacks,
+		refill: func() (handler, func()) {
+			again := intake.Scores(m.cfg.Codec, intake.NewOwners(m.intake, m.cfg.Cluster, m.cfg.Codec))
+			again.Poison = m.intake.PassOver(nil)
+			return intake.Handle(m.intake, again, func(_ context.Context, _ *kafka.Record, s *schemas.ChurnScore) error {
+				if s != nil {
+					c.offer(s)
+				}
+				return nil
+			}), c.refill()
+		},
 	}
 }
 
-// grow reads the partitions that both topics get beyond their first n.
-func (m *Monitor) grow(ctx context.Context, group *errgroup.Group, n int) error {
-	counts := map[string]int{schemas.TopicScores: n, schemas.TopicOutcomes: n}
-	known := maps.Clone(counts)
-	return m.cfg.Cluster.Growth(ctx, m.topicsInterval, known, func(topic string, partition int) error {
-		counts[topic] = partition + 1
-		scores, outcomes := counts[schemas.TopicScores], counts[schemas.TopicOutcomes]
-		for ; n < min(scores, outcomes); n++ {
-			p := m.newPartition()
-			both := kafka.NewTogether(2)
-			p.scores = m.source(kafka.Span{Topic: schemas.TopicScores, Partition: n}, -1, scoresWait, both)
-			p.outcome = m.source(kafka.Span{Topic: schemas.TopicOutcomes, Partition: n}, -1, outcomesWait, both)
-			group.Go(func() error { return p.run(ctx, func() {}) })
-		}
-		if scores == outcomes {
-			m.agree()
-		} else {
-			m.differ(scores, outcomes)
-		}
-		return nil
+func (m *Monitor) passOver() intake.Policy {
+	return m.intake.PassOver(func(topic string, reason schemas.Reason) {
+		m.metrics.skipped.WithLabelValues(topic, string(reason)).Inc()
 	})
 }
 
-// source reads a partition from a start on. Whoever reads it also waits for the
-// other source of both.
-func (m *Monitor) source(s kafka.Span, start int64, wait time.Duration, both *kafka.Together) source {
-	lag := m.metrics.lag.WithLabelValues(s.Topic, label(s.Partition))
-	lag.Set(float64(s.End - s.Start))
-	position := m.cfg.Cluster.Follow(name, s.Topic, s.Partition, start)
-	position.Show(lag)
-	position.Advance(start)
-	return source{
-		fetcher: m.cfg.Cluster.NewFetcher(kafka.FetcherConfig{
-			Topic: s.Topic, Partition: s.Partition, Offset: start, MaxWait: wait, Position: position, Together: both,
-		}),
-		end:      s.End,
-		position: position,
-	}
-}
-
-// scored takes a new score.
-func (m *Monitor) scored(s *schemas.ChurnScore) {
-	m.metrics.probability.Observe(s.Probability)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.recent.add(s)
-}
-
-func (m *Monitor) joined(o *outcome, s score) {
-	m.metrics.delay.Observe(float64(o.observedAt-s.asOf) / 1000)
-	predicted := s.probability >= 0.5
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.total.joined++
-	if predicted == o.churned {
-		m.total.correct++
-	}
-	c := m.versions[s.version]
-	if c == nil {
-		c = m.newVersion(s.version)
-	}
-	c[index(predicted)][index(o.churned)].Inc()
-	m.windows.add(s.version, s.probability, o.churned)
-}
-
-// newVersion makes the counters of a version, all of them, so that rates are
-// defined from the first outcome on.
-func (m *Monitor) newVersion(version int64) *versionCounters {
-	c := new(versionCounters)
-	text := [2]string{"stay", "churn"}
-	for predicted := range c {
-		for actual := range c[predicted] {
-			c[predicted][actual] = m.metrics.outcomes.WithLabelValues(
-				strconv.FormatInt(version, 10), text[predicted], text[actual])
+// follow reads a topic from its start until ctx ends, and once more whenever a
+// window lacks something. caughtUp is called when what was there at the start has
+// been read and nothing is lacking.
+func (m *Monitor) follow(ctx context.Context, r reading, caughtUp func()) error {
+	group, ctx := errgroup.WithContext(ctx)
+	read := make(chan struct{})
+	group.Go(func() error {
+		err := m.cfg.Cluster.Tail(ctx, kafka.TailConfig{
+			Topics: []string{r.topic}, Reader: name, TopicsInterval: m.topicsInterval,
+			OnCaughtUp: func() { close(read) },
+		}, r.handle)
+		if err != nil {
+			return fmt.Errorf("following %s: %w", r.topic, err)
 		}
-	}
-	m.versions[version] = c
-	return c
-}
-
-func index(churn bool) int {
-	if churn {
-		return 1
-	}
-	return 0
-}
-
-func (m *Monitor) unmatched(_ *outcome, reason string) {
-	m.metrics.unmatched.WithLabelValues(reason).Inc()
-	m.count(func(t *totals) { t.unmatched++ })
-}
-
-func (m *Monitor) historical(*outcome) {
-	m.metrics.historical.Inc()
-	m.count(func(t *totals) { t.historical++ })
-}
-
-func (m *Monitor) duplicate(*outcome) {
-	m.metrics.duplicates.Inc()
-	m.count(func(t *totals) { t.duplicates++ })
-}
-
-func (m *Monitor) waiting(delta int) {
-	m.metrics.pending.Add(float64(delta))
-	m.count(func(t *totals) { t.pending += int64(delta) })
-}
-
-func (m *Monitor) count(what func(*totals)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	what(&m.total)
-}
-
-// computed returns the figures over windows, computed anew at most once a
-// computeEvery.
-func (m *Monitor) computed() ([]VersionStats, drift) {
-	champion := m.cfg.Models.Champion()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.now()
-	if m.computedAt.IsZero() || now.Sub(m.computedAt) >= computeEvery || champion != m.computedFor {
-		m.computedStats = m.windows.stats()
-		var baseline []schemas.BaselineDistribution
-		if champion != nil {
-			baseline = champion.Baseline
+		return nil
+	})
+	group.Go(func() error {
+		select {
+		case <-read:
+		case <-ctx.Done():
+			return nil
 		}
-		m.computedDrift = m.recent.against(baseline)
-		m.computedAt, m.computedFor = now, champion
-	}
-	return m.computedStats, m.computedDrift
+		ticker := time.NewTicker(m.refillInterval)
+		defer ticker.Stop()
+		for first := true; ; first = false {
+			if r.lacks() {
+				if err := m.refill(ctx, r); err != nil {
+					return err
+				}
+			}
+			if first {
+				caughtUp()
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return group.Wait()
 }
 
-// Stats returns what the monitor knows now; while the history is being read,
-// what it has come to so far.
+// refill reads a topic once more, to its end.
+func (m *Monitor) refill(ctx context.Context, r reading) error {
+	m.metrics.refills.WithLabelValues(r.topic).Inc()
+	m.log.Info("reading a topic once more, since more was erased than the windows had in reserve", "topic", r.topic)
+	handle, done := r.refill()
+	defer done()
+	if err := m.cfg.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{r.topic}, Reader: name + " refill", ToEnd: true}, handle); err != nil {
+		return fmt.Errorf("reading %s once more: %w", r.topic, err)
+	}
+	return nil
+}
+
+// Stats is what the monitor knows at a moment.
+type Stats struct {
+	// CaughtUp reports whether the topics have been read.
+	CaughtUp bool
+	// Examples counts those with a score, whatever its model version.
+	Examples int64
+	// Accuracy is the share of right predictions among them; 0 without any.
+	Accuracy float64
+	// Customers counts those with a score.
+	Customers int64
+}
+
+// Stats returns what the monitor knows now; while the topics are being read for
+// the first time, what it has come to so far.
 func (m *Monitor) Stats() Stats {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := Stats{
-		CaughtUp:   m.metrics.caughtUp.Load(),
-		Outcomes:   m.total.joined,
-		Unmatched:  m.total.unmatched,
-		Pending:    m.total.pending,
-		Historical: m.total.historical,
-		Duplicates: m.total.duplicates,
-		Versions:   m.windows.stats(),
-	}
-	if s.Outcomes > 0 {
-		s.Accuracy = float64(m.total.correct) / float64(s.Outcomes)
+	s := Stats{CaughtUp: m.caughtUp.Load(), Customers: m.customers.count()}
+	total := m.evidence.totals()
+	if s.Examples = total.examples; s.Examples > 0 {
+		s.Accuracy = float64(total.right) / float64(total.examples)
 	}
 	return s
 }

@@ -181,7 +181,7 @@ func (d *demo) status() string {
 // accuracy is that of all models over all outcomes joined so far.
 func (d *demo) accuracy() (share float64, outcomes int64) {
 	s := d.monitor.Stats()
-	return s.Accuracy, s.Outcomes
+	return s.Accuracy, s.Examples
 }
 
 // summary prints what the run came to, one figure a line.

@@ -1,0 +1,61 @@
+package monitor
+
+import (
+	"github.com/churnstream/churnstream/internal/models"
+	"github.com/churnstream/churnstream/schemas"
+	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/evaluation"
+)
+
+// shadow compares the newest challenger with the champion on the same examples:
+// on what either would have said of the customers at the decision.
+type shadow struct {
+	champion, challenger *models.Version
+	evaluation.Comparison
+}
+
+// newestChallenger returns the newest version that is a challenger, nil if there
+// is none.
+func newestChallenger(all []*models.Version) *models.Version {
+	for _, v := range all {
+		if v.Stage == schemas.StageChallenger {
+			return v
+		}
+	}
+	return nil
+}
+
+// compare has the two versions answer for the examples that are new to both. Those
+// that either has been trained on, or chosen by, say nothing.
+func (c *computer) compare(champion, challenger *models.Version, rows []*example) *shadow {
+	if champion == nil || challenger == nil || champion.Version == challenger.Version {
+		return nil
+	}
+	s := &shadow{champion: champion, challenger: challenger}
+	var pairs []evaluation.Pair
+	for _, e := range rows {
+		if e.LabelledAt <= max(champion.LabelsUntil, challenger.LabelsUntil) {
+			continue
+		}
+		x := c.vector(e.Attributes, e.levels)
+		pairs = append(pairs, evaluation.Pair{
+			Customer: e.hash, Churned: e.Churned,
+			Challenger: challenger.Predictor.Probability(x), Champion: champion.Predictor.Probability(x),
+		})
+	}
+	s.Comparison = evaluation.Compare(pairs)
+	return s
+}
+
+// vector returns attributes with the numbers that levels have in the vocabulary by
+// now: a model that came after them may know some.
+func (c *computer) vector(x scoring.Vector, levels scoring.Levels) scoring.Vector {
+	if len(levels) == 0 {
+		return x
+	}
+	v := c.monitor.cfg.Codec.Set().Vocabulary()
+	c.scratch = append(c.scratch[:0], x...)
+	c.others = c.others[:0]
+	v.Renumber(c.scratch, v, levels, &c.others)
+	return c.scratch
+}
