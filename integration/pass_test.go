@@ -125,22 +125,30 @@ func TestFullPass(t *testing.T) {
 	if n := inStore(); n != len(scores) || len(stored) != len(scores) {
 		t.Errorf("ClickHouse has %d rows, %d different, for %d scores", n, len(stored), len(scores))
 	}
-	outcomes, versions := map[string]bool{}, map[string]bool{}
+	outcomes, left, versions := map[string]bool{}, 0, map[string]bool{}
 	var o schemas.ChurnOutcome
 	each(t, c, schemas.TopicOutcomes, func(ctx context.Context, r kafka.Record) error {
 		if err := codec.DecodeOutcome(ctx, r.Value, &o); err != nil {
 			return err
 		}
-		outcomes[fmt.Sprint(strings.Clone(o.CustomerID), o.ObservedAt)] = true
+		if id := fmt.Sprint(strings.Clone(o.CustomerID), o.ObservedAt); !outcomes[id] {
+			outcomes[id] = true
+			if o.Churned {
+				left++
+			}
+		}
 		return nil
 	})
 	each(t, c, schemas.TopicModels, func(_ context.Context, r kafka.Record) error {
 		versions[string(r.Key)] = true
 		return nil
 	})
-	for table, want := range map[string]int{"churn_outcomes": len(outcomes), "model_versions": len(versions)} {
+	// Every outcome has become an example: none of the real customers is unmatched.
+	for table, want := range map[string]int{
+		"churn_outcomes FINAL": len(outcomes), "churn_examples FINAL": len(outcomes), "training_set WHERE churned": left, "model_versions FINAL": len(versions),
+	} {
 		Eventually(t, time.Minute, table, func() error {
-			n, err := store.Count(rows, "SELECT count() FROM "+table+" FINAL")
+			n, err := store.Count(rows, "SELECT count() FROM "+table)
 			if err == nil && int(n) != want {
 				err = fmt.Errorf("%d rows, want %d", n, want)
 			}

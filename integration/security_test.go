@@ -320,6 +320,7 @@ func (s *stronghold) erase(roles map[string]*Role, api *http.Client, c *kafka.Cl
 	const of = "SELECT count() FROM %s WHERE customer_id = '%s'"
 	Eventually(t, time.Minute, "rows of the customer", stored(fmt.Sprintf(of, "churn_scores FINAL", customer), 1))
 	Eventually(t, time.Minute, "an outcome of the customer", stored(fmt.Sprintf(of, "churn_outcomes FINAL", customer), 1))
+	Eventually(t, time.Minute, "an example of the customer", stored(fmt.Sprintf(of, "training_set", customer), 1))
 	const customers, examples = "churn_scorer_customers", "churn_trainer_examples"
 	Eventually(t, time.Minute, "an example of every outcome", func() error {
 		if got, want := metric("train", examples), float64(ends(t, c, schemas.TopicOutcomes)); got != want {
@@ -341,7 +342,7 @@ func (s *stronghold) erase(roles map[string]*Role, api *http.Client, c *kafka.Cl
 			}
 			return nil
 		})
-		for _, table := range []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes", "churn_scores_latest", "customers_at_risk"} {
+		for _, table := range []string{"churn_scores", "churn_scores_current", "churn_scores_at_risk", "churn_outcomes", "churn_examples", "churn_scores_latest", "churn_examples_latest", "customers_at_risk"} {
 			Eventually(t, time.Minute, "the customer gone from "+table, stored(fmt.Sprintf(of, table, customer), 0))
 		}
 		for _, m := range []struct {
