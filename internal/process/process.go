@@ -187,7 +187,7 @@ func (p *Process) Prepare(ctx context.Context) error {
 		if err := p.Cluster.EnsureTopics(ctx, p.cfg.Topics...); err != nil {
 			return fmt.Errorf("creating topics: %w", err)
 		}
-	} else if _, err := p.Cluster.Partitions(ctx, schemas.TopicScores); err != nil {
+	} else if _, err := p.Cluster.Partitions(ctx, schemas.TopicModels); err != nil { // which every role may read
 		return fmt.Errorf("looking for the topics: %w", err)
 	}
 	if err := topics.Guard(ctx, p.Cluster, p.Log, p.Metrics); err != nil {
