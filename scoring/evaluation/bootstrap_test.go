@@ -73,6 +73,9 @@ func world(rng *rand.Rand, customers, rows int) []Example {
 // The intervals have the truth in them in 95 of 100 worlds, also where a customer
 // has several rows; rows taken one by one would have it in far fewer.
 func TestIntervalsCoverTheTruth(t *testing.T) {
+	if raced {
+		t.Skip("a simulation")
+	}
 	rng := rand.New(rand.NewPCG(4, 14))
 	truth := Rank(world(rng, 200_000, 1)).Metrics()
 	const worlds, customers = 100, 250

@@ -59,6 +59,9 @@ func TestCompareResamplesCustomers(t *testing.T) {
 // Of two models that are equally good, the comparison finds one better beyond
 // chance in 1 of 20 worlds.
 func TestCompareFindsNoDifferenceWhereThereIsNone(t *testing.T) {
+	if raced {
+		t.Skip("a simulation")
+	}
 	rng := rand.New(rand.NewPCG(9, 14))
 	found := 0
 	for range 400 {
