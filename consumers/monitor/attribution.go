@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/churnstream/churnstream/scoring"
+	"github.com/churnstream/churnstream/scoring/segment"
 )
 
 // lossShare is what an example's log loss is made of: the base and what each
@@ -28,48 +29,49 @@ type attribution struct {
 	bySegment []segmentChange
 }
 
-// segmentChange is how much more a feature's value adds to the log loss of a
-// segment's examples than it did before.
+// segmentChange is how much more a feature's value adds to the log loss of the
+// examples with a level of another feature, or the same, than it did before.
 type segmentChange struct {
-	feature int
-	segment *segment
-	change  float64
+	feature, segment int
+	level            string
+	change           float64
 }
 
 const (
 	// maxSegmentChanges bounds the changes within segments that are told.
 	maxSegmentChanges = 50
-	// minSegmentRows is how many examples a segment must have in either window.
-	minSegmentRows = 100
+	// minRows is how many examples there must be in either window, and in either part
+	// of a segment: a change from a few is one of them.
+	minRows = 100
 )
 
 // attribute divides the log loss of rows, which ascend, into that of the newest
 // limit of them and that of those before. Examples whose model version is not
-// known any more are left out. The rows of segments are the newest's.
-func (c *computer) attribute(rows []*example, limit int, segments []segment) *attribution {
+// known any more are left out.
+func (c *computer) attribute(rows []*example, limit int) *attribution {
 	spec := c.monitor.spec
-	split := max(0, len(rows)-limit)
-	newest, reference := rows[split:], rows[:split]
+	newest, reference := rows[max(0, len(rows)-limit):], rows[:max(0, len(rows)-limit)]
+	newest, reference = c.known(newest), c.known(reference)
+	if len(reference) < minRows {
+		reference = nil
+	}
 	a := &attribution{newest: scoring.NewAttribution(spec.Len()), reference: scoring.NewAttribution(spec.Len())}
-	c.sum(a.newest, newest)
-	c.sum(a.reference, reference)
+	for _, e := range newest {
+		a.newest.Add(c.share(e))
+	}
+	for _, e := range reference {
+		a.reference.Add(c.share(e))
+	}
 	a.features = a.newest.Features(nil)
 	a.changes = differences(a.newest, a.reference)
 	a.change = a.newest.LogLoss() - a.reference.LogLoss()
-	if a.reference.Examples() == 0 {
+	if len(reference) == 0 {
 		return a
 	}
-	for len(segments) > 0 {
-		n := 1
-		for n < len(segments) && segments[n].feature == segments[0].feature {
-			n++
-		}
-		a.bySegment = c.changesWithin(a.bySegment, newest, reference, segments[:n])
-		segments = segments[n:]
-	}
+	a.bySegment = c.changesWithin(newest, reference)
 	slices.SortFunc(a.bySegment, func(a, b segmentChange) int {
 		return cmp.Or(cmp.Compare(math.Abs(b.change), math.Abs(a.change)), cmp.Compare(a.feature, b.feature),
-			cmp.Compare(a.segment.feature, b.segment.feature), cmp.Compare(a.segment.level, b.segment.level))
+			cmp.Compare(a.segment, b.segment), cmp.Compare(a.level, b.level))
 	})
 	a.bySegment = a.bySegment[:min(len(a.bySegment), maxSegmentChanges)]
 	return a
@@ -83,67 +85,56 @@ func differences(newest, reference *scoring.Attribution) []float64 {
 	return changes
 }
 
-func (c *computer) sum(a *scoring.Attribution, rows []*example) {
-	for _, e := range rows {
-		if s := c.share(e); s != nil {
-			a.Add(s.values, s.base)
-		}
-	}
-}
-
-// partial sums the shares of a segment's examples. Its rows come in their order, so
-// that the sums are the same in every process.
-type partial struct {
-	rows int
-	sums []float64
-}
-
-// changesWithin appends the changes within the segments of one feature.
-func (c *computer) changesWithin(all []segmentChange, newest, reference []*example, segments []segment) []segmentChange {
-	byLevel := make(map[string]*[2]partial, len(segments))
-	for i := range segments {
-		n := c.monitor.spec.Len()
-		byLevel[segments[i].level] = &[2]partial{{sums: make([]float64, n)}, {sums: make([]float64, n)}}
-	}
-	v, feature := c.monitor.cfg.Codec.Set().Vocabulary(), segments[0].feature
-	for i, rows := range [2][]*example{newest, reference} {
-		for _, e := range rows {
-			of, share := byLevel[levelOf(v, feature, e)], c.share(e)
-			if of == nil || share == nil {
-				continue
-			}
-			of[i].rows++
-			for j, value := range share.values {
-				of[i].sums[j] += value
-			}
-		}
-	}
-	for i := range segments {
-		now, before := &byLevel[segments[i].level][0], &byLevel[segments[i].level][1]
-		if min(now.rows, before.rows) < minSegmentRows {
+// changesWithin returns the changes within the segments of each categorical
+// feature.
+func (c *computer) changesWithin(newest, reference []*example) (all []segmentChange) {
+	spec, cfg, v := c.monitor.spec, &c.monitor.cfg, c.monitor.cfg.Codec.Set().Vocabulary()
+	count := 0
+	for j := range spec.Len() {
+		left := min(cfg.SegmentLevels, cfg.Segments-count)
+		if spec.Feature(j).Kind != scoring.Categorical || left <= 0 {
 			continue
 		}
-		for feature := range now.sums {
-			if change := now.sums[feature]/float64(now.rows) - before.sums[feature]/float64(before.rows); change != 0 {
-				all = append(all, segmentChange{feature, &segments[i], change})
+		limits := segment.Limits{Levels: left, Rows: minRows}
+		losses := segment.DivideLosses(newest, reference, levelOf(v, j), spec.Len(), c.share, limits)
+		count += len(losses)
+		for i := range losses {
+			s := &losses[i]
+			if min(s.Now.Examples(), s.Before.Examples()) < minRows {
+				continue
+			}
+			for f := range spec.Len() {
+				if change := s.Change(f); change != 0 {
+					all = append(all, segmentChange{f, j, s.Level, change})
+				}
 			}
 		}
 	}
 	return all
 }
 
-// share returns what an example's log loss is made of, nil if its model version is
-// not known. It takes some twenty microseconds the first time.
-func (c *computer) share(e *example) *lossShare {
-	if e.loss == nil {
-		v := c.monitor.cfg.Models.Get(e.ModelVersion)
-		if v == nil {
-			return nil
+// known returns the examples of which it is known what their log loss is made of:
+// those with a model version that there still is.
+func (c *computer) known(rows []*example) []*example {
+	out := make([]*example, 0, len(rows))
+	for _, e := range rows {
+		if e.loss == nil {
+			v := c.monitor.cfg.Models.Get(e.ModelVersion)
+			if v == nil {
+				continue
+			}
+			e.loss = &lossShare{
+				base:   v.Predictor.ExpectedLogLoss(e.Churned),
+				values: v.Predictor.LogLossSHAP(nil, c.vector(e.Attributes, e.levels), e.Churned, &c.workspace),
+			}
 		}
-		e.loss = &lossShare{
-			base:   v.Predictor.ExpectedLogLoss(e.Churned),
-			values: v.Predictor.LogLossSHAP(nil, c.vector(e.Attributes, e.levels), e.Churned, &c.workspace),
-		}
+		out = append(out, e)
 	}
-	return e.loss
+	return out
+}
+
+// share returns what the log loss of a known example is made of. It was computed
+// once, in some twenty microseconds.
+func (c *computer) share(e *example) (values []float64, base float64) {
+	return e.loss.values, e.loss.base
 }

@@ -28,7 +28,7 @@ type result struct {
 	customers *shownCustomers
 	versions  []*versionFigures // newest first
 	expected  []expected        // newest first
-	segments  []segment         // of the champion
+	segments  []levelFigures    // of the champion
 	course    []slice
 	shadow    *shadow // nil unless there are both
 	loss      *attribution
@@ -119,14 +119,13 @@ func (c *computer) compute(before *result) *result {
 	} else {
 		r.drift = c.drift(r.champion, r.expected, r.customers.rows.rows)
 	}
-	sameSegments := false
 	sameModels := r.champion == before.champion && newestChallenger(r.models) == newestChallenger(before.models)
 	if r.champion != nil {
 		f := r.of(r.champion.Version)
 		switch {
 		case f == nil:
 		case r.champion == before.champion && f == before.of(r.champion.Version):
-			r.segments, sameSegments = before.segments, true
+			r.segments = before.segments
 		default:
 			r.segments = segments(m.cfg.Codec.Set().Vocabulary(), f.rows.rows, m.cfg.SegmentLevels, m.cfg.Segments)
 		}
@@ -142,10 +141,10 @@ func (c *computer) compute(before *result) *result {
 	} else {
 		r.course = course(scored.rows)
 	}
-	if scored.same(before.shown.scored) && sameVersions && sameSegments {
+	if scored.same(before.shown.scored) && sameVersions {
 		r.loss = before.loss
 	} else {
-		r.loss = c.attribute(scored.rows, m.cfg.Window, r.segments)
+		r.loss = c.attribute(scored.rows, m.cfg.Window)
 	}
 	return r
 }

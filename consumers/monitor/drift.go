@@ -24,8 +24,12 @@ type scoreDrift struct {
 // reasonRows is how many customers, the newest, are explained.
 const reasonRows = 2000
 
-// drift compares the newest scores, one of each customer, with what their versions
-// and the champion were trained on. The versions are given newest first.
+// drift compares customers with those that the champion was trained on, and what
+// each version that made some of their newest scores makes of all of them with its
+// own holdout. The versions are given newest first.
+//
+// It is no use to look at a version's own scores alone: after a promotion those are
+// of the customers who did something since, who are not like the others.
 func (c *computer) drift(champion *models.Version, versions []expected, rows []*scored) *drifted {
 	set := c.monitor.cfg.Codec.Set()
 	baseline := func(v *models.Version) *drift.Baseline {
@@ -39,9 +43,7 @@ func (c *computer) drift(champion *models.Version, versions []expected, rows []*
 		}
 		sample := baseline(v).Sample(set.Vocabulary())
 		for _, s := range rows {
-			if s.version == v.Version {
-				sample.AddScore(s.probability)
-			}
+			sample.AddScore(v.Predictor.Probability(c.vector(s.attributes, s.levels)))
 		}
 		d.scores = append(d.scores, scoreDrift{v.Version, sample.Score()})
 	}

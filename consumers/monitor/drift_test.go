@@ -54,11 +54,12 @@ func TestDrift(t *testing.T) {
 	}
 	var records []kafka.Record
 	for i := range 600 {
-		v := former
+		// Those whom the champion has scored are not like the others.
+		v, share := former, 0.
 		if i >= 300 {
-			v = champion
+			v, share = champion, 1
 		}
-		records = append(records, score("c"+strconv.Itoa(i), i, v, .5))
+		records = append(records, score("c"+strconv.Itoa(i), i, v, share))
 	}
 	w.produce(schemas.TopicScores, records...)
 	r := w.start(Config{DriftWindow: 500})
@@ -69,7 +70,7 @@ func TestDrift(t *testing.T) {
 	if d.features[0].Exceeded() || d.features[2].Exceeded() || d.reasons[0].Exceeded() || d.reasons[2].Exceeded() {
 		t.Errorf("nothing has changed, but %+v", d)
 	}
-	if len(d.scores) != 2 || d.scores[0].Exceeded() || d.scores[1].Exceeded() || d.scores[0].Rows != 300 || d.scores[1].Rows != 200 {
+	if len(d.scores) != 2 || d.scores[0].Exceeded() || d.scores[1].Exceeded() || d.scores[0].Rows != 500 || d.scores[1].Rows != 500 {
 		t.Errorf("a promotion is no drift: %+v", d.scores)
 	}
 

@@ -1,11 +1,9 @@
 package monitor
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/evaluation"
+	"github.com/churnstream/churnstream/scoring/segment"
 )
 
 // versionFigures are the figures of a model version over its newest examples.
@@ -66,53 +64,33 @@ func figuresOf(v shownVersion) *versionFigures {
 	return f
 }
 
-// segment is the examples with one level of a feature.
-type segment struct {
+// levelFigures are the figures of the examples with one level of a feature, or with
+// any of those that are left.
+type levelFigures struct {
 	feature int
-	level   string
-	rows    []*example
+	segment.Segment[*example]
 	figures evaluation.Figures
 	share   float64 // of churners
 }
 
-// missingLevel is what customers have of whom a feature is not known.
-const missingLevel = "(missing)"
-
-// levelOf returns what an example has of a categorical feature.
-func levelOf(v *scoring.Vocabulary, feature int, e *example) string {
-	x := e.Attributes[feature]
-	if scoring.IsMissing(x) {
-		return missingLevel
-	}
-	return v.Text(feature, x, e.levels)
+// levelOf returns what gives the level that an example has of a feature.
+func levelOf(v *scoring.Vocabulary, feature int) func(*example) string {
+	return func(e *example) string { return segment.Level(v, feature, e.Attributes, e.levels) }
 }
 
-// segments divides examples by the most frequent levels of each categorical
-// feature, most levels of a feature and most in all.
-func segments(v *scoring.Vocabulary, rows []*example, levels, most int) []segment {
-	var all []segment
+// segments divides examples by each categorical feature: the most frequent levels,
+// so many of a feature and so many in all, and the others of the feature together.
+func segments(v *scoring.Vocabulary, rows []*example, levels, most int) []levelFigures {
+	var all []levelFigures
 	for j := range v.Spec().Len() {
-		if v.Spec().Feature(j).Kind != scoring.Categorical {
+		left := min(levels, most-len(all))
+		if v.Spec().Feature(j).Kind != scoring.Categorical || left <= 0 {
 			continue
 		}
-		byLevel := map[string][]*example{}
-		for _, e := range rows {
-			level := levelOf(v, j, e)
-			byLevel[level] = append(byLevel[level], e)
+		for _, s := range segment.Divide(rows, levelOf(v, j), segment.Limits{Levels: left}) {
+			m := ranked(s.Rows).Metrics()
+			all = append(all, levelFigures{j, s, m.Figures, float64(m.Churners) / float64(m.Rows)})
 		}
-		var found []segment
-		for level, rows := range byLevel {
-			found = append(found, segment{feature: j, level: level, rows: rows})
-		}
-		slices.SortFunc(found, func(a, b segment) int {
-			return cmp.Or(cmp.Compare(len(b.rows), len(a.rows)), cmp.Compare(a.level, b.level))
-		})
-		found = found[:min(len(found), levels, most-len(all))]
-		for i := range found {
-			m := ranked(found[i].rows).Metrics()
-			found[i].figures, found[i].share = m.Figures, float64(m.Churners)/float64(m.Rows)
-		}
-		all = append(all, found...)
 	}
 	return all
 }

@@ -146,7 +146,7 @@ func newMetrics(m *Monitor) *metrics {
 		loss: lossDescs{
 			shapley:       desc("churn_loss_shapley", "Mean Shapley value of a feature in the log loss of the newest examples: how much of the loss is due to its values. Above 0 they led the model away from what happened.", "feature"),
 			change:        desc("churn_loss_shapley_change", "Mean Shapley value of a feature in the log loss of the newest examples minus that of as many examples before them.", "feature"),
-			segmentChange: desc("churn_loss_shapley_segment_change", "As churn_loss_shapley_change, of the examples with a level of a feature: the greatest changes, 50 at most.", "feature", "segment_feature", "level"),
+			segmentChange: desc("churn_loss_shapley_segment_change", "As churn_loss_shapley_change, of the examples with a level of a feature, or with any of its rare ones: the greatest changes, 50 at most.", "feature", "segment_feature", "level"),
 			total:         desc("churn_loss_change", "Log loss of the newest examples minus that of as many examples before them."),
 		},
 		info: desc("churn_model_info", "The newest model versions and their stage: champion, challenger or retired. Always 1.", version, "stage"),
@@ -157,7 +157,7 @@ func newMetrics(m *Monitor) *metrics {
 				desc("churn_feature_psi_threshold", "What churn_feature_psi must exceed to be neither chance, with as many customers, nor negligible.", "feature"),
 			},
 			scores: [2]*prometheus.Desc{
-				desc("churn_score_psi", "Population stability index of the probabilities in the newest scores of a model version, one per customer, against its own holdout.", version),
+				desc("churn_score_psi", "Population stability index of the probabilities that a model version gives to the customers with the newest scores, against its own holdout.", version),
 				desc("churn_score_psi_threshold", "What churn_score_psi must exceed to be neither chance nor negligible.", version),
 			},
 			reasons: [2]*prometheus.Desc{
@@ -289,10 +289,10 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	for i := range r.segments {
 		s := &r.segments[i]
 		feature := spec.Feature(s.feature).Name
-		g.set(x.segmentRows, float64(len(s.rows)), feature, s.level)
-		g.set(x.segmentShare, s.share, feature, s.level)
+		g.set(x.segmentRows, float64(len(s.Rows)), feature, s.Level)
+		g.set(x.segmentShare, s.share, feature, s.Level)
 		for _, d := range x.segment {
-			g.set(d.desc, d.of(&s.figures), feature, s.level)
+			g.set(d.desc, d.of(&s.figures), feature, s.Level)
 		}
 	}
 	if s := r.shadow; s != nil {
@@ -312,7 +312,7 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 		g.set(x.loss.total, a.change)
 		for i := range a.bySegment {
 			s := &a.bySegment[i]
-			g.set(x.loss.segmentChange, s.change, spec.Feature(s.feature).Name, spec.Feature(s.segment.feature).Name, s.segment.level)
+			g.set(x.loss.segmentChange, s.change, spec.Feature(s.feature).Name, spec.Feature(s.segment).Name, s.level)
 		}
 	}
 	for i, change := range r.drift.features {

@@ -31,6 +31,7 @@ import (
 	"github.com/churnstream/churnstream/schemas/registrytest"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/evaluation"
+	"github.com/churnstream/churnstream/scoring/segment"
 )
 
 // attributes is a table unlike the shipped one: nothing here may depend on it.
@@ -673,7 +674,7 @@ func TestLossAttribution(t *testing.T) {
 	if !(a.changes[0] > .05) || math.Abs(a.changes[1])+math.Abs(a.changes[2]) > 1e-9 {
 		t.Errorf("changes %v: the plan did it", a.changes)
 	}
-	if first := a.bySegment[0]; first.feature != 0 || first.segment.level != "year" || !(first.change > a.changes[0]) {
+	if first := a.bySegment[0]; first.feature != 0 || first.segment != 0 || first.level != "year" || !(first.change > a.changes[0]) {
 		t.Errorf("the segment that did it is %+v", first)
 	}
 	lines := r.lines()
@@ -717,15 +718,24 @@ func TestSegmentsAreBounded(t *testing.T) {
 		rows = append(rows, &example{place: placeOf(e.ObservedAt, "c"), LabelledExample: e})
 	}
 	v := w.codec.Set().Vocabulary()
-	for _, c := range []struct{ levels, most, want int }{{10, 200, 10}, {10, 7, 7}, {0, 200, 0}} {
+	for _, c := range []struct{ levels, most, want int }{{10, 200, 11}, {10, 7, 8}, {30, 200, 30}, {0, 200, 0}} {
 		got := segments(v, rows, c.levels, c.most)
 		if len(got) != c.want {
 			t.Errorf("%d segments with %+v", len(got), c)
 		}
+		sum := 0
 		for i := range got { // as many rows in each, so by name
-			if want := fmt.Sprintf("plan-%02d", i); got[i].level != want {
-				t.Errorf("segment %d is %s", i, got[i].level)
+			want := fmt.Sprintf("plan-%02d", i)
+			if i == c.want-1 && c.levels < 30 {
+				want = segment.Other
 			}
+			if got[i].Level != want {
+				t.Errorf("segment %d is %s", i, got[i].Level)
+			}
+			sum += len(got[i].Rows)
+		}
+		if c.want > 0 && sum != len(rows) {
+			t.Errorf("%d of %d examples are in a segment", sum, len(rows))
 		}
 	}
 }
