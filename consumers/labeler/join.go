@@ -73,7 +73,8 @@ type join struct {
 
 // outcome is one that is not settled.
 type outcome struct {
-	customer              string
+	id                    string
+	customer              customer
 	observedAt, writtenAt int64
 	churned               bool
 	partition             int
@@ -94,7 +95,8 @@ func newJoin(r rules, s *store) *join {
 
 // takeScore takes a score, written at a time.
 func (j *join) takeScore(ctx context.Context, s *schemas.ChurnScore, writtenAt int64) error {
-	if j.store.erasedAfter(s.CustomerID, writtenAt) {
+	c := customerOf(s.CustomerID)
+	if j.store.erasedAfter(c, writtenAt) {
 		return nil
 	}
 	k := kept{asOf: s.AsOf, writtenAt: writtenAt, sourceOffset: s.SourceOffset, sourcePartition: s.SourcePartition, version: s.ModelVersion}
@@ -103,7 +105,7 @@ func (j *join) takeScore(ctx context.Context, s *schemas.ChurnScore, writtenAt i
 		// a late event leaves attributes in place that were set after it.
 		k.asOf = max(k.asOf, s.OccurredAt-age)
 	}
-	err := j.store.keep(s.CustomerID, k, j.interval, func(dst []byte) []byte {
+	oldest, err := j.store.keep(c, k, j.interval, func(dst []byte) []byte {
 		// It is an example without a label.
 		m := schemas.CustomerExamples{CustomerID: s.CustomerID, Levels: s.Levels}
 		m.Examples = append(j.score.Examples[:0], schemas.LabelledExample{
@@ -115,8 +117,11 @@ func (j *join) takeScore(ctx context.Context, s *schemas.ChurnScore, writtenAt i
 	if err != nil {
 		return err
 	}
-	if err := j.prune(s.CustomerID); err != nil {
-		return err
+	// An eighth of the time later: many together cost as much as one.
+	if until := j.until(); oldest < until-j.retained()/8 {
+		if err := j.store.prune(c, until); err != nil {
+			return err
+		}
 	}
 	return j.settle(ctx, s.CustomerID)
 }
@@ -124,29 +129,20 @@ func (j *join) takeScore(ctx context.Context, s *schemas.ChurnScore, writtenAt i
 // retained is for how long before now scores may be asked for.
 func (j *join) retained() int64 { return j.horizon + j.delay }
 
-// prune forgets a customer's scores that no outcome will ask for, an eighth of the
-// time later: many together cost as much as one.
-func (j *join) prune(id []byte) error {
-	until := j.now - j.retained()
-	l, ok, err := j.store.latest(id)
-	if err != nil || !ok || l.oldest >= until-j.retained()/8 {
-		return err
-	}
-	return j.store.prune(id, until)
-}
+// until is the time before which a customer needs one score only.
+func (j *join) until() int64 { return j.now - j.retained() }
 
 // takeOutcome takes an outcome that lies at an offset.
 func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, writtenAt int64, partition int, offset int64) error {
-	id := []byte(m.CustomerID)
 	o := &outcome{
-		customer: m.CustomerID, observedAt: m.ObservedAt, writtenAt: writtenAt, churned: m.Churned,
+		id: m.CustomerID, customer: customerOf([]byte(m.CustomerID)), observedAt: m.ObservedAt, writtenAt: writtenAt, churned: m.Churned,
 		partition: partition, offset: offset, deadline: writtenAt + j.grace,
 	}
-	if j.store.erasedAfter(id, writtenAt) {
+	if j.store.erasedAfter(o.customer, writtenAt) {
 		j.count(o, reasonErased)
 		return nil
 	}
-	if err := j.store.examples(ctx, id, &j.examples); err != nil {
+	if err := j.store.examples(ctx, o.customer, &j.examples); err != nil {
 		return err
 	}
 	switch known, err := j.correct(o); {
@@ -173,17 +169,17 @@ func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, written
 			return err
 		}
 	}
-	j.waiting[o.customer] = append(j.waiting[o.customer], o)
+	j.waiting[o.id] = append(j.waiting[o.id], o)
 	j.queue = append(j.queue, o)
 	return nil
 }
 
 // try makes an example of an outcome if there is a score for it.
 func (j *join) try(ctx context.Context, o *outcome) (settled bool, err error) {
-	id, decision := []byte(o.customer), o.observedAt-j.horizon
-	_, says, ok, err := j.store.inForce(id, decision, o.writtenAt)
+	decision := o.observedAt - j.horizon
+	_, says, ok, err := j.store.inForce(o.customer, decision, o.writtenAt)
 	if err == nil && !ok {
-		_, says, ok, err = j.store.firstWritten(id, decision, o.deadline)
+		_, says, ok, err = j.store.firstWritten(o.customer, decision, o.deadline)
 	}
 	if err != nil || !ok {
 		return false, err
@@ -205,7 +201,7 @@ func (j *join) settle(ctx context.Context, id []byte) error {
 	}
 	still := waiting[:0]
 	for _, o := range waiting {
-		if err := j.store.examples(ctx, id, &j.examples); err != nil {
+		if err := j.store.examples(ctx, o.customer, &j.examples); err != nil {
 			return err
 		}
 		settled, err := j.correct(o)
@@ -250,7 +246,7 @@ func (j *join) correct(o *outcome) (known bool, err error) {
 	e.Corrections++
 	j.count(o, resultCorrection)
 	j.delays = append(j.delays, o.writtenAt-o.observedAt)
-	return true, j.write(o.customer)
+	return true, j.write(o.id)
 }
 
 func compare(a, b int64) int {
@@ -281,7 +277,7 @@ func (j *join) add(o *outcome, known *schemas.LabelledExample, levels scoring.Le
 	j.examples.Examples = all[max(0, len(all)-j.perCustomer):]
 	j.count(o, resultExample)
 	j.delays = append(j.delays, o.writtenAt-o.observedAt)
-	err := j.write(o.customer)
+	err := j.write(o.id)
 	j.examples.Examples = nil // they share attributes with what is used again
 	return err
 }
@@ -299,7 +295,7 @@ func (j *join) write(customer string) error {
 			j.record = j.codec.AppendExamples(j.record[:0], m)
 		}
 	}
-	if err := j.store.setRecord(m.CustomerID, j.record); err != nil {
+	if err := j.store.setRecord(customerOf(m.CustomerID), j.record); err != nil {
 		return err
 	}
 	j.bytes += len(customer) + len(j.record) + recordOverhead
@@ -313,10 +309,11 @@ func (j *join) write(customer string) error {
 // erase forgets what was written of a customer up to a moment. What was written
 // since is of a customer who has come back.
 func (j *join) erase(ctx context.Context, id []byte, at int64) error {
-	if j.store.erasedAfter(id, at-1) {
+	c := customerOf(id)
+	if j.store.erasedAfter(c, at-1) {
 		return nil
 	}
-	if err := j.store.forget(id, at); err != nil {
+	if err := j.store.forget(c, at); err != nil {
 		return err
 	}
 	still := j.waiting[string(id)][:0]
@@ -329,7 +326,7 @@ func (j *join) erase(ctx context.Context, id []byte, at int64) error {
 		j.count(o, reasonErased)
 	}
 	j.keepWaiting(string(id), still)
-	if err := j.store.examples(ctx, id, &j.examples); err != nil {
+	if err := j.store.examples(ctx, c, &j.examples); err != nil {
 		return err
 	}
 	before := len(j.examples.Examples)
@@ -362,7 +359,7 @@ func (j *join) giveUpFirst(reason string) error {
 		return nil
 	}
 	o.done = true
-	j.keepWaiting(o.customer, slices.DeleteFunc(j.waiting[o.customer], func(w *outcome) bool { return w == o }))
+	j.keepWaiting(o.id, slices.DeleteFunc(j.waiting[o.id], func(w *outcome) bool { return w == o }))
 	return j.giveUp(o, reason)
 }
 
@@ -370,7 +367,7 @@ func (j *join) giveUpFirst(reason string) error {
 // is empty, for the one found.
 func (j *join) giveUp(o *outcome, reason string) error {
 	if reason == "" {
-		l, ok, err := j.store.latest([]byte(o.customer))
+		l, ok, err := j.store.latest(o.customer)
 		if err != nil {
 			return err
 		}

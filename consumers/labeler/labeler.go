@@ -72,6 +72,9 @@ type Config struct {
 	// MarkerInterval and RenewInterval are those of ownership.Config.
 	MarkerInterval time.Duration `kong:"-" default:"4h"`
 	RenewInterval  time.Duration `kong:"-" default:"24h"`
+	// SweepInterval is how often the scores of all customers are looked at for old
+	// ones.
+	SweepInterval time.Duration `kong:"-" default:"24h"`
 	// TidyInterval is how often the files are rewritten after erasures, so that
 	// what was erased leaves the disk.
 	TidyInterval time.Duration `kong:"-" default:"1h"`
@@ -104,9 +107,10 @@ type Labeler struct {
 	starting map[int]bool   // shards that have not read what there is
 	refused  map[int]string // why shards are not worked on
 
-	// In tests.
+	// Otherwise in tests.
 	topicsInterval time.Duration
 	pause          time.Duration // between two tries to work on a shard
+	fencedPause    time.Duration // after another one has taken it
 	killed         atomic.Bool   // shards end as if their process did
 	pollWait       time.Duration
 }
@@ -136,6 +140,7 @@ func New(cfg Config) (*Labeler, error) {
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, name),
 		fs:      vfs.Default, starting: map[int]bool{}, refused: map[int]string{},
 		topicsInterval: 5 * time.Second, pause: time.Second, pollWait: 200 * time.Millisecond,
+		fencedPause: cfg.SessionTimeout,
 	}
 	l.report()
 	return l, nil
@@ -175,6 +180,7 @@ func (l *Labeler) Run(ctx context.Context) (err error) {
 	defer l.cache.Unref()
 	l.positions = newPositions(l)
 	defer l.positions.close()
+	l.fs = &patientFS{FS: l.fs, ctx: ctx, log: l.log, failing: l.metrics.disk, first: firstDiskPause}
 	inner, stop := context.WithCancel(ctx)
 	defer stop()
 	l.reading = newReading(l, inner)

@@ -24,6 +24,7 @@ type metrics struct {
 	rebuilt     prometheus.Counter
 	foreign     prometheus.Counter
 	refenced    prometheus.Counter
+	disk        prometheus.Gauge
 }
 
 // labelOf is the value of the label called label.
@@ -73,6 +74,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		foreign:  counter("churn_labeler_foreign_records_total", "Records found in churn.examples that the owner of the partition has not written."),
 		refenced: counter("churn_labeler_fenced_total", "Times a shard lost the ownership of its partition of the examples."),
 	}
+	m.disk = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "churn_labeler_disk_failing",
+		Help: "Writes of the state to disk that fail and are tried until they do not; 0 when the disk is well.",
+	})
 	for _, churned := range []bool{false, true} { // so that there are series to look at
 		m.examples.WithLabelValues(labelOf(churned))
 		for _, reason := range reasons {
@@ -81,7 +86,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.examples, m.corrections, m.duplicates, m.unmatched, m.skipped, m.letters, m.erased, m.delay, m.lastOutcome,
-			m.waiting, m.kept, m.bytes, m.refused, m.rebuilt, m.foreign, m.refenced)
+			m.waiting, m.kept, m.bytes, m.refused, m.rebuilt, m.foreign, m.refenced, m.disk)
 	}
 	return m
 }

@@ -57,6 +57,7 @@ func (p *pass) stop() {
 type source struct {
 	in       input
 	start    int64
+	goal     int64 // end of the partition at the start
 	arrivals chan *arrival
 
 	records []record
@@ -106,7 +107,7 @@ func (p *pass) open(ctx context.Context) error {
 				start = min(start, max(span.Start, f.at[in]))
 			}
 			s := &source{in: in, start: start, arrivals: make(chan *arrival, 1)}
-			s.next, s.end, s.frontier = start, span.End, math.MinInt64
+			s.next, s.end, s.goal, s.frontier = start, span.End, span.End, math.MinInt64
 			p.sources = append(p.sources, s)
 		}
 	}
@@ -148,9 +149,12 @@ func (p *pass) run(ctx context.Context) error {
 		shards[f.shard], from[f] = f, maps.Clone(f.at)
 	}
 	for _, s := range p.sources {
+		p.l.positions.follow(s.in, s.start)
+	}
+	for _, s := range p.sources {
 		group.Go(func() error { return p.fetch(ctx, s, shards, from, owners, together) })
 	}
-	group.Go(func() error { return p.merge(ctx) })
+	group.Go(func() error { return p.merge(p.l.positions.watch(ctx)) })
 	group.Go(func() error {
 		return p.l.cfg.Cluster.Growth(ctx, p.l.topicsInterval, maps.Clone(p.counts), func(topic string, partition int) error {
 			return fmt.Errorf("%w: %s has partition %d", errGrown, topic, partition)
@@ -264,14 +268,40 @@ func (p *pass) merge(ctx context.Context) error {
 			idle = false
 			continue
 		}
+		end := func() {}
+		if from, until := p.first(); from != nil && until != nil {
+			end = retry.Begin(ctx, fmt.Sprintf("records of %s/%d, some of which may come before those of %s/%d",
+				until.in.topic, until.in.partition, from.in.topic, from.in.partition))
+		}
 		select {
 		case <-p.arrived:
 		case <-ticker.C:
 			idle = true
 		case <-ctx.Done():
+			end()
 			return ctx.Err()
 		}
+		end()
 	}
+}
+
+// first returns the source of the first record that there is, and the source of which
+// it waits for more; nil where there is none.
+func (p *pass) first() (from, until *source) {
+	for _, s := range p.sources {
+		if len(s.records) > 0 && (from == nil || s.records[0].at < from.records[0].at) {
+			from = s
+		}
+	}
+	if from == nil {
+		return nil, nil
+	}
+	for _, s := range p.sources {
+		if s != from && len(s.records) == 0 && !s.done(from) && s.frontier <= from.records[0].at {
+			return from, s
+		}
+	}
+	return from, nil
 }
 
 // refill takes what has arrived from the sources that have nothing left.
@@ -293,13 +323,8 @@ func (p *pass) refill() {
 // emit moves records of one source to the shards' chunks, as many as come before
 // those of the others for certain. It reports false if there are none.
 func (p *pass) emit() bool {
-	var from *source
-	for _, s := range p.sources {
-		if len(s.records) > 0 && (from == nil || s.records[0].at < from.records[0].at) {
-			from = s
-		}
-	}
-	if from == nil {
+	from, waits := p.first()
+	if from == nil || waits != nil {
 		return false
 	}
 	// until is the time before which records come first.
@@ -351,11 +376,12 @@ func (s *source) done(next *source) bool {
 // others.
 func (p *pass) send(ctx context.Context, idle bool) error {
 	next := map[input]int64{}
-	drained := true
+	drained, caughtUp := true, true
 	oldest := time.Now()
 	for _, s := range p.sources {
 		next[s.in] = s.position()
 		drained = drained && s.drained && len(s.records) == 0
+		caughtUp = caughtUp && s.position() >= s.goal
 		if s.asked.Before(oldest) {
 			oldest = s.asked
 		}
@@ -376,7 +402,7 @@ func (p *pass) send(ctx context.Context, idle bool) error {
 			}
 			c = &chunk{}
 		}
-		c.next, c.time, c.caughtUp = next, p.now, drained
+		c.next, c.time, c.caughtUp = next, p.now, caughtUp
 		select {
 		case f.chunks <- c:
 			f.sent = time.Now()

@@ -25,6 +25,11 @@ const (
 	// customer and a marker it is a single record batch, which the broker takes as a
 	// whole or not at all.
 	flushBytes = 512 << 10
+	// sweepCustomers are looked at together for old scores.
+	sweepCustomers = 1000
+	// erasuresKept is for how long it is known that a customer was erased. Outcomes
+	// from before that come later than this, redriven, would count again.
+	erasuresKept = 90 * 24 * time.Hour
 	// maxWriters bounds the owners that a marker lists.
 	maxWriters = 100
 	// identityInterval is the time between two looks at the ids of the topics.
@@ -36,13 +41,15 @@ const (
 	// reasonPartitions: churn.examples has not as many partitions as when customers
 	// were distributed over them.
 	reasonPartitions = "partitions"
+	// reasonOtherGroup: another group labels into the topic.
+	reasonOtherGroup = "other_group"
 	// reasonTopicMissing: a topic does not exist.
 	reasonTopicMissing = "topic_missing"
 	// reasonDisk: the state cannot be written to disk, or read from it.
 	reasonDisk = "disk"
 )
 
-var refusals = [...]string{reasonPartitions, reasonTopicMissing, reasonDisk}
+var refusals = [...]string{reasonPartitions, reasonOtherGroup, reasonTopicMissing, reasonDisk}
 
 // refusal is why a shard is not worked on until somebody has mended it.
 type refusal struct{ reason, why string }
@@ -67,6 +74,10 @@ func (l *Labeler) work(ctx context.Context, claim *kafka.Claim) error {
 			if !l.refuse(ctx, s, refused) {
 				return nil
 			}
+		case errors.Is(err, errDisk):
+			if !l.refuse(ctx, s, &refusal{reasonDisk, err.Error()}) {
+				return nil
+			}
 		case errors.Is(err, kafka.ErrUnknownTopic):
 			// It may be made anew.
 			if !l.refuse(ctx, s, &refusal{reasonTopicMissing, err.Error()}) {
@@ -78,7 +89,7 @@ func (l *Labeler) work(ctx context.Context, claim *kafka.Claim) error {
 			// each other.
 			l.metrics.refenced.Inc()
 			s.log.Warn("another labeler owns this partition now; waiting for the group to say so")
-			if !pause(ctx, l.cfg.SessionTimeout, "another labeler owns this partition, and the group has not said so yet") {
+			if !pause(ctx, l.fencedPause, "another labeler owns this partition, and the group has not said so yet") {
 				return nil
 			}
 		case err == nil, errors.Is(err, errOtherTopics), errors.Is(err, errDamaged), errors.Is(err, errMoved):
@@ -142,12 +153,13 @@ type shard struct {
 	sums      tally
 	at        map[input]int64        // offsets to be read next
 	pending   map[int]map[int64]bool // outcomes before them that are read once more, by partition
+	repairs   map[string]bool        // customers whose valid record is followed by one of others
 	reflected int64                  // offset after the last of the examples that is known
 	changed   bool                   // what a marker says
 
-	markedAt, flushedAt, committedAt, tidiedAt, lookedAt time.Time
-	committed                                            int64
-	started                                              bool
+	markedAt, flushedAt, committedAt, tidiedAt, lookedAt, sweptAt time.Time
+	committed                                                     int64
+	started                                                       bool
 }
 
 func (l *Labeler) newShard(claim *kafka.Claim) *shard {
@@ -198,16 +210,29 @@ func (s *shard) leave() {
 	if s.store == nil {
 		return
 	}
-	if !s.killed.Load() {
-		if s.started {
-			s.commit()
-		}
-		if err := s.store.flush(); err != nil {
-			s.log.Warn("writing the state to disk", "error", err)
-		}
+	if s.started && !s.killed.Load() {
+		s.commit()
 	}
-	s.store.close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if !s.killed.Load() {
+			if err := s.store.flush(); err != nil {
+				s.log.Warn("writing the state to disk", "error", err)
+			}
+		}
+		s.store.close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(leaveGrace):
+		// A disk that does not write must not keep the partition from others.
+		s.log.Error("the state on disk is left as it is, since it cannot be written")
+	}
 }
+
+// leaveGrace is how long a shard may take to write to disk when it is handed over.
+const leaveGrace = 10 * time.Second
 
 // take makes this shard the only writer of its partition of the examples, and then
 // brings its state up to what is there.
@@ -223,6 +248,10 @@ func (s *shard) take(ctx context.Context) (err error) {
 	}
 	if n != s.partitions {
 		return s.grown(n, s.partitions)
+	}
+	// A group that labels already must not be fenced off.
+	if err := s.checkGroup(ctx); err != nil {
+		return err
 	}
 	var at int64
 	s.owner, at, _, err = ownership.Take(ctx, ownership.Config{
@@ -240,7 +269,7 @@ func (s *shard) take(ctx context.Context) (err error) {
 		Partition: s.partition, Partitions: n, Interval: s.rules.interval, Retained: s.rules.horizon + s.rules.delay,
 	})
 	if err != nil {
-		return &refusal{reasonDisk, err.Error()}
+		return err
 	}
 	if anew != "" {
 		s.metrics.rebuilt.Inc()
@@ -256,6 +285,9 @@ func (s *shard) take(ctx context.Context) (err error) {
 	s.progress.ExamplesTopicID, s.progress.OutcomesTopicID = s.ids.Examples, s.ids.Outcomes
 	s.progress.Writers = withWriter(s.progress.Writers, s.owner.ProducerID(), at)
 	s.changed, s.started = true, true
+	if err := s.repair(ctx, s.repairs); err != nil {
+		return err
+	}
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
@@ -265,6 +297,53 @@ func (s *shard) take(ctx context.Context) (err error) {
 	}
 	s.log.Info("labelling for a partition", "restored_to", at, "kept_scores", s.store.meta.Kept, "positions", fmt.Sprint(s.progress.Positions), "took", s.cfg.Now().Sub(began))
 	return nil
+}
+
+// checkGroup refuses to label beside another group.
+func (s *shard) checkGroup(ctx context.Context) error {
+	first, end, err := s.cfg.Cluster.Offsets(ctx, schemas.TopicExamples, s.partition)
+	if err != nil {
+		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicExamples, err)
+	}
+	_, p, err := s.lastMarker(ctx, first, end)
+	if err != nil || p.Group == "" || p.Group == s.cfg.Group {
+		return err
+	}
+	members, err := s.cfg.Cluster.GroupMembers(ctx, p.Group)
+	switch {
+	case errors.Is(err, kafka.ErrNotAllowed):
+		s.log.Warn("taking over from another group, of which this user may not see whether it has members", "before", p.Group)
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at the group %s: %w", p.Group, err)
+	case members > 0:
+		return &refusal{reasonOtherGroup, fmt.Sprintf("%s is labelled by the group %s, which has %d members: one group at a time. Stop it, or give this one topics of its own",
+			schemas.TopicExamples, p.Group, members)}
+	}
+	s.log.Warn("taking over from another group, which has no members", "before", p.Group)
+	return nil
+}
+
+// lastMarker returns the last marker of progress among the examples from one offset up
+// to before another, as it is there and decoded; nothing if there is none.
+func (s *shard) lastMarker(ctx context.Context, first, end int64) (said []byte, p schemas.LabelerProgress, err error) {
+	reader := intake.NewReader(s.intake, intake.Topic[schemas.LabelerProgress]{
+		Decode: s.cfg.Codec.DecodeLabelerProgress, Reserved: true,
+		Poison: func(context.Context, *kafka.Record, *schemas.PoisonError) error { return nil }, // nobody's
+	})
+	span := kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: first, End: end}
+	err = intake.SeekBack(ctx, s.cfg.Cluster, span, func(r *kafka.Record) (bool, error) {
+		if string(r.Key) != schemas.ProgressKey {
+			return false, nil
+		}
+		kind, err := reader.Read(ctx, intake.Marker(r))
+		if err != nil || kind != intake.Message {
+			return false, err
+		}
+		said, p = slices.Clone(r.Header(schemas.HeaderProgress)), *reader.Message()
+		return true, nil
+	})
+	return said, p, err
 }
 
 func (s *shard) grown(now, before int) error {
@@ -293,21 +372,39 @@ func (s *shard) restore(ctx context.Context, at int64) error {
 		s.log.Warn("the examples have become fewer; going back to what is left", "known_to", s.store.meta.Examples, "now_to", at)
 		return s.restart()
 	}
-	last := s.store.meta.Progress
+	from := max(first, s.store.meta.Examples)
+	said, p, err := s.lastMarker(ctx, from, at)
+	if err != nil {
+		return err
+	}
+	if said == nil && s.store.meta.Progress != nil {
+		said = s.store.meta.Progress
+		if p, err = s.decodeMarker(ctx, said); err != nil {
+			return err
+		}
+	}
+	if p.ExamplesTopicID != s.ids.Examples {
+		p.Writers = nil // of a topic that this one was copied from
+	}
+	foreign := map[string]bool{}
 	topic := intake.Examples(s.cfg.Codec)
 	topic.Poison = func(ctx context.Context, r *kafka.Record, why *schemas.PoisonError) error {
 		s.foreign(r.Offset, why.Error())
+		if len(r.Key) > 0 && len(r.Key) <= schemas.MaxIDBytes {
+			foreign[string(r.Key)] = true
+		}
 		return nil
 	}
 	reader := intake.NewReader(s.intake, topic)
 	unwritten := 0
-	span := kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: max(first, s.store.meta.Examples), End: at}
+	span := kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: from, End: at}
 	err = s.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, next int64) error {
 		for i := range records {
 			r := &records[i]
-			if string(r.Key) == schemas.ProgressKey {
-				if said := r.Header(schemas.HeaderProgress); said != nil {
-					last = slices.Clone(said)
+			if own, known := intake.Wrote(p.Writers, r); known && !own && !schemas.IsReservedKey(r.Key) {
+				s.foreign(r.Offset, "none of the owners of the partition has written it")
+				if len(r.Key) > 0 && len(r.Key) <= schemas.MaxIDBytes {
+					foreign[string(r.Key)] = true
 				}
 				continue
 			}
@@ -316,32 +413,46 @@ func (s *shard) restore(ctx context.Context, at int64) error {
 				return err
 			}
 			switch kind {
+			case intake.Nothing:
+				continue
 			case intake.Tombstone:
-				err = s.store.setRecord(r.Key, nil)
+				err = s.store.setRecord(customerOf(r.Key), nil)
 			case intake.Message:
-				err = s.store.setRecord(r.Key, s.cfg.Codec.AppendExamples(nil, reader.Message()))
+				err = s.store.setRecord(customerOf(r.Key), s.cfg.Codec.AppendExamples(nil, reader.Message()))
 			}
 			if err != nil {
 				return err
 			}
-			if unwritten += len(r.Key) + len(r.Value); unwritten > 1<<20 {
-				unwritten = 0
-				s.store.meta.Examples, s.store.meta.Progress = r.Offset+1, last
-				if err := s.store.commit(); err != nil {
-					return err
-				}
-			}
+			delete(foreign, string(r.Key)) // what counts comes after it
+			unwritten += len(r.Key) + len(r.Value)
+		}
+		if unwritten > 1<<20 {
+			unwritten, s.store.meta.Examples, s.store.meta.Progress = 0, next, said
+			return s.store.commit()
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	s.store.meta.Examples, s.store.meta.Progress = at, last
+	s.repairs = foreign
+	s.store.meta.Examples, s.store.meta.Progress = at, said
 	if err := s.store.commit(); err != nil {
 		return err
 	}
-	return s.resume(ctx, last)
+	return s.resume(ctx, p)
+}
+
+// decodeMarker decodes what a marker says.
+func (s *shard) decodeMarker(ctx context.Context, said []byte) (p schemas.LabelerProgress, err error) {
+	err = retry.Do(ctx, s.log, "decoding the marker of progress", func(ctx context.Context) error {
+		err := s.cfg.Codec.DecodeLabelerProgress(ctx, said, &p)
+		if why, poison := schemas.AsPoison(err); poison {
+			return retry.Permanent(fmt.Errorf("%w: the marker of progress: %w", errDamaged, why))
+		}
+		return err
+	})
+	return p, err
 }
 
 // restart throws the state on disk away.
@@ -350,28 +461,13 @@ func (s *shard) restart() error {
 	s.store.close()
 	s.store = nil
 	if err := s.fs.RemoveAll(dir); err != nil {
-		return &refusal{reasonDisk, fmt.Sprintf("removing %s: %v", dir, err)}
+		return fmt.Errorf("removing %s: %w", dir, damage(err))
 	}
 	return errDamaged
 }
 
 // resume goes on where a marker says, if there is one.
-func (s *shard) resume(ctx context.Context, said []byte) error {
-	var p schemas.LabelerProgress
-	if said != nil {
-		err := retry.Do(ctx, s.log, "decoding the marker of progress", func(ctx context.Context) error {
-			err := s.cfg.Codec.DecodeLabelerProgress(ctx, said, &p)
-			if why, poison := schemas.AsPoison(err); poison {
-				s.log.Error("the marker of progress cannot be read; reading all outcomes again", "error", why)
-				p = schemas.LabelerProgress{}
-				return nil
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
+func (s *shard) resume(ctx context.Context, p schemas.LabelerProgress) error {
 	switch {
 	case p.Partitions != 0 && int(p.Partitions) != s.partitions && p.ExamplesTopicID == s.ids.Examples:
 		return s.grown(s.partitions, int(p.Partitions))
@@ -563,7 +659,7 @@ func (s *shard) append(ctx context.Context, now time.Time) error {
 	j := s.join
 	var records []kafka.Record
 	for _, id := range j.changed {
-		value, err := s.store.record([]byte(id))
+		value, err := s.store.record(customerOf([]byte(id)))
 		if err != nil {
 			return err
 		}
@@ -629,37 +725,42 @@ func (s *shard) write(ctx context.Context, records []kafka.Record) error {
 	from := s.reflected
 	s.reflected = base + int64(len(records))
 	s.claim.Position.Advance(s.reflected)
-	if base > from {
-		return s.repair(ctx, from, base)
+	if base == from {
+		return nil
 	}
-	return nil
-}
-
-// repair writes the valid records of customers again after those that others wrote.
-func (s *shard) repair(ctx context.Context, from, to int64) error {
-	customers := map[string]bool{}
-	err := s.cfg.Cluster.Read(ctx, kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: from, End: to}, func(records []kafka.Record, _ int64) error {
+	foreign := map[string]bool{}
+	span := kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: from, End: base}
+	err = s.cfg.Cluster.Read(ctx, span, func(records []kafka.Record, _ int64) error {
 		for i := range records {
 			r := &records[i]
 			s.foreign(r.Offset, "it was written while this process owned the partition")
-			if len(r.Key) > 0 && !schemas.IsReservedKey(r.Key) {
-				customers[string(r.Key)] = true
+			if !schemas.IsReservedKey(r.Key) && len(r.Key) > 0 && len(r.Key) <= schemas.MaxIDBytes {
+				foreign[string(r.Key)] = true
 			}
 			s.changed = s.changed || string(r.Key) == schemas.ProgressKey
 		}
 		return nil
 	})
-	if err != nil || len(customers) == 0 {
+	if err != nil {
 		return err
+	}
+	return s.repair(ctx, foreign)
+}
+
+// repair writes the valid records of customers again, after those of others.
+func (s *shard) repair(ctx context.Context, customers map[string]bool) error {
+	if len(customers) == 0 {
+		return nil
 	}
 	var records []kafka.Record
 	for id := range customers {
-		value, err := s.store.record([]byte(id))
+		value, err := s.store.record(customerOf([]byte(id)))
 		if err != nil {
 			return err
 		}
 		records = append(records, kafka.Record{Key: []byte(id), Value: slices.Clone(value), Time: s.cfg.Now()})
 	}
+	s.log.Info("repaired customers after foreign records", "topic", schemas.TopicExamples, "customers", len(records))
 	return s.write(ctx, records)
 }
 
@@ -699,6 +800,16 @@ func (s *shard) stay(ctx context.Context) error {
 			return err
 		}
 		s.metrics.bytes.WithLabelValues(strconv.Itoa(s.partition)).Set(float64(s.store.bytes()))
+	}
+	if now.Sub(s.sweptAt) >= s.cfg.SweepInterval || s.store.swept != nil {
+		done, err := s.store.sweep(sweepCustomers, s.join.until())
+		if err == nil && done {
+			s.sweptAt = now
+			err = s.store.expire(now.Add(-erasuresKept).UnixMilli())
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if s.store.rubbish > 0 && now.Sub(s.tidiedAt) >= s.cfg.TidyInterval {
 		s.tidiedAt = now

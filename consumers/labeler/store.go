@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,6 @@ import (
 
 	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
-	"github.com/churnstream/churnstream/scoring"
 )
 
 // storeFormat is that of what lies on disk; a store of another one is built anew.
@@ -29,14 +29,13 @@ const storeFormat = 1
 // errDamaged means that a store cannot be read: it is to be built anew.
 var errDamaged = errors.New("the state on disk is damaged")
 
-// The first byte of a key says what it is of. An id comes after its length, so
-// that the keys of a customer are together and of no other.
+// The first byte of a key says what it is of. The keys of a customer are together.
 const (
 	metaKey    = 'm'
-	latestKey  = 'l' // id: the latest interval with a score
-	scoreKey   = 's' // id, as_of, source offset, model version, source partition
-	exampleKey = 'e' // id: the customer's examples, as in the topic
-	erasedKey  = 'x' // hash of an id: when the customer was erased
+	latestKey  = 'l' // customer: the latest interval with a score
+	scoreKey   = 's' // customer, as_of, source offset, model version, source partition
+	exampleKey = 'e' // customer: the customer's examples, as in the topic
+	erasedKey  = 'x' // half of a customer's hash: when the customer was erased
 )
 
 // store is what a shard has on disk: scores that outcomes may ask for, examples,
@@ -52,7 +51,8 @@ type store struct {
 	// erased holds when customers were erased, by the hash of their id.
 	erased map[uint64]int64
 
-	rubbish int // erasures since the last tidying up
+	rubbish int    // erasures since the last tidying up
+	swept   []byte // key up to which the sweep has come; nil at its start
 
 	key, value, low, high []byte // memory that is used again
 }
@@ -75,8 +75,6 @@ type meta struct {
 	Progress []byte
 	// Kept is the number of scores.
 	Kept int64
-	// Swept is the key up to which old scores have been looked for.
-	Swept []byte
 }
 
 // same reports whether a store is for what another one is.
@@ -114,7 +112,7 @@ func openStore(cfg storeConfig, want meta) (s *store, anew string, err error) {
 		s.close()
 	}
 	if err := cfg.fs.RemoveAll(cfg.dir); err != nil {
-		return nil, "", fmt.Errorf("removing %s: %w", cfg.dir, err)
+		return nil, "", fmt.Errorf("removing %s: %w", cfg.dir, damage(err))
 	}
 	if s, err = tryStore(cfg); err != nil {
 		return nil, "", err
@@ -123,15 +121,15 @@ func openStore(cfg storeConfig, want meta) (s *store, anew string, err error) {
 	return s, anew, nil
 }
 
-func tryStore(cfg storeConfig) (s *store, err error) {
+func tryStore(cfg storeConfig) (_ *store, err error) {
 	if err := cfg.fs.MkdirAll(cfg.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making %s: %w", cfg.dir, err)
+		return nil, fmt.Errorf("making %s: %w", cfg.dir, damage(err))
 	}
 	opts := &pebble.Options{
 		FS: cfg.fs, Cache: cfg.cache,
 		// What a crash takes is read again.
 		DisableWAL: true, FormatMajorVersion: pebble.FormatNewest,
-		MemTableSize: 16 << 20, L0CompactionThreshold: 2, MaxOpenFiles: 500,
+		MemTableSize: 8 << 20, L0CompactionThreshold: 2, MaxOpenFiles: 500,
 		Logger: pebbleLog{cfg.log},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { cfg.log.Error("writing the state to disk", "dir", cfg.dir, "error", err) },
@@ -147,7 +145,7 @@ func tryStore(cfg storeConfig) (s *store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", cfg.dir, damage(err))
 	}
-	s = &store{db: db, codec: cfg.codec, log: cfg.log, erased: map[uint64]int64{}}
+	s := &store{db: db, codec: cfg.codec, log: cfg.log, erased: map[uint64]int64{}}
 	s.batch = db.NewIndexedBatch()
 	defer func() {
 		if err != nil {
@@ -176,16 +174,15 @@ func tryStore(cfg storeConfig) (s *store, err error) {
 	return s, nil
 }
 
-// damage makes errors that mean a damaged store match errDamaged.
+// damage makes errors match errDamaged or errDisk.
 func damage(err error) error {
-	if err == nil || errors.Is(err, errDamaged) {
+	switch {
+	case err == nil || errors.Is(err, errDamaged) || errors.Is(err, errDisk) || errors.Is(err, errStop):
 		return err
-	}
-	// Of what is there but cannot be opened by anybody, too: a file is missing.
-	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
+	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist): // a file is missing
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", errDisk, err)
 }
 
 // pebbleLog passes on what an operator should know.
@@ -271,11 +268,17 @@ func (s *store) each(low, high []byte, use func(key, value []byte) error) error 
 // errStop ends each early.
 var errStop = errors.New("enough")
 
-func appendID(key []byte, kind byte, id []byte) []byte {
-	key = append(key, kind)
-	key = binary.BigEndian.AppendUint16(key, uint16(len(id)))
-	return append(key, id...)
+// customer is what stands for a customer in keys, a hash of the id: parts of keys
+// stand in the list of the files too, where they stay for longer than in the files.
+type customer [16]byte
+
+func customerOf(id []byte) (c customer) {
+	hash := sha256.Sum256(id)
+	copy(c[:], hash[:])
+	return c
 }
+
+func appendKey(key []byte, kind byte, c customer) []byte { return append(append(key, kind), c[:]...) }
 
 // ordered makes numbers sort as unsigned ones.
 func ordered(n int64) uint64  { return uint64(n) ^ 1<<63 }
@@ -283,9 +286,9 @@ func number(key []byte) int64 { return int64(binary.BigEndian.Uint64(key) ^ 1<<6
 
 // bounds returns where a customer's scores are of which as_of is from low on, up
 // to before high.
-func (s *store) bounds(id []byte, low, high int64) ([]byte, []byte) {
-	s.low = binary.BigEndian.AppendUint64(appendID(s.low[:0], scoreKey, id), ordered(low))
-	s.high = binary.BigEndian.AppendUint64(appendID(s.high[:0], scoreKey, id), ordered(high))
+func (s *store) bounds(c customer, low, high int64) ([]byte, []byte) {
+	s.low = binary.BigEndian.AppendUint64(appendKey(s.low[:0], scoreKey, c), ordered(low))
+	s.high = binary.BigEndian.AppendUint64(appendKey(s.high[:0], scoreKey, c), ordered(high))
 	return s.low, s.high
 }
 
@@ -299,8 +302,8 @@ type kept struct {
 
 const keptBytes = 8 + 8 + 8 + 4
 
-func (k *kept) key(dst, id []byte) []byte {
-	return appendKept(appendID(dst, scoreKey, id), k)
+func (k *kept) key(dst []byte, c customer) []byte {
+	return appendKept(appendKey(dst, scoreKey, c), k)
 }
 
 func readKept(key, value []byte) (k kept, err error) {
@@ -335,8 +338,8 @@ func cutKept(b []byte) (k kept, rest []byte) {
 	}, b[keptBytes:]
 }
 
-func (s *store) latest(id []byte) (l latest, ok bool, err error) {
-	s.key = appendID(s.key[:0], latestKey, id)
+func (s *store) latest(c customer) (l latest, ok bool, err error) {
+	s.key = appendKey(s.key[:0], latestKey, c)
 	value, ok, err := s.get(s.key)
 	if err != nil || !ok {
 		return l, false, err
@@ -352,8 +355,8 @@ func (s *store) latest(id []byte) (l latest, ok bool, err error) {
 	return l, true, nil
 }
 
-func (s *store) setLatest(id []byte, l *latest) error {
-	s.key = appendID(s.key[:0], latestKey, id)
+func (s *store) setLatest(c customer, l *latest) error {
+	s.key = appendKey(s.key[:0], latestKey, c)
 	v := s.value[:0]
 	for _, k := range []*kept{&l.first, &l.last} {
 		v = binary.BigEndian.AppendUint64(appendKept(v, k), uint64(k.writtenAt))
@@ -376,10 +379,12 @@ func (s *store) setLatest(id []byte, l *latest) error {
 // So an outcome that is written an interval or more after its decision finds the same
 // score whatever came after it, and one that is written earlier finds one. What the
 // cleaner leaves of a customer of old is the last of an interval, too.
-func (s *store) keep(id []byte, k kept, interval int64, say func([]byte) []byte) error {
-	l, known, err := s.latest(id)
+//
+// It returns the as_of of the customer's oldest score.
+func (s *store) keep(c customer, k kept, interval int64, say func([]byte) []byte) (oldest int64, err error) {
+	l, known, err := s.latest(c)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	low, _ := intervalOf(k.asOf, interval)
 	switch {
@@ -389,27 +394,27 @@ func (s *store) keep(id []byte, k kept, interval int64, say func([]byte) []byte)
 		l.first, l.last = k, k
 	case low <= l.first.asOf && l.last.before(&k): // the last so far
 		if l.last != l.first && k.writtenAt-l.last.writtenAt <= interval {
-			if err := s.removeKept(id, &l.last); err != nil {
-				return err
+			if err := s.removeKept(c, &l.last); err != nil {
+				return 0, err
 			}
 		}
 		l.last = k
 	default:
-		if stands, err := s.compare(id, k, interval); err != nil || stands {
-			return err
+		if stands, err := s.compare(c, k, interval); err != nil || stands {
+			return l.oldest, err
 		}
 		if low <= l.first.asOf && k.before(&l.first) {
 			l.first = k
 		}
 		l.oldest = min(l.oldest, k.asOf)
 	}
-	if err := s.setLatest(id, &l); err != nil {
-		return err
+	if err := s.setLatest(c, &l); err != nil {
+		return 0, err
 	}
-	s.key = k.key(s.key[:0], id)
+	s.key = k.key(s.key[:0], c)
 	s.value = say(binary.BigEndian.AppendUint64(s.value[:0], uint64(k.writtenAt)))
 	s.meta.Kept++
-	return damage(s.batch.Set(s.key, s.value, nil))
+	return l.oldest, damage(s.batch.Set(s.key, s.value, nil))
 }
 
 // before reports whether a score is before another one in the order in which those in
@@ -434,11 +439,11 @@ func intervalOf(at, interval int64) (low, high int64) {
 // compare reports whether a score that is not the last of its interval need not be
 // kept: because it is already, or because there is one before it that was written no
 // later, and one after it.
-func (s *store) compare(id []byte, k kept, interval int64) (stands bool, err error) {
+func (s *store) compare(c customer, k kept, interval int64) (stands bool, err error) {
 	var before, after bool
 	var same *kept
 	from, to := intervalOf(k.asOf, interval)
-	low, high := s.bounds(id, from, to)
+	low, high := s.bounds(c, from, to)
 	err = s.each(low, high, func(key, value []byte) error {
 		o, err := readKept(key, value)
 		switch {
@@ -461,11 +466,11 @@ func (s *store) compare(id []byte, k kept, interval int64) (stands bool, err err
 	case same.writtenAt <= k.writtenAt:
 		return true, nil
 	}
-	return false, s.removeKept(id, same) // it was written before that
+	return false, s.removeKept(c, same) // it was written before that
 }
 
-func (s *store) removeKept(id []byte, k *kept) error {
-	s.key = k.key(s.key[:0], id)
+func (s *store) removeKept(c customer, k *kept) error {
+	s.key = k.key(s.key[:0], c)
 	s.meta.Kept--
 	return damage(s.batch.Delete(s.key, nil))
 }
@@ -482,11 +487,11 @@ func (s *store) remove(scores [][]byte) error {
 
 // inForce returns the latest of a customer's scores of which as_of is not after at
 // and that was written by a time. What it says is valid until the next call.
-func (s *store) inForce(id []byte, at, writtenBy int64) (k kept, says []byte, ok bool, err error) {
+func (s *store) inForce(c customer, at, writtenBy int64) (k kept, says []byte, ok bool, err error) {
 	if at == math.MaxInt64 {
 		at--
 	}
-	low, high := s.bounds(id, math.MinInt64, at+1)
+	low, high := s.bounds(c, math.MinInt64, at+1)
 	it, err := s.batch.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
 	if err != nil {
 		return k, nil, false, damage(err)
@@ -509,8 +514,8 @@ func (s *store) inForce(id []byte, at, writtenBy int64) (k kept, says []byte, ok
 }
 
 // firstWritten is inForce for the score that was written first.
-func (s *store) firstWritten(id []byte, at, writtenBy int64) (first kept, says []byte, found bool, err error) {
-	low, high := s.bounds(id, math.MinInt64, at+1)
+func (s *store) firstWritten(c customer, at, writtenBy int64) (first kept, says []byte, found bool, err error) {
+	low, high := s.bounds(c, math.MinInt64, at+1)
 	err = s.each(low, high, func(key, value []byte) error {
 		k, err := readKept(key, value)
 		if err == nil && k.writtenAt <= writtenBy && (!found || k.writtenAt < first.writtenAt) {
@@ -524,10 +529,10 @@ func (s *store) firstWritten(id []byte, at, writtenBy int64) (first kept, says [
 
 // prune forgets the scores of a customer before the latest one of which as_of is
 // not after a time.
-func (s *store) prune(id []byte, until int64) error {
+func (s *store) prune(c customer, until int64) error {
 	var keys [][]byte
 	var oldest []int64
-	low, high := s.bounds(id, math.MinInt64, math.MaxInt64)
+	low, high := s.bounds(c, math.MinInt64, math.MaxInt64)
 	err := s.each(low, high, func(key, value []byte) error {
 		k, err := readKept(key, value)
 		if err != nil {
@@ -556,28 +561,27 @@ func (s *store) prune(id []byte, until int64) error {
 	if err := s.remove(keys[:last-1]); err != nil {
 		return err
 	}
-	l, _, err := s.latest(id)
+	l, _, err := s.latest(c)
 	if err != nil {
 		return err
 	}
 	l.oldest, l.forgotten = oldest[last-1], true
-	return s.setLatest(id, &l)
+	return s.setLatest(c, &l)
 }
 
-// examples reads the examples of a customer, none if there are none.
-func (s *store) examples(ctx context.Context, id []byte, m *schemas.CustomerExamples) error {
-	s.key = appendID(s.key[:0], exampleKey, id)
+// examples reads the examples of a customer, none if there are none. The id is not
+// for the caller to keep.
+func (s *store) examples(ctx context.Context, c customer, m *schemas.CustomerExamples) error {
+	s.key = appendKey(s.key[:0], exampleKey, c)
 	value, ok, err := s.get(s.key)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		m.CustomerID, m.Examples, m.Levels = id, m.Examples[:0], m.Levels[:0]
+		m.CustomerID, m.Examples, m.Levels = nil, m.Examples[:0], m.Levels[:0]
 		return nil
 	}
-	err = s.decode(ctx, value, m)
-	m.CustomerID = id
-	return err
+	return s.decode(ctx, value, m)
 }
 
 // decode decodes what was encoded for a store. It waits for the registry where that
@@ -598,8 +602,8 @@ func (s *store) decode(ctx context.Context, value []byte, m *schemas.CustomerExa
 
 // record returns the record of a customer in the topic, nil if there is none. It
 // is the caller's until the next call.
-func (s *store) record(id []byte) ([]byte, error) {
-	s.key = appendID(s.key[:0], exampleKey, id)
+func (s *store) record(c customer) ([]byte, error) {
+	s.key = appendKey(s.key[:0], exampleKey, c)
 	value, ok, err := s.get(s.key)
 	if err != nil || !ok {
 		return nil, err
@@ -608,8 +612,8 @@ func (s *store) record(id []byte) ([]byte, error) {
 }
 
 // setRecord sets it; nil is none.
-func (s *store) setRecord(id, value []byte) error {
-	s.key = appendID(s.key[:0], exampleKey, id)
+func (s *store) setRecord(c customer, value []byte) error {
+	s.key = appendKey(s.key[:0], exampleKey, c)
 	if value == nil {
 		return damage(s.batch.Delete(s.key, nil))
 	}
@@ -618,8 +622,8 @@ func (s *store) setRecord(id, value []byte) error {
 
 // forget removes the scores of a customer that were written up to a moment, and
 // remembers it for what comes late.
-func (s *store) forget(id []byte, at int64) error {
-	h := scoring.Hash(id)
+func (s *store) forget(c customer, at int64) error {
+	h := binary.BigEndian.Uint64(c[:])
 	if at <= s.erased[h] {
 		return nil
 	}
@@ -631,7 +635,7 @@ func (s *store) forget(id []byte, at int64) error {
 	}
 	var gone [][]byte
 	var left []kept
-	low, high := s.bounds(id, math.MinInt64, math.MaxInt64)
+	low, high := s.bounds(c, math.MinInt64, math.MaxInt64)
 	err := s.each(low, high, func(key, value []byte) error {
 		k, err := readKept(key, value)
 		if err == nil && k.writtenAt <= at {
@@ -651,16 +655,62 @@ func (s *store) forget(id []byte, at int64) error {
 		return err
 	}
 	if len(left) == 0 {
-		s.key = appendID(s.key[:0], latestKey, id)
+		s.key = appendKey(s.key[:0], latestKey, c)
 		return damage(s.batch.Delete(s.key, nil))
 	}
 	last := left[len(left)-1]
-	return s.setLatest(id, &latest{first: last, last: last, oldest: left[0].asOf})
+	return s.setLatest(c, &latest{first: last, last: last, oldest: left[0].asOf})
+}
+
+// sweep prunes the scores of some customers, after those of the last call, and
+// reports whether those were the last ones: who is silent for long brings no new
+// score by which old ones would be forgotten.
+func (s *store) sweep(customers int, until int64) (done bool, err error) {
+	low := cmp.Or(string(s.swept), string([]byte{latestKey}))
+	var all []customer
+	n := 0
+	s.swept = nil
+	err = s.each([]byte(low), []byte{latestKey + 1}, func(key, value []byte) error {
+		if n++; n > customers {
+			s.swept = bytes.Clone(key)
+			return errStop
+		}
+		if len(key) != 1+len(customer{}) || len(value) != latestBytes {
+			return errDamaged
+		}
+		if oldest := int64(binary.BigEndian.Uint64(value[latestBytes-9:])); oldest < until {
+			all = append(all, customer(key[1:]))
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, c := range all {
+		if err := s.prune(c, until); err != nil {
+			return false, err
+		}
+	}
+	return s.swept == nil, nil
+}
+
+// expire forgets erasures from before a time.
+func (s *store) expire(before int64) error {
+	for h, at := range s.erased {
+		if at < before {
+			delete(s.erased, h)
+			s.key = binary.BigEndian.AppendUint64(append(s.key[:0], erasedKey), h)
+			if err := s.batch.Delete(s.key, nil); err != nil {
+				return damage(err)
+			}
+		}
+	}
+	return nil
 }
 
 // erasedAfter reports whether a customer was erased after a moment.
-func (s *store) erasedAfter(id []byte, at int64) bool {
-	return len(s.erased) > 0 && at < s.erased[scoring.Hash(id)]
+func (s *store) erasedAfter(c customer, at int64) bool {
+	return len(s.erased) > 0 && at < s.erased[binary.BigEndian.Uint64(c[:])]
 }
 
 // tidy rewrites the files, so that what was removed leaves the disk.

@@ -3,6 +3,7 @@ package labeler
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
+
+	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/embedded"
@@ -207,14 +211,23 @@ type running struct {
 
 // config is what tests have in common.
 func config() Config {
-	return Config{Horizon: 30 * 24 * time.Hour, LabelDelay: 14 * 24 * time.Hour, SessionTimeout: 500 * time.Millisecond, TidyInterval: time.Nanosecond}
+	return Config{Horizon: 30 * 24 * time.Hour, LabelDelay: 14 * 24 * time.Hour, TidyInterval: time.Nanosecond}
 }
 
 func (w *world) start(cfg Config) *running {
 	w.t.Helper()
+	return w.startOn(cfg, vfs.Default)
+}
+
+// startOn starts a labeler with its state on some disk.
+func (w *world) startOn(cfg Config, disk vfs.FS) *running {
+	w.t.Helper()
 	r := &running{w: w, reg: prometheus.NewPedanticRegistry(), ready: make(chan struct{})}
 	cfg.Cluster, cfg.Codec, cfg.Registerer = w.connect(), newCodec(w.t, w.registry), r.reg
 	cfg.Models = noModels{}
+	if testing.Verbose() {
+		cfg.Logger = slog.New(slog.NewTextHandler(w.t.Output(), nil))
+	}
 	if w.clock.Load() != 0 {
 		cfg.Now = func() time.Time { return at(w.clock.Load()) }
 	}
@@ -237,7 +250,9 @@ func (w *world) start(cfg Config) *running {
 		w.t.Fatal(err)
 	}
 	r.Labeler = l
+	l.fs = disk
 	l.topicsInterval, l.pause, l.pollWait = 50*time.Millisecond, 10*time.Millisecond, 10*time.Millisecond
+	l.fencedPause = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
@@ -271,7 +286,10 @@ type state struct {
 func (w *world) read() state {
 	w.t.Helper()
 	s := state{examples: map[string][]schemas.LabelledExample{}, sums: map[kind]int64{}, progress: map[int]schemas.LabelerProgress{}}
-	reader := intake.NewReader(intake.New(intake.Config{}), intake.Examples(w.codec))
+	in := intake.New(intake.Config{})
+	topic := intake.Examples(w.codec)
+	topic.Poison = in.PassOver(nil) // forged by tests
+	reader := intake.NewReader(in, topic)
 	spans, err := w.cluster.Spans(w.t.Context(), schemas.TopicExamples)
 	if err != nil {
 		w.t.Fatal(err)
@@ -381,4 +399,28 @@ func difference(got, want string) string {
 		}
 	}
 	return b.String()
+}
+
+// recreate makes a topic anew, without its records.
+func (w *world) recreate(topic string) {
+	w.t.Helper()
+	before, err := w.cluster.TopicID(w.t.Context(), topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n, err := w.cluster.Partitions(w.t.Context(), topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	client := &kafkago.Client{Addr: kafkago.TCP(w.broker.Addr())}
+	res, err := client.DeleteTopics(w.t.Context(), &kafkago.DeleteTopicsRequest{Topics: []string{topic}})
+	if err != nil || res.Errors[topic] != nil {
+		w.t.Fatal(err, res)
+	}
+	if err := w.cluster.EnsureTopics(w.t.Context(), kafka.TopicConfig{Name: topic, Partitions: n}); err != nil {
+		w.t.Fatal(err)
+	}
+	if after, err := w.cluster.TopicID(w.t.Context(), topic); err != nil || after == before {
+		w.t.Fatal("the same topic", err)
+	}
 }
