@@ -13,17 +13,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/quality"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // TestCheckAgreesWithScikitLearn runs the roles on real customers, checks the models,
 // and compares the figures with those that scikit-learn gives the same examples, as
-// another command reads them.
+// another command reads them, and with the monitor's, to the bit.
 func TestCheckAgreesWithScikitLearn(t *testing.T) {
 	installed(t, "python")
 	p := StartPlatform(t, KafkaConfig{})
-	roles := p.StartRole("run", "--roles", "score,label,train", "--horizon", "0s", "--label-state-dir", filepath.Join(t.TempDir(), "labels"))
+	roles := p.StartRole("run", "--roles", "score,label,train,monitor", "--horizon", "0s", "--label-state-dir", filepath.Join(t.TempDir(), "labels"))
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.6", "--outcome-delay", "1s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)
@@ -92,6 +93,28 @@ func TestCheckAgreesWithScikitLearn(t *testing.T) {
 		}
 		t.Logf("%-18s %.6f (%.4f to %.4f)", name, got.Value, got.Lower, got.Upper)
 	}
+	// The monitor tells the same of them.
+	client := quality.NewClient(roles.http)
+	Eventually(t, time.Minute, "the monitor's figures of all examples", func() error {
+		q, err := client.Report(t.Context())
+		if err != nil {
+			return err
+		}
+		v := q.Of(report.Champion)
+		if v == nil || v.Rows != report.Overall.Rows {
+			return fmt.Errorf("it knows %+v", v)
+		}
+		for name, got := range v.Measured {
+			of := report.Overall.Figures[name]
+			if float64(got.Value) != of.Value || float64(got.Lower) != of.Lower || float64(got.Upper) != of.Upper {
+				t.Errorf("the monitor's %s is %+v, the check's %+v", name, got, of)
+			}
+		}
+		if len(v.Measured) != len(want.Figures) {
+			t.Errorf("the monitor has %d figures", len(v.Measured))
+		}
+		return nil
+	})
 	if len(want.Figures) != len(report.Overall.Figures) {
 		t.Errorf("%d figures, scikit-learn has %d", len(report.Overall.Figures), len(want.Figures))
 	}

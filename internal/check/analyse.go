@@ -150,7 +150,11 @@ func expected(examples []*Example) (quality.Figures, float64) {
 		p[i] = e.Probability
 	}
 	e := evaluation.Expect(p)
-	return figures(&e.Figures, &e.Lower, &e.Upper), e.Churners
+	return estimated(&e), e.Churners
+}
+
+func estimated(e *evaluation.Estimate) quality.Figures {
+	return quality.FiguresOf(&evaluation.Metrics{Rows: e.Rows, Figures: e.Figures, Lower: e.Lower, Upper: e.Upper})
 }
 
 // measure returns how good the scores in force were.
@@ -159,7 +163,7 @@ func measure(examples []*Example) Measured {
 	f := r.Metrics()
 	f.Lower, f.Upper = r.Intervals()
 	c := r.Confusion()
-	m := Measured{Rows: f.Rows, Churners: f.Churners, Figures: figures(&f.Figures, &f.Lower, &f.Upper),
+	m := Measured{Rows: f.Rows, Churners: f.Churners, Figures: quality.FiguresOf(&f),
 		Confusion: Confusion(c), Calibration: []quality.Bin{}, Deciles: []Decile{}}
 	m.Expected, m.ExpectedChurners = expected(examples)
 	for _, b := range r.Calibration() {
@@ -237,7 +241,7 @@ func (a *analysis) byVersion(r *Report, do func(func())) {
 			if known := a.versions.Get(version); known != nil {
 				v.Stage, v.Label = known.Stage.String(), schemas.Label(known.Horizon)
 				v.InUse = a.champion != nil && version == a.champion.Version
-				v.HoldoutRows, v.Holdout = known.Metrics.Rows, figures(&known.Metrics.Figures, &known.Metrics.Lower, &known.Metrics.Upper)
+				v.HoldoutRows, v.Holdout = known.Metrics.Rows, quality.FiguresOf(&known.Metrics)
 			}
 			r.Versions[i] = v
 		})
@@ -250,7 +254,7 @@ func (a *analysis) byWeek(r *Report, do func(func())) {
 	for i, start := range keys {
 		do(func() {
 			m := evaluation.Evaluate(evaluated(of[start]))
-			w := Week{From: moment(start), Rows: m.Rows, Churners: m.Churners, Figures: figures(&m.Figures, &m.Lower, &m.Upper),
+			w := Week{From: moment(start), Rows: m.Rows, Churners: m.Churners, Figures: quality.FiguresOf(&m),
 				BaseLogLoss: base(m.Churners, m.Rows)}
 			w.Expected, _ = expected(of[start])
 			versions, byVersion := groups(of[start], versionOf, newestFirst)
@@ -259,7 +263,7 @@ func (a *analysis) byWeek(r *Report, do func(func())) {
 				if len(versions) > 1 {
 					of = evaluation.Evaluate(evaluated(byVersion[version]))
 				}
-				w.Versions = append(w.Versions, WeekVersion{version, of.Rows, of.Churners, figures(&of.Figures, &of.Lower, &of.Upper)})
+				w.Versions = append(w.Versions, WeekVersion{version, of.Rows, of.Churners, quality.FiguresOf(&of)})
 			}
 			r.Weeks[i] = w
 		})
@@ -298,7 +302,7 @@ func (a *analysis) bySegment(r *Report, do func(func())) {
 			s, m := &r.Segments[i], evaluation.Evaluate(evaluated(examples[i]))
 			_, churners := expected(examples[i])
 			n := float64(m.Rows)
-			s.Rows, s.Churners, s.Figures = m.Rows, m.Churners, figures(&m.Figures, &m.Lower, &m.Upper)
+			s.Rows, s.Churners, s.Figures = m.Rows, m.Churners, quality.FiguresOf(&m)
 			s.Expected, s.Observed = churners/n, float64(m.Churners)/n
 		})
 	}
@@ -364,7 +368,7 @@ func (a *analysis) outlook() *Outlook {
 		o.Risks[a.champion.Risk(p[i]).String()]++
 	}
 	e := evaluation.Expect(p)
-	o.Churners, o.Figures = e.Churners, figures(&e.Figures, &e.Lower, &e.Upper)
+	o.Churners, o.Figures = e.Churners, estimated(&e)
 	return o
 }
 

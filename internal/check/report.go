@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/churnstream/churnstream/internal/quality"
-	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Report is what a check found. Times are UTC, and a number that is not defined is
@@ -215,13 +214,4 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
-}
-
-// figures returns those that are defined, with their intervals.
-func figures(f, lower, upper *evaluation.Figures) quality.Figures {
-	out := quality.Figures{}
-	for _, figure := range evaluation.All {
-		out.Set(figure.Name, *figure.Of(f), *figure.Of(lower), *figure.Of(upper))
-	}
-	return out
 }
