@@ -447,6 +447,9 @@ func (t *Trainer) train(ctx context.Context, trigger string) error {
 		return err
 	}
 	m.CreatedAt, m.Reason, m.LabelsSeen = t.now().UnixMilli(), trigger, int64(candidate.Examples)
+	if used := len(candidate.Training) + len(candidate.Holdout); used < candidate.Examples {
+		m.Reason += fmt.Sprintf("; learnt from the newest %d of %d examples, as older ones made it worse", used, candidate.Examples)
+	}
 	m.Horizon, m.LabelsUntil = candidate.Horizon, data.LabelledThrough()
 	m.TrainingRows = int64(len(candidate.Training))
 	m.TrainingStart = data.ObservedAt(int(candidate.Training[0]))

@@ -719,3 +719,28 @@ func TestNewRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// When what makes customers leave has changed, a request is answered by a version
+// of what is recent, which says so and is used.
+func TestARequestAfterAChange(t *testing.T) {
+	w := newWorld(t)
+	tr, _ := w.trainer(Config{MinLabels: 300, MinNewLabels: 100_000, MinInterval: time.Millisecond})
+	w.load(0, 6000)
+	w.version(1)
+	// Those who would have stayed leave.
+	var records []kafka.Record
+	for i := range 1500 {
+		x, churned := w.customer()
+		records = append(records, w.record(fmt.Sprint("changed-", i), example(int64(10_000+i), !churned, x)))
+	}
+	w.produce(schemas.TopicExamples, records...)
+	w.until("the new labels", func() bool { return tr.counts().Fresh == 1500 })
+	if err := tr.Retrain(w.ctx, "alert ChurnModelWorse"); err != nil {
+		t.Fatal(err)
+	}
+	v := w.version(2)
+	if v.Stage != schemas.StageChampion || v.TrainingStart < 6000 || v.LabelsSeen != 7500 ||
+		!strings.Contains(v.Reason, "alert ChurnModelWorse; learnt from the newest") || v.Metrics.LogLoss > v.ChampionMetrics.LogLoss-0.1 {
+		t.Errorf("version 2 is %s, learnt from %d on, and has seen %d: %s", v.Stage, v.TrainingStart, v.LabelsSeen, v.Reason)
+	}
+}
