@@ -17,6 +17,7 @@ func TestPrometheusRules(t *testing.T) {
 		{promtool, "check", "config", filepath.Join(dir, "prometheus.yml")},
 		{promtool, "check", "rules", filepath.Join(dir, "rules.yml")},
 		{promtool, "test", "rules", filepath.Join(dir, "rules_test.yml")},
+		{promtool, "test", "rules", filepath.Join(dir, "days_test.yml")},
 		{amtool, "check-config", filepath.Join(dir, "alertmanager.yml")},
 	} {
 		out := run(t, nil, command[0], command[1:]...)

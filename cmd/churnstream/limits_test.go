@@ -21,22 +21,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parser, err := newParser(&cli{Run: newRunCommand()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	flags := map[string]*kong.Flag{}
-	var walk func(*kong.Node)
-	walk = func(n *kong.Node) {
-		for _, f := range n.Flags {
-			flags[f.Name] = f
-		}
-		for _, child := range n.Children {
-			walk(child)
-		}
-	}
-	walk(parser.Model.Node)
-
+	flags := allFlags(t)
 	documented := map[string]bool{}
 	for _, row := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| ([^|]+) \\| `--([a-z-]+)` \\|").FindAllStringSubmatch(string(document), -1) {
 		what, value, name := row[1], row[2], row[3]
@@ -57,6 +42,41 @@ func TestLimitsAreDocumented(t *testing.T) {
 		}
 		if bounds.MatchString(name) && !documented[name] {
 			t.Errorf("docs/limits.md does not name --%s", name)
+		}
+	}
+}
+
+// allFlags returns the flags of all commands, by name.
+func allFlags(t *testing.T) map[string]*kong.Flag {
+	t.Helper()
+	parser, err := newParser(&cli{Run: newRunCommand()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := map[string]*kong.Flag{}
+	var walk func(*kong.Node)
+	walk = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			flags[f.Name] = f
+		}
+		for _, child := range n.Children {
+			walk(child)
+		}
+	}
+	walk(parser.Model.Node)
+	return flags
+}
+
+// Who is told by a runbook to set a flag finds it.
+func TestRunbooksNameFlagsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../../docs/runbooks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := allFlags(t)
+	for _, code := range regexp.MustCompile("`(?:churnstream [a-z -]*)?--([a-z-]+)").FindAllStringSubmatch(string(text), -1) {
+		if flags[strings.TrimPrefix(code[1], "no-")] == nil {
+			t.Errorf("docs/runbooks.md names --%s, which there is not", code[1])
 		}
 	}
 }

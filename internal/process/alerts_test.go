@@ -20,7 +20,7 @@ func TestAlertsAreWhole(t *testing.T) {
 		}
 		return string(text)
 	}
-	rules, tests, runbooks := read("deploy/prometheus/rules.yml"), read("deploy/prometheus/rules_test.yml"), read("docs/runbooks.md")
+	rules, tests, runbooks := read("deploy/prometheus/rules.yml"), read("deploy/prometheus/rules_test.yml")+read("deploy/prometheus/days_test.yml"), read("docs/runbooks.md")
 	alerts := strings.Split(rules, "      - alert: ")[1:]
 	if len(alerts) == 0 {
 		t.Fatal("no alerts")
@@ -39,7 +39,7 @@ func TestAlertsAreWhole(t *testing.T) {
 		fires := regexp.MustCompile(`alertname: ` + name + `\n +exp_alerts:`)
 		silent := regexp.MustCompile(`(?m)\{eval_time: \w+, alertname: ` + name + `\}`)
 		if !fires.MatchString(tests) || !silent.MatchString(tests) {
-			t.Errorf("rules_test.yml does not try whether %s fires and whether it is silent", name)
+			t.Errorf("no test of the rules tries whether %s fires and whether it is silent", name)
 		}
 	}
 }
