@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/churnstream/churnstream/deploy/grafana"
 )
 
 // TestObserved runs all roles in one process and looks at them as people do: with
@@ -23,6 +26,8 @@ import (
 func TestObserved(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{})
 	roles := p.StartRole("run", "--roles", "score,label,train,monitor,sink,serve", "--horizon", "0s", "--score-interval", "0s", "--sqlite", filepath.Join(t.TempDir(), "churn.db"))
+	// It sees everything from the start, so that there are rates.
+	prometheus := StartPrometheus(t, PrometheusConfig{Targets: []string{roles.http}})
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.8", "--outcome-delay", "0s")
 	if code := replay.ExitCode(); code != 0 {
 		t.Fatalf("replay ended with %d", code)
@@ -36,13 +41,11 @@ func TestObserved(t *testing.T) {
 	})
 	// In this order: there are no figures on requests before there was one.
 	t.Run("browser", func(t *testing.T) { browse(t, roles) })
-	t.Run("Prometheus", func(t *testing.T) { scrape(t, roles) })
+	t.Run("Prometheus", func(t *testing.T) { scrape(t, prometheus) })
 }
 
-// scrape has a Prometheus read the metrics and evaluate the rules.
-func scrape(t *testing.T, roles *Role) {
-	rules := filepath.Join(repository(t), "deploy", "prometheus", "rules.yml")
-	prometheus := StartPrometheus(t, PrometheusConfig{Targets: []string{roles.http}, Rules: []string{rules}})
+// scrape looks at how a Prometheus evaluates the rules.
+func scrape(t *testing.T, prometheus *Prometheus) {
 	Eventually(t, time.Minute, "every rule evaluated", func() error {
 		var data struct {
 			Groups []struct {
@@ -67,7 +70,7 @@ func scrape(t *testing.T, roles *Role) {
 		return nil
 	})
 	// What the rules speak of exists.
-	source, err := os.ReadFile(rules)
+	source, err := os.ReadFile(filepath.Join(repository(t), "deploy", "prometheus", "rules.yml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +82,9 @@ func scrape(t *testing.T, roles *Role) {
 	recorded := regexp.MustCompile(`\w+:churn_\w+:\w+`)
 	for _, line := range strings.Split(recorded.ReplaceAllString(string(source), ""), "\n") {
 		for _, name := range regexp.MustCompile(`\bchurn_[a-z0-9_]+`).FindAllString(line, -1) {
-			// Those of dead letters begin with the first one.
-			if !slices.Contains(names, name) && !strings.Contains(name, "dead_letters") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			// Those of dead letters begin with the first one, those of the shadow
+			// with a challenger that is newer than the champion.
+			if !slices.Contains(names, name) && !strings.Contains(name, "dead_letters") && !strings.HasPrefix(name, "churn_shadow_") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
 				missing[name] = true
 			}
 		}
@@ -93,6 +97,95 @@ func scrape(t *testing.T, roles *Role) {
 		t.Errorf("accuracy by Prometheus %v, %v", accuracy, err)
 	}
 	t.Logf("Prometheus scrapes %d metrics, evaluates every rule, and finds an accuracy of %.3f", len(names), accuracy)
+	// All is well, so that no alert should wait for its time to fire. But events had
+	// to wait for the first model.
+	alerts, err := prometheus.Query(`ALERTS{alertstate=~"pending|firing",alertname!~"ChurnScores(Often)?Late"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range alerts {
+		t.Errorf("the alert %v in a system that is well", a.Labels)
+	}
+	t.Run("reference", func(t *testing.T) { compareReference(t, prometheus) })
+	t.Run("dashboards", func(t *testing.T) { askPanels(t, prometheus) })
+}
+
+// compareReference holds docs/metrics.md against what Prometheus has been told of
+// the metrics.
+func compareReference(t *testing.T, prometheus *Prometheus) {
+	document, err := os.ReadFile(filepath.Join(repository(t), "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(churn_\\w+)` \\| (\\w+) \\|").FindAllStringSubmatch(string(document), -1) {
+		documented[row[1]] = row[2]
+	}
+	var told map[string][]struct{ Type string }
+	if err := prometheus.Ask("metadata", &told); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for name, all := range told {
+		// OpenMetrics names counters without their ending.
+		if all[0].Type == "counter" && documented[name] == "" {
+			name += "_total"
+		}
+		if !strings.HasPrefix(name, "churn_") {
+			continue
+		}
+		if n++; documented[name] != all[0].Type {
+			t.Errorf("%s is a %s, and in docs/metrics.md %q", name, all[0].Type, documented[name])
+		}
+	}
+	t.Logf("%d of %d metrics in docs/metrics.md are scraped, of the type that it says", n, len(documented))
+}
+
+// askPanels asks what the dashboards ask.
+func askPanels(t *testing.T, prometheus *Prometheus) {
+	type question struct {
+		where string
+		grafana.Query
+	}
+	var open []question
+	for _, d := range grafana.Dashboards {
+		for _, r := range d.Rows {
+			for _, p := range r.Panels {
+				for _, q := range p.Queries {
+					open = append(open, question{d.Title + ", " + r.Title + ", " + p.Title, q})
+				}
+			}
+		}
+	}
+	for _, q := range grafana.Annotations() {
+		open = append(open, question{"annotations", q})
+	}
+	answered := 0
+	ask := func() error {
+		var failed []string
+		var rest []question
+		for _, q := range open {
+			switch all, err := prometheus.Query(q.Runnable()); {
+			case err != nil:
+				t.Fatalf("%s: %v", q.where, err) // as one that is no PromQL
+			case len(all) > 0 && !slices.ContainsFunc(all, func(s Sample) bool { return math.IsNaN(s.Value) }):
+				answered++
+			default:
+				if rest = append(rest, q); q.Empty == "" {
+					failed = append(failed, fmt.Sprintf("%s (%s): %v", q.where, q.Runnable(), all))
+				}
+			}
+		}
+		if open = rest; len(failed) > 0 {
+			return fmt.Errorf("no data in\n%s", strings.Join(failed, "\n"))
+		}
+		return nil
+	}
+	Eventually(t, time.Minute, "every panel having data", ask)
+	for _, q := range open {
+		t.Logf("%s shows nothing: %s", q.where, q.Empty)
+	}
+	t.Logf("%d queries of %d dashboards have data", answered, len(grafana.Dashboards))
 }
 
 // browse opens the web application and asks what would change.
@@ -132,9 +225,10 @@ func browse(t *testing.T, roles *Role) {
 			t.Fatal(err)
 		}
 	}
+	// In one step: what is on the page is replaced as scores come.
 	text := func(selector string) string {
 		t.Helper()
-		s, err := chromedp.Run(ctx, chromedp.TextContent(chromedp.CSS(selector)))
+		s, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q).textContent", selector)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,8 +236,12 @@ func browse(t *testing.T, roles *Role) {
 	}
 	const first = "#list tbody tr:first-child th a"
 	do(chromedp.Navigate(roles.http+"/?risk=HIGH"), chromedp.WaitVisible(chromedp.CSS(first)))
-	customer := text(first)
-	do(chromedp.Click(chromedp.CSS(first)), chromedp.WaitVisible(chromedp.CSS("#whatif")))
+	customer, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf(
+		"(link => { link.click(); return link.textContent })(document.querySelector(%q))", first)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(chromedp.WaitVisible(chromedp.CSS("#whatif")))
 	before := text("#now")
 	do(chromedp.SetValue(chromedp.CSS(`#whatif select[data-name="Contract"]`), "Two year"))
 	changed := `document.querySelector('#whatif select[data-name="Contract"]').dispatchEvent(new Event("input", {bubbles: true})),
