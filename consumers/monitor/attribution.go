@@ -98,8 +98,13 @@ func (c *computer) changesWithin(newest, reference []*example) (all []segmentCha
 		limits := segment.Limits{Levels: left, Rows: minRows}
 		losses := segment.DivideLosses(newest, reference, levelOf(v, j), spec.Len(), c.share, limits)
 		count += len(losses)
+		named := false
 		for i := range losses {
 			s := &losses[i]
+			if s.Rest && named {
+				continue // as in segments
+			}
+			named = named || s.Level == segment.Other
 			if min(s.Now.Examples(), s.Before.Examples()) < minRows {
 				continue
 			}

@@ -87,7 +87,12 @@ func segments(v *scoring.Vocabulary, rows []*example, levels, most int) []levelF
 		if v.Spec().Feature(j).Kind != scoring.Categorical || left <= 0 {
 			continue
 		}
+		named := false
 		for _, s := range segment.Divide(rows, levelOf(v, j), segment.Limits{Levels: left}) {
+			if s.Rest && named {
+				continue // a level has that name, and what has it twice fails a scrape
+			}
+			named = named || s.Level == segment.Other
 			m := ranked(s.Rows).Metrics()
 			all = append(all, levelFigures{j, s, m.Figures, float64(m.Churners) / float64(m.Rows)})
 		}

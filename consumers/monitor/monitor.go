@@ -35,8 +35,8 @@ type Config struct {
 	DriftWindow int `name:"drift-window" help:"Customers with the newest scores that drift is measured on." default:"5000" unit:"customers" min:"1" advanced:""`
 	// SegmentLevels and Segments bound the segments that the champion's figures
 	// are given for.
-	SegmentLevels int `name:"segment-levels" help:"Most frequent levels of a categorical feature that the champion's figures are given for." default:"10" unit:"levels" advanced:""`
-	Segments      int `name:"segments" help:"Levels of all features together that the champion's figures are given for." default:"200" unit:"levels" advanced:""`
+	SegmentLevels int `name:"segment-levels" help:"Most frequent levels of a categorical feature that the champion's figures are given for." default:"10" unit:"levels" min:"1" advanced:""`
+	Segments      int `name:"segments" help:"Levels of all features together that the champion's figures are given for." default:"200" unit:"levels" min:"1" advanced:""`
 	// MoneyFeature says what a customer pays.
 	MoneyFeature string `name:"money-feature" help:"Feature that says what a customer pays, for the money at risk; 'none' for none. Default: the first actionable number whose unit is a currency (ISO 4217)." advanced:""`
 }

@@ -740,6 +740,27 @@ func TestSegmentsAreBounded(t *testing.T) {
 	}
 }
 
+// A level that is called as the rest of a feature's levels has the name alone, or a
+// scrape would fail.
+func TestLevelWithTheNameOfTheRest(t *testing.T) {
+	w := newWorld(t, 1)
+	var records []kafka.Record
+	for i := range 900 {
+		plan := segment.Other
+		if i%2 == 0 {
+			plan = fmt.Sprintf("plan-%d", i%4)
+		}
+		records = append(records, w.examples("c"+strconv.Itoa(i), w.example(i, 2, .5, i%3 == 0, plan, float64(i%100))))
+	}
+	w.produce(schemas.TopicExamples, records...)
+	w.models.set(newVersion(t, w.codec, 2, schemas.StageChampion, 0, .01))
+	r := w.start(Config{Window: 450, SegmentLevels: 1})
+	if r.result().loss.bySegment == nil {
+		t.Error("no change within the level: the test says too little")
+	}
+	r.expect(map[string]float64{`churn_segment_examples{feature="plan",level="(other)"}`: 225})
+}
+
 func TestMoneyFeature(t *testing.T) {
 	spec := newCodec(t).Set().Spec()
 	for asked, want := range map[string]int{"": 2, "none": -1, "age": 1} {
