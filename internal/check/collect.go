@@ -70,7 +70,7 @@ type Source struct {
 
 // Collect reads the examples observed from since up to before until, those of as
 // long before, and the newest score of every customer in that time. It needs some
-// 400 bytes of memory for each of them. Model versions should have been read before,
+// 550 bytes of memory for each of them, with 19 features. Model versions should have been read before,
 // with the same codec, so that the levels they know have their numbers.
 //
 // It waits while Kafka or the registry are down, until ctx ends, and passes over
