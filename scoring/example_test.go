@@ -190,3 +190,49 @@ func ExamplePredictor_ExplainByName() {
 	// attribute "tenure": "three" is not a number
 	// attribute "contract" is not a feature of the model
 }
+
+// The customer stayed, though the model said otherwise: what led it there.
+func ExamplePredictor_LogLossSHAP() {
+	p := predictor()
+	x, churned := vector(p), false
+	values := p.LogLossSHAP(nil, x, churned, p.NewWorkspace())
+	sum := p.ExpectedLogLoss(churned)
+	fmt.Printf("expected %.4f\n", sum)
+	for j, v := range values {
+		fmt.Printf("%s %+.4f\n", p.Spec().Feature(j).Name, v)
+		sum += v
+	}
+	fmt.Printf("loss %.4f, which is %.4f\n", sum, p.LogLoss(x, churned))
+	// Output:
+	// expected 0.3360
+	// Contract +0.2059
+	// InternetService +0.2625
+	// tenure +0.3736
+	// loss 1.1780, which is 1.1780
+}
+
+// Two months' losses, divided among the features: base and features sum to the change.
+func ExampleAttribution() {
+	p := predictor()
+	w := p.NewWorkspace()
+	month := func(stayed, left int) *scoring.Attribution {
+		a := scoring.NewAttribution(p.Spec().Len())
+		for i := range stayed + left {
+			churned := i >= stayed
+			a.Add(p.LogLossSHAP(nil, vector(p), churned, w), p.ExpectedLogLoss(churned))
+		}
+		return a
+	}
+	before, now := month(30, 70), month(60, 40)
+	fmt.Printf("log loss %.3f, then %.3f\n", before.LogLoss(), now.LogLoss())
+	fmt.Printf("base %+.3f\n", now.Base()-before.Base())
+	for j := range p.Spec().Len() {
+		fmt.Printf("%s %+.3f\n", p.Spec().Feature(j).Name, now.Feature(j)-before.Feature(j))
+	}
+	// Output:
+	// log loss 0.611, then 0.854
+	// base -0.413
+	// Contract +0.166
+	// InternetService +0.204
+	// tenure +0.286
+}

@@ -2,8 +2,8 @@ package drift
 
 import (
 	"math"
-	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/churnstream/churnstream/scoring"
 )
@@ -96,9 +96,15 @@ func readBins(d *Distribution, categorical bool, rows int64) (bins, bool) {
 	if categorical {
 		b.levels = make(map[string]int, len(d.Bins))
 		for i, level := range d.Bins {
+			level = strings.TrimSpace(level)
+			b.labels = append(b.labels, level)
+			if same, twice := b.levels[level]; twice { // earlier versions distinguished white space
+				b.counts[same], b.counts[i] = b.counts[same]+b.counts[i], 0
+				continue
+			}
 			b.levels[level] = i
 		}
-		b.labels = append(slices.Clone(d.Bins), "other", "missing")
+		b.labels = append(b.labels, "other", "missing")
 		b.counts = append(b.counts, max(others-missing, 0), missing)
 		return b, true
 	}

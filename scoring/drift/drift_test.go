@@ -321,6 +321,17 @@ func TestLevelsByText(t *testing.T) {
 	if got := fmt.Sprint(s.features[0].counts); got != "[1 1 3 0]" {
 		t.Errorf("counts %s", got)
 	}
+
+	// A level may be empty, which is not the same as unknown; and white space was
+	// part of levels once.
+	s = NewBaseline(spec, []Distribution{{Name: "plan", Bins: []string{" year", "year ", ""}, Frequencies: []float64{0.25, 0.25, 0.5}, Rows: 100}}, 0).Sample(v)
+	s.Add(scoring.Vector{scoring.Unknown}, nil)
+	s.Add(scoring.Vector{99}, nil)
+	s.Add(scoring.Vector{others.Add("")}, others)
+	s.Add(scoring.Vector{year}, nil)
+	if got := fmt.Sprint(s.features[0].counts, s.features[0].bins.counts); got != "[1 0 1 2 0] [50 0 50 0 0]" {
+		t.Errorf("counts %s", got)
+	}
 }
 
 func TestRareLevelsAreJoined(t *testing.T) {

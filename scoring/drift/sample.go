@@ -108,14 +108,16 @@ func (c *counter) bin(x float64, j int, v *scoring.Vocabulary, others scoring.Le
 		return b.missing
 	}
 	if x < 0 {
-		level, _ := others.At(x)
-		return b.level(level)
+		if level, ok := others.At(x); ok {
+			return b.level(level)
+		}
+		return b.others()
 	}
 	for code := len(c.byCode); code <= int(x) && code < v.Size(j); code++ {
 		c.byCode = append(c.byCode, int32(b.level(v.Level(j, float64(code)))))
 	}
 	if int(x) >= len(c.byCode) {
-		return b.level("")
+		return b.others()
 	}
 	return int(c.byCode[int(x)])
 }
@@ -125,8 +127,11 @@ func (b *bins) level(text string) int {
 	if i, ok := b.levels[text]; ok {
 		return i
 	}
-	return len(b.counts) - 2
+	return b.others()
 }
+
+// others is the bin of levels that have none.
+func (b *bins) others() int { return len(b.counts) - 2 }
 
 // Reasons sums the explanations of customers, for comparison with those of a
 // baseline. As for a Sample, a customer should be in it once, and the order makes
