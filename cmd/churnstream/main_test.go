@@ -166,6 +166,18 @@ func metric(page, name string) float64 {
 	return sum
 }
 
+// figures returns what a monitor's page says of models, scores and customers.
+func figures(page string) string {
+	var b strings.Builder
+	of := regexp.MustCompile(`^churn_(model|age|segment|feature|score|reason|drift|shadow|loss|customers|money|outcomes)_`)
+	for line := range strings.Lines(page) {
+		if of.MatchString(line) && !strings.HasPrefix(line, "churn_model_age_seconds") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // TestRolesAsProcesses runs every role as a process of its own against one
 // broker process, and follows real customers through all of them.
 func TestRolesAsProcesses(t *testing.T) {
@@ -196,6 +208,12 @@ func TestRolesAsProcesses(t *testing.T) {
 	})
 	until(t, "every outcome at the monitor", func() bool {
 		return metric(get(t, monitor.url()+"/metrics"), "churn_outcomes_total") == events
+	})
+	// A monitor that starts now comes to the same figures, to the bit.
+	another := start("monitor")
+	until(t, "another monitor to agree", func() bool {
+		ours, theirs := figures(get(t, monitor.url()+"/metrics")), figures(get(t, another.url()+"/metrics"))
+		return strings.Contains(ours, "churn_model_figure_upper{") && strings.Contains(ours, "churn_feature_psi{") && ours == theirs
 	})
 	until(t, "every score in the store", func() bool {
 		db, err := sql.Open("sqlite", database)
@@ -238,7 +256,7 @@ func TestRolesAsProcesses(t *testing.T) {
 	if len(answer.Explanation) != set.Spec().Len() || !(answer.Probability > 0 && answer.Probability < 1) {
 		t.Errorf("explain answers %+v", answer)
 	}
-	for _, p := range []*child{score, label, train, monitor, sink, serve} {
+	for _, p := range []*child{score, label, train, monitor, another, sink, serve} {
 		if ready := get(t, p.url()+"/healthz"); !strings.Contains(ready, "ok") {
 			t.Errorf("%s /healthz: %s", p.name, ready)
 		}
