@@ -690,6 +690,27 @@ func TestLossAttribution(t *testing.T) {
 	}
 }
 
+// A change from a handful of examples is one of theirs, and not told.
+func TestLossOfTooFewExamples(t *testing.T) {
+	w := newWorld(t, 1)
+	rng := rand.New(rand.NewPCG(3, 1))
+	example := func(i int) kafka.Record {
+		return w.examples("c"+strconv.Itoa(i), w.example(i, 2, .5, rng.IntN(2) == 0, "month", 1))
+	}
+	var records []kafka.Record
+	for i := range 200 + minRows - 1 {
+		records = append(records, example(i))
+	}
+	w.produce(schemas.TopicExamples, records...)
+	r := w.start(Config{Window: 200})
+	r.expect(map[string]float64{
+		`churn_loss_change`: math.NaN(), `churn_loss_shapley_change{feature="plan"}`: math.NaN(),
+		`churn_model_window_outcomes{model_version="2"}`: 200,
+	})
+	w.produce(schemas.TopicExamples, example(200+minRows))
+	r.until("one more", func(Stats) bool { return r.lines()["churn_loss_change"] != "" })
+}
+
 // A level that nobody has trained with yet is known to a model that comes later.
 func TestLevelThatALaterModelKnows(t *testing.T) {
 	w := newWorld(t, 1)
