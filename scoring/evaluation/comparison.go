@@ -35,11 +35,11 @@ type Comparison struct {
 }
 
 // Worse says that the challenger is worse beyond chance: even the lower end of the
-// interval is above 0. It is false without examples.
+// interval is above 0. It is false without an interval, as of too few customers.
 func (c *Comparison) Worse() bool { return c.Lower > 0 }
 
 // Better says that the challenger is better beyond chance: even the upper end of
-// the interval is below 0. It is false without examples.
+// the interval is below 0. It is false without an interval.
 func (c *Comparison) Better() bool { return c.Upper < 0 }
 
 // Compare compares two models on the same examples. Those without one of the

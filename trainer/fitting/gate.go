@@ -51,8 +51,12 @@ func Judge(c *Candidate, champion *Champion) Verdict {
 	metrics := evaluation.Evaluate(c.data.scored(theirs, c.Holdout))
 	v.ChampionMetrics = &metrics
 	v.Comparison = c.against(theirs)
-	figures := fmt.Sprintf("log loss %.4f against %.4f of version %d on the same %d holdout rows (difference %+.3g, 95 %% interval %+.3g to %+.3g)",
-		v.Metrics.LogLoss, metrics.LogLoss, champion.Version, v.Metrics.Rows, v.Difference, v.Lower, v.Upper)
+	interval := "of too few customers for an interval"
+	if !scoring.IsMissing(v.Lower) {
+		interval = fmt.Sprintf("95 %% interval %+.3g to %+.3g", v.Lower, v.Upper)
+	}
+	figures := fmt.Sprintf("log loss %.4f against %.4f of version %d on the same %d holdout rows (difference %+.3g, %s)",
+		v.Metrics.LogLoss, metrics.LogLoss, champion.Version, v.Metrics.Rows, v.Difference, interval)
 	switch churners := c.data.churnersIn(c.Holdout); {
 	case churners == 0 || churners == len(c.Holdout):
 		left := "none"
@@ -63,7 +67,7 @@ func Judge(c *Candidate, champion *Champion) Verdict {
 	case v.Difference < 0:
 		v.Promote = true
 		v.Reason = "better: " + figures
-	case champion.Demand != "" && !v.Worse():
+	case champion.Demand != "" && v.Lower <= 0: // false without an interval
 		v.Promote = true
 		v.Reason = "not worse beyond chance, and " + champion.Demand + ": " + figures
 	default:

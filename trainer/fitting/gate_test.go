@@ -90,3 +90,33 @@ func TestJudgeOfOneClass(t *testing.T) {
 		}
 	}
 }
+
+// One customer's rows say nothing of chance: a model that is wanted, and worse, is not
+// let through for want of an interval.
+func TestJudgeWithoutAnInterval(t *testing.T) {
+	many := synthetic(t, 4000, 0, 43)
+	d := NewDataset(many.Vocabulary(), 0)
+	x := make(scoring.Vector, many.Spec().Len())
+	for i := range many.Len() {
+		many.Attributes(i, x)
+		customer := CustomerHash([]byte{byte(i), byte(i >> 8)})
+		if i >= 3000 { // the holdout
+			customer = CustomerHash([]byte("always the same"))
+		}
+		d.Add(Example{Customer: customer, ObservedAt: int64(i), Churned: many.Churned(i), Attributes: x})
+	}
+	fit := func(strength float64) *Candidate {
+		c, err := Fit(context.Background(), d, Config{ImportanceRows: -1, Strengths: []float64{strength}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	v := Judge(fit(1e-5), &Champion{Version: 3, Predictor: fit(0.5).Predictor, Demand: "it is old"})
+	if !scoring.IsMissing(v.Lower) || v.Difference <= 0 {
+		t.Fatalf("difference %v, from %v: the test is none", v.Difference, v.Lower)
+	}
+	if v.Promote || strings.Contains(v.Reason, "NaN") {
+		t.Errorf("promote %v: %s", v.Promote, v.Reason)
+	}
+}
