@@ -5,19 +5,23 @@ import (
 	"math"
 	"slices"
 
+	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/segment"
 )
 
-// lossShare is what an example's log loss is made of: the base and what each
-// feature's value added, of the model that had scored it.
+// lossShare is what an example's log loss by a model is made of: the base and what
+// each feature's value added.
 type lossShare struct {
+	of     *models.Version
 	base   float64
 	values []float64
 }
 
-// attribution says which features the log loss of the newest examples is due to,
-// and by which it differs from that of the examples before them.
+// attribution says which features the champion's log loss on the newest examples is
+// due to, and by which it differs from that on the examples before them. It is the
+// champion's on both, whoever had scored them: between two models, bases and parts
+// differ without any change of customers.
 type attribution struct {
 	newest, reference *scoring.Attribution
 	// features and changes have one number per feature; changes are Missing
@@ -45,22 +49,26 @@ const (
 	minRows = 100
 )
 
-// attribute divides the log loss of rows, which ascend, into that of the newest
-// limit of them and that of those before. Examples whose model version is not
-// known any more are left out.
-func (c *computer) attribute(rows []*example, limit int) *attribution {
+// attribute divides the champion's log loss on rows, which ascend, into that on the
+// newest limit of them and that on those before.
+func (c *computer) attribute(champion *models.Version, rows []*example, limit int) *attribution {
+	if champion == nil {
+		return nil
+	}
 	spec := c.monitor.spec
+	for _, e := range rows {
+		c.divide(champion, e)
+	}
 	newest, reference := rows[max(0, len(rows)-limit):], rows[:max(0, len(rows)-limit)]
-	newest, reference = c.known(newest), c.known(reference)
 	if len(reference) < minRows {
 		reference = nil
 	}
 	a := &attribution{newest: scoring.NewAttribution(spec.Len()), reference: scoring.NewAttribution(spec.Len())}
 	for _, e := range newest {
-		a.newest.Add(c.share(e))
+		a.newest.Add(e.share())
 	}
 	for _, e := range reference {
-		a.reference.Add(c.share(e))
+		a.reference.Add(e.share())
 	}
 	a.features = a.newest.Features(nil)
 	a.changes = differences(a.newest, a.reference)
@@ -96,7 +104,7 @@ func (c *computer) changesWithin(newest, reference []*example) (all []segmentCha
 			continue
 		}
 		limits := segment.Limits{Levels: left, Rows: minRows}
-		losses := segment.DivideLosses(newest, reference, levelOf(v, j), spec.Len(), c.share, limits)
+		losses := segment.DivideLosses(newest, reference, levelOf(v, j), spec.Len(), (*example).share, limits)
 		count += len(losses)
 		named := false
 		for i := range losses {
@@ -118,28 +126,19 @@ func (c *computer) changesWithin(newest, reference []*example) (all []segmentCha
 	return all
 }
 
-// known returns the examples of which it is known what their log loss is made of:
-// those with a model version that there still is.
-func (c *computer) known(rows []*example) []*example {
-	out := make([]*example, 0, len(rows))
-	for _, e := range rows {
-		if e.loss == nil {
-			v := c.monitor.cfg.Models.Get(e.ModelVersion)
-			if v == nil {
-				continue
-			}
-			e.loss = &lossShare{
-				base:   v.Predictor.ExpectedLogLoss(e.Churned),
-				values: v.Predictor.LogLossSHAP(nil, c.vector(e.Attributes, e.levels), e.Churned, &c.workspace),
-			}
-		}
-		out = append(out, e)
+// divide computes what an example's log loss by the champion is made of, in some
+// twenty microseconds, if it is not known yet.
+func (c *computer) divide(champion *models.Version, e *example) {
+	if e.loss != nil && e.loss.of == champion {
+		return
 	}
-	return out
+	x := c.vector(e.Attributes, e.levels)
+	e.loss = &lossShare{
+		of:     champion,
+		base:   champion.Predictor.ExpectedLogLoss(e.Churned),
+		values: champion.Predictor.LogLossSHAP(nil, x, e.Churned, &c.workspace),
+	}
 }
 
-// share returns what the log loss of a known example is made of. It was computed
-// once, in some twenty microseconds.
-func (c *computer) share(e *example) (values []float64, base float64) {
-	return e.loss.values, e.loss.base
-}
+// share returns what divide computed last.
+func (e *example) share() (values []float64, base float64) { return e.loss.values, e.loss.base }

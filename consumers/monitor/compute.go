@@ -141,10 +141,10 @@ func (c *computer) compute(before *result) *result {
 	} else {
 		r.course = course(scored.rows)
 	}
-	if scored.same(before.shown.scored) && sameVersions {
+	if scored.same(before.shown.scored) && r.champion == before.champion {
 		r.loss = before.loss
 	} else {
-		r.loss = c.attribute(scored.rows, m.cfg.Window)
+		r.loss = c.attribute(r.champion, scored.rows, m.cfg.Window)
 	}
 	return r
 }

@@ -144,10 +144,10 @@ func newMetrics(m *Monitor) *metrics {
 			upper:      desc("churn_shadow_log_loss_difference_upper", "The upper end of the difference's 95 % interval, resampling customers.", version),
 		},
 		loss: lossDescs{
-			shapley:       desc("churn_loss_shapley", "Mean Shapley value of a feature in the log loss of the newest examples: how much of the loss is due to its values. Above 0 they led the model away from what happened.", "feature"),
-			change:        desc("churn_loss_shapley_change", "Mean Shapley value of a feature in the log loss of the newest examples minus that of as many examples before them.", "feature"),
+			shapley:       desc("churn_loss_shapley", "Mean Shapley value of a feature in the champion's log loss on the newest examples: how much of the loss is due to its values. Above 0 they led the model away from what happened.", "feature"),
+			change:        desc("churn_loss_shapley_change", "Mean Shapley value of a feature in the champion's log loss on the newest examples minus that on as many examples before them.", "feature"),
 			segmentChange: desc("churn_loss_shapley_segment_change", "As churn_loss_shapley_change, of the examples with a level of a feature, or with any of its rare ones: the greatest changes, 50 at most.", "feature", "segment_feature", "level"),
-			total:         desc("churn_loss_change", "Log loss of the newest examples minus that of as many examples before them."),
+			total:         desc("churn_loss_change", "Log loss of the champion on the newest examples minus that on as many examples before them, whoever had scored them."),
 		},
 		info: desc("churn_model_info", "The newest model versions and their stage: champion, challenger or retired. Always 1.", version, "stage"),
 		age:  desc("churn_model_age_seconds", "Time since the champion was trained."),

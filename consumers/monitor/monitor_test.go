@@ -651,17 +651,18 @@ func TestLossAttribution(t *testing.T) {
 		if i >= window && plan == "year" { // who pays by the year leaves more often than was learnt
 			q = 1 - p
 		}
-		e := w.example(i, 2, p, rng.Float64() < q, plan, bill)
+		// Those before the promotion have scores of another version: no matter.
+		e := w.example(i, int64(1+i/window), p, rng.Float64() < q, plan, bill)
 		loss[i/window] += champion.Predictor.LogLoss(x, e.Churned) / window
 		records = append(records, w.examples("c"+strconv.Itoa(i), e))
 	}
-	// Of no version that is known, and of none.
+	// Scored by a version that is not known, and by none.
 	records = append(records, w.examples("x", w.example(2*window, 9, .5, true, "month", 1)),
 		w.examples("y", w.example(2*window, 0, scoring.Missing, true, "month", 1)))
 	w.produce(schemas.TopicExamples, records...)
 	r := w.start(Config{Window: window})
 	a := r.result().loss
-	if a.newest.Examples() != window-1 || a.reference.Examples() != window {
+	if a.newest.Examples() != window || a.reference.Examples() != window {
 		t.Fatalf("%d and %d examples", a.newest.Examples(), a.reference.Examples())
 	}
 	sum := a.newest.Base() - a.reference.Base()
