@@ -43,11 +43,13 @@ type Dataset struct {
 	observed, labelled []int64
 	// customer holds the even customer hash, plus 1 if the customer churned.
 	customer []uint64
-	churners int
 	// horizon holds positions in horizons, of which there are rarely two beside
 	// the first, which is 0 for unknown; plus fresh.
 	horizon  []uint8
-	horizons []int64
+	horizons []horizonCount
+	// newest is the newest example, if newestKnown; else it has to be looked for.
+	newest      moment
+	newestKnown bool
 
 	// heads holds, by hash of the customer, the first of a chain of positions
 	// that goes on in next; positions are kept plus 1, 0 = none.
@@ -68,6 +70,12 @@ func (a moment) compare(b moment) int {
 	return cmp.Or(cmp.Compare(a.observedAt, b.observedAt), cmp.Compare(a.customer, b.customer))
 }
 
+// horizonCount is a horizon with the numbers of its examples.
+type horizonCount struct {
+	milliseconds              int64
+	examples, churners, fresh int
+}
+
 // fresh marks an example that no training has seen.
 const fresh = 1 << 7
 
@@ -84,7 +92,7 @@ func NewDataset(vocabulary *scoring.Vocabulary, max int) *Dataset {
 	spec := vocabulary.Spec()
 	d := &Dataset{
 		vocabulary: vocabulary, max: max, columns: make([]column, spec.Len()),
-		horizons: []int64{0}, shedThrough: moment{math.MinInt64, 0},
+		horizons: make([]horizonCount, 1), shedThrough: moment{math.MinInt64, 0},
 	}
 	for j := range d.columns {
 		d.columns[j].categorical = spec.Feature(j).Kind == scoring.Categorical
@@ -118,13 +126,18 @@ func (d *Dataset) Renumber(v *scoring.Vocabulary) {
 func (d *Dataset) Len() int { return len(d.observed) }
 
 // Churners returns the number of examples with a customer who churned.
-func (d *Dataset) Churners() int { return d.churners }
+func (d *Dataset) Churners() (n int) {
+	for _, h := range d.horizons {
+		n += h.churners
+	}
+	return n
+}
 
 // ObservedAt returns when example i was established.
 func (d *Dataset) ObservedAt(i int) int64 { return d.observed[i] }
 
 // Horizon returns the horizon of example i.
-func (d *Dataset) Horizon(i int) int64 { return d.horizons[d.horizon[i]&^fresh] }
+func (d *Dataset) Horizon(i int) int64 { return d.horizons[d.horizon[i]&^fresh].milliseconds }
 
 // Churned returns the label of example i.
 func (d *Dataset) Churned(i int) bool { return d.customer[i]&1 == 1 }
@@ -200,34 +213,49 @@ type Census struct {
 
 // Census counts the examples.
 func (d *Dataset) Census() Census {
-	newest, of := moment{math.MinInt64, 0}, uint8(0)
-	for i, at := range d.observed {
-		if at >= newest.observedAt { // most are not: look no further
-			if m := d.moment(i); m.compare(newest) >= 0 {
-				newest, of = m, d.horizon[i]&^fresh
+	h := d.horizons[d.newestHorizon()]
+	return Census{
+		Horizon: h.milliseconds, Examples: h.examples, Churners: h.churners, Fresh: h.fresh,
+		Others: d.Len() - h.examples,
+	}
+}
+
+// newestHorizon returns the position of the newest example's horizon.
+func (d *Dataset) newestHorizon() uint8 {
+	if d.Len() == 0 {
+		return 0
+	}
+	if !d.newestKnown {
+		d.newest, d.newestKnown = moment{math.MinInt64, 0}, true
+		for i, at := range d.observed {
+			if at >= d.newest.observedAt && d.moment(i).compare(d.newest) > 0 {
+				d.newest = d.moment(i)
 			}
 		}
 	}
-	c := Census{Horizon: d.horizons[of]}
-	for i, h := range d.horizon {
-		if h&^fresh != of {
-			c.Others++
-			continue
-		}
-		c.Examples++
-		c.Churners += int(d.customer[i] & 1)
-		c.Fresh += int(h / fresh)
-	}
-	return c
+	i, _ := d.Find(d.newest.customer, d.newest.observedAt)
+	return d.horizon[i] &^ fresh
 }
 
 // Seen says that a training has seen the examples labelled at or before a moment,
 // in milliseconds.
 func (d *Dataset) Seen(labelledAt int64) {
 	for i, at := range d.labelled {
-		if at <= labelledAt {
-			d.horizon[i] &^= fresh
+		if h := d.horizon[i]; at <= labelledAt && h&fresh != 0 {
+			d.horizon[i] = h &^ fresh
+			d.horizons[h&^fresh].fresh--
 		}
+	}
+}
+
+// count counts an example, or with -1 no more.
+func (d *Dataset) count(i, by int) {
+	h := &d.horizons[d.horizon[i]&^fresh]
+	h.examples += by
+	h.churners += by * int(d.customer[i]&1)
+	h.fresh += by * int(d.horizon[i]/fresh)
+	if by < 0 && d.moment(i) == d.newest {
+		d.newestKnown = false
 	}
 }
 
@@ -305,7 +333,11 @@ func (d *Dataset) corrects(i int, e Example) bool {
 // that had no room. Attributes must be of the dataset's specification.
 func (d *Dataset) Add(e Example) (added bool) {
 	if i, found := d.Find(e.Customer, e.ObservedAt); found {
-		d.set(i, e, d.horizon[i]&fresh != 0 || d.corrects(i, e))
+		unseen := d.horizon[i]&fresh != 0 || d.corrects(i, e)
+		known := d.newestKnown
+		d.count(i, -1)
+		d.set(i, e, unseen)
+		d.newestKnown = known
 		return false
 	}
 	if d.Len() >= d.max+d.max/16 {
@@ -322,6 +354,9 @@ func (d *Dataset) Add(e Example) (added bool) {
 	}
 	i := d.Len() - 1
 	d.set(i, e, true)
+	if m := d.moment(i); d.newestKnown && m.compare(d.newest) > 0 || i == 0 {
+		d.newest, d.newestKnown = m, true
+	}
 	if d.Len() > len(d.heads) {
 		d.reindex()
 	} else {
@@ -330,8 +365,8 @@ func (d *Dataset) Add(e Example) (added bool) {
 	return true
 }
 
+// set writes an example to a position, whose former one is not counted any more.
 func (d *Dataset) set(i int, e Example, unseen bool) {
-	d.churners -= int(d.customer[i] & 1)
 	d.observed[i], d.labelled[i] = e.ObservedAt, e.LabelledAt
 	d.horizon[i] = d.numbered(e.Horizon)
 	if unseen {
@@ -340,33 +375,34 @@ func (d *Dataset) set(i int, e Example, unseen bool) {
 	d.customer[i] = e.Customer &^ 1
 	if e.Churned {
 		d.customer[i]++
-		d.churners++
 	}
 	for j := range d.columns {
 		d.columns[j].set(i, e.Attributes[j])
 	}
+	d.count(i, 1)
 }
 
-// numbered returns the position of a horizon in horizons. When all positions are
-// taken, that of one no example has is used again; if each has examples, the
-// horizon counts as unknown.
+// numbered returns the position of a horizon in horizons. One that no example has
+// any more gives its position to the next. If there is none left, a horizon counts as
+// unknown.
 func (d *Dataset) numbered(horizon int64) uint8 {
-	if k := slices.Index(d.horizons, horizon); k >= 0 {
-		return uint8(k)
+	unused := 0
+	for k := range d.horizons {
+		if d.horizons[k].milliseconds == horizon {
+			return uint8(k)
+		}
+		if k > 0 && d.horizons[k].examples == 0 {
+			unused = k
+		}
 	}
-	if len(d.horizons) < fresh {
-		d.horizons = append(d.horizons, horizon)
-		return uint8(len(d.horizons) - 1)
+	switch {
+	case unused > 0:
+		d.horizons[unused].milliseconds = horizon
+	case len(d.horizons) < fresh:
+		unused = len(d.horizons)
+		d.horizons = append(d.horizons, horizonCount{milliseconds: horizon})
 	}
-	used := make([]bool, fresh)
-	for _, h := range d.horizon {
-		used[h&^fresh] = true
-	}
-	k := slices.Index(used[1:], false) + 1
-	if k > 0 {
-		d.horizons[k] = horizon
-	}
-	return uint8(k)
+	return uint8(unused)
 }
 
 // Forget removes the examples of a customer that were established at or before
@@ -448,18 +484,16 @@ func (d *Dataset) shed() {
 func (d *Dataset) keep(stay func(i int) bool) (dropped int) {
 	n := 0
 	for i := range d.observed {
-		if stay(i) {
-			d.move(n, i)
-			n++
+		if !stay(i) {
+			d.count(i, -1)
+			continue
 		}
+		d.move(n, i)
+		n++
 	}
 	dropped = d.Len() - n
 	if dropped > 0 {
 		d.truncate(n)
-		d.churners = 0
-		for _, c := range d.customer {
-			d.churners += int(c & 1)
-		}
 		d.reindex()
 	}
 	return dropped
@@ -467,7 +501,7 @@ func (d *Dataset) keep(stay func(i int) bool) (dropped int) {
 
 // remove removes example i. The last one takes its position.
 func (d *Dataset) remove(i int) {
-	d.churners -= int(d.customer[i] & 1)
+	d.count(i, -1)
 	*d.link(i) = d.next[i]
 	if last := d.Len() - 1; i != last {
 		*d.link(last) = int32(i) + 1
