@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
@@ -364,6 +365,30 @@ func TestDemoCarriesOn(t *testing.T) {
 	if customers < before || doubled != 0 {
 		t.Errorf("%v scores stored, %v of them doubled; the first run alone published %v", customers, doubled, before)
 	}
+
+	// Nothing happens any more: every outcome has become an example, among which as
+	// many have left, and the monitor, which has begun anew, has the tables' figures.
+	third := launch(t, "demo", "--data-dir", dir, "--http", "127.0.0.1:0", "--rate", "0.001", "--outcome-delay", "200ms")
+	url = strings.TrimSuffix(third.find(`customers at risk\s+(http://\S+)/`)[1], "/")
+	var outcomes, left, examples, leftThere int
+	until(t, "an example of every outcome", func() bool {
+		_ = db.QueryRow("SELECT count(*), sum(churned) FROM churn_outcomes").Scan(&outcomes, &left)
+		_ = db.QueryRow("SELECT count(*), sum(churned) FROM churn_examples").Scan(&examples, &leftThere)
+		return outcomes > 5000 && examples == outcomes && leftThere == left
+	})
+	const version = `{model_version="1"}`
+	var scored, logLoss float64
+	var page string
+	until(t, "the monitor's figures", func() bool {
+		_ = db.QueryRow("SELECT sum(examples), sum(examples * log_loss) / sum(examples) FROM model_accuracy_daily WHERE model_version = 1").Scan(&scored, &logLoss)
+		page = get(t, url+"/metrics")
+		return metric(page, "churn_model_window_outcomes"+version) == scored
+	})
+	if monitored := metric(page, "churn_model_log_loss"+version); math.Abs(monitored-logLoss) > 1e-9 {
+		t.Errorf("the monitor has a log loss of %v, the table %v", monitored, logLoss)
+	}
+	t.Logf("of %d outcomes and as many examples %d have left; log loss %.6f on %.0f", outcomes, left, logLoss, scored)
+	third.interrupt()
 }
 
 func TestUsageErrors(t *testing.T) {
