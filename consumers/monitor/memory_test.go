@@ -12,9 +12,9 @@ import (
 // TestMemoryPerCustomer holds what docs/limits.md says of the monitor's memory.
 func TestMemoryPerCustomer(t *testing.T) {
 	if testing.Short() {
-		t.Skip("200,000 customers")
+		t.Skip("60,000 customers")
 	}
-	const n, examples = 200_000, 4
+	const n, examples = 60_000, 4
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats

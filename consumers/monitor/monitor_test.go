@@ -631,6 +631,11 @@ func TestShadow(t *testing.T) {
 	if v := r.Report().Of(3); v == nil || v.Shadow == nil || float64(v.Shadow.Difference.Upper) != want.Upper {
 		t.Errorf("reported %+v", v)
 	}
+	// One from before versions said which labels they knew knew those of its time.
+	older := *challenger
+	older.LabelsUntil, older.CreatedAt = 0, seconds(450)
+	w.models.set(&older, champion)
+	r.expect(map[string]float64{`churn_shadow_examples{model_version="3"}`: 50})
 	w.models.set(champion)
 	r.expect(map[string]float64{`churn_shadow_examples{model_version="3"}`: math.NaN()})
 }

@@ -32,9 +32,10 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 		return nil
 	}
 	s := &shadow{champion: champion, challenger: challenger}
+	known := max(labelsUntil(champion), labelsUntil(challenger))
 	var pairs []evaluation.Pair
 	for _, e := range rows {
-		if e.LabelledAt <= max(champion.LabelsUntil, challenger.LabelsUntil) {
+		if e.LabelledAt <= known {
 			continue
 		}
 		x := c.vector(e.Attributes, e.levels)
@@ -45,6 +46,14 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	}
 	s.Comparison = evaluation.Compare(pairs)
 	return s
+}
+
+// labelsUntil is when the newest label was written that a version may have known.
+func labelsUntil(v *models.Version) int64 {
+	if v.LabelsUntil == 0 { // it does not say
+		return v.CreatedAt
+	}
+	return v.LabelsUntil
 }
 
 // vector returns attributes with the numbers that levels have in the vocabulary by
