@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"github.com/churnstream/churnstream/deploy/grafana"
@@ -190,50 +187,8 @@ func askPanels(t *testing.T, prometheus *Prometheus) {
 
 // browse opens the web application and asks what would change.
 func browse(t *testing.T, roles *Role) {
-	program, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatalf("%v\nrun deploy/local/stack install browser", err)
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WindowSize(1280, 900))
-	ctx, cancel := chromedp.NewExecAllocator(testContext(t), options...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer cancel()
-	var mu sync.Mutex
-	var problems []string
-	complain := func(what string) {
-		mu.Lock()
-		defer mu.Unlock()
-		problems = append(problems, what)
-	}
-	err = chromedp.Listen(ctx, func(event any) {
-		switch e := event.(type) {
-		case *runtime.EventExceptionThrown:
-			complain(fmt.Sprintf("%+v", e.ExceptionDetails))
-		case *runtime.EventConsoleAPICalled:
-			if e.Type == "error" {
-				complain(fmt.Sprintf("%+v", e.Args))
-			}
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	do := func(steps ...chromedp.Action[chromedp.Void]) {
-		t.Helper()
-		if err := chromedp.Do(ctx, steps...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// In one step: what is on the page is replaced as scores come.
-	text := func(selector string) string {
-		t.Helper()
-		s, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q).textContent", selector)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
+	browser := StartBrowser(t)
+	do, text := browser.Do, browser.Text
 	const first = "#list tbody tr:first-child th a"
 	do(chromedp.Navigate(roles.http+"/?risk=HIGH"), chromedp.WaitVisible(chromedp.CSS(first)))
 	customer, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf(
@@ -246,7 +201,7 @@ func browse(t *testing.T, roles *Role) {
 	do(chromedp.SetValue(chromedp.CSS(`#whatif select[data-name="Contract"]`), "Two year"))
 	changed := `document.querySelector('#whatif select[data-name="Contract"]').dispatchEvent(new Event("input", {bubbles: true})),
 		document.querySelector('#whatif select[data-name="Contract"]').dispatchEvent(new Event("change", {bubbles: true}))`
-	if _, err := chromedp.Run(ctx, chromedp.Evaluate[bool](changed)); err != nil {
+	if _, err := chromedp.Run(browser.ctx, chromedp.Evaluate[bool](changed)); err != nil {
 		t.Fatal(err)
 	}
 	var after string
@@ -256,9 +211,7 @@ func browse(t *testing.T, roles *Role) {
 		}
 		return nil
 	})
-	mu.Lock()
-	defer mu.Unlock()
-	if customer == "" || len(problems) > 0 {
+	if problems := browser.Problems(); customer == "" || len(problems) > 0 {
 		t.Errorf("customer %q; the browser complains: %v", customer, problems)
 	}
 	t.Logf("%s leaves with %s, and with a contract of two years, says the model, with %s", customer, before, after)

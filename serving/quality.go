@@ -412,7 +412,7 @@ func (s *Server) lossView(l *quality.Loss) *lossView {
 	if l == nil || len(l.Features) == 0 {
 		return nil
 	}
-	v := &lossView{Change: signed(l.Change, 3), More: l.Change > 0, Rows: l.Rows, Reference: l.Reference}
+	v := &lossView{Change: figure(math.Abs(l.Change)), More: l.Change > 0, Rows: l.Rows, Reference: l.Reference}
 	features := slices.Clone(l.Features)
 	slices.SortStableFunc(features, func(a, b quality.FeatureLoss) int { return cmp.Compare(math.Abs(b.Change), math.Abs(a.Change)) })
 	scale := fullBar([]float64{features[0].Change})

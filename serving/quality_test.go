@@ -69,7 +69,7 @@ func TestModelAsPromised(t *testing.T) {
 	page := checkPage(t, st, "/model", 200)
 	wants(t, page, `class="verdict good"`, "As promised", "How good version 2 is at telling who leaves within 30 days", "0.420", "(0.400 to 0.440)", "cannot see a change in what makes customers leave",
 		"<polyline class=\"measured\"", "Calibration", "Nothing is beyond what chance explains", "4\u202f321", `data-live`)
-	if strings.Contains(page, "worse than promised") || strings.Contains(page, "cost the loss") {
+	if strings.Contains(page, "worse than promised") || strings.Contains(page, "changed the log loss") {
 		t.Error("it says that something is worse")
 	}
 	// Of another version there are no figures but its own.
@@ -88,7 +88,7 @@ func TestModelThatFell(t *testing.T) {
 	wants(t, checkPage(t, st, "/model", 200), `class="verdict bad"`, "Worse than promised",
 		"the skill of version 2 is "+minus+"0.900: the base rate alone would do better",
 		"what makes customers leave has changed since the training", "Most of the loss came with Plan and Visits.",
-		"worse than promised", "+0.600", minus+"0.050", "Which features cost the loss", "Beyond what chance explains: 1 of 3.", "beyond the threshold of 0.050")
+		"worse than promised", "+0.600", minus+"0.050", "What changed the log loss", "greater by 0.800", "Beyond what chance explains: 1 of 3.", "beyond the threshold of 0.050")
 	report.Versions[0].Measured = quality.Figures{}
 	wants(t, checkPage(t, st, "/model", 200), "No outcome yet", "0.415")
 	report.CaughtUp = false

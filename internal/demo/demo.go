@@ -73,9 +73,11 @@ type demo struct {
 	customer  string // file with an example customer
 	monitor   *monitor.Monitor
 	drift     *pace.Drift // nil is none
+	news      chan string // lines for the reader
 	replay    *replay.Replay
 	simulator *simulator.Simulator
 	probe     *probe
+	produce   func(context.Context) error // publish
 }
 
 // Run runs a demonstration. It ends when ctx does, and prints a summary then.
@@ -103,8 +105,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			_ = os.RemoveAll(dir)
 		}
 	}()
-	d := &demo{Config: cfg, dir: dir, sqlite: filepath.Join(dir, "churn.db")}
-	return d.run(ctx, slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: cfg.Level})))
+	return newDemo(cfg, dir).run(ctx, slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: cfg.Level})))
+}
+
+func newDemo(cfg Config, dir string) *demo {
+	d := &demo{Config: cfg, dir: dir, sqlite: filepath.Join(dir, "churn.db"), news: make(chan string, 100)}
+	d.produce = d.publish
+	return d
 }
 
 // preferred returns a listening address: the one asked for, else the usual
@@ -188,7 +195,7 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	context.AfterFunc(services, stopPublishing) // a role that failed ends the demo
 	progress := d.startProgress(publishing)
-	publishErr := d.publish(publishing)
+	publishErr := d.produce(publishing)
 	took := time.Since(started)
 	patience := 5 * time.Second
 	if ctx.Err() != nil {
@@ -208,12 +215,17 @@ func (d *demo) run(ctx context.Context, log *slog.Logger) (err error) {
 
 // addRoles adds all roles to the process.
 func (d *demo) addRoles() error {
-	// An outcome follows its event by as much: that is the decision it is about.
+	// Here nothing is far off: who leaves does so within the delay of the outcomes.
+	// The decision is then at a customer's first event, whose score speaks of it.
 	labelling := labeler.Role.Config().(*labeler.Config)
-	labelling.Horizon, labelling.ScoreInterval = d.OutcomeDelay, labeler.None
+	labelling.Horizon, labelling.LabelDelay, labelling.ScoreInterval = d.OutcomeDelay, time.Hour, 0
 	labelling.StateDir = filepath.Join(d.dir, "labels")
+	// Who watches asks for trainings; else they are rare, so that it is seen what a
+	// change does.
 	training := trainer.Role.Config().(*trainer.Config)
-	training.MinInterval = 10 * time.Second
+	training.MinInterval, training.MinNewLabels, training.Settle = 5*time.Second, 20_000, 200*time.Millisecond
+	monitoring := monitor.Role.Config().(*monitor.Config)
+	monitoring.Window = 2000
 	for _, r := range []struct {
 		*role.Definition
 		config any
@@ -221,7 +233,7 @@ func (d *demo) addRoles() error {
 		{scorer.Role, &d.Scorer},
 		{labeler.Role, labelling},
 		{trainer.Role, training},
-		{monitor.Role, monitor.Role.Config()},
+		{monitor.Role, monitoring},
 		{sink.Role, &sink.StoresConfig{SQLite: d.sqlite}},
 		{serving.Role, serving.Role.Config()},
 	} {
@@ -259,7 +271,18 @@ func (d *demo) sources(examples []schemas.ChurnOutcome) (err error) {
 	}
 	d.probe = &probe{cluster: p.Cluster, codec: p.Codec, log: p.Log, started: time.Now()}
 	p.AddTask("probe", d.probe)
+	p.AddTask("watch", &watch{
+		report: d.monitor.Report, champion: p.Models.Champion, changes: d.drift.At, ask: askTrainer(d.url), say: d.tell, now: time.Now,
+	})
 	return nil
+}
+
+// tell has a line shown to the reader, with the time.
+func (d *demo) tell(text string) {
+	select {
+	case d.news <- time.Now().Format(time.TimeOnly) + "  " + text:
+	default: // nobody shows lines any more
+	}
 }
 
 // awaitModel lets live events begin once there is a model, as in a company
@@ -322,6 +345,7 @@ func (d *demo) welcome(customers int) {
 	fmt.Fprintf(d.Out, `churnstream: %d real customers, every part in this process.
 
   See     customers at risk   %s/
+          how good it is now  %s/model
           metrics             %s/metrics
           log                 %s
   Ask     one customer        curl -s %s/v1/explain -H 'Content-Type: application/json' -d @%s
@@ -329,6 +353,9 @@ func (d *demo) welcome(customers int) {
           scores as JSON      %s tail %s --brokers %s --registry %s
           scores in SQL       sqlite3 %s 'SELECT * FROM customers_at_risk LIMIT 10'
 
-`, customers, d.url, d.url, filepath.Join(d.dir, "churnstream.log"), d.url, d.customer,
+`, customers, d.url, d.url, d.url, filepath.Join(d.dir, "churnstream.log"), d.url, d.customer,
 		d.broker.Addr(), schemas.TopicScores, os.Args[0], schemas.TopicScores, d.broker.Addr(), d.registry.URL(), d.sqlite)
+	if d.drift != nil {
+		fmt.Fprintf(d.Out, "%v after the first event, what makes customers leave changes. Watch %s/model, or read on.\n\n", d.DriftAfter, d.url)
+	}
 }

@@ -18,7 +18,7 @@ import (
 
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
-	"github.com/churnstream/churnstream/internal/retry"
+	"github.com/churnstream/churnstream/internal/quality"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -133,8 +133,17 @@ func (d *demo) startProgress(ctx context.Context) *progress {
 
 func (d *demo) lines(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
-	for retry.Sleep(ctx, 5*time.Second) {
-		fmt.Fprintln(d.Out, d.status())
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case text := <-d.news:
+			fmt.Fprintln(d.Out, text)
+		case <-ticker.C:
+			fmt.Fprintln(d.Out, d.status())
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -156,8 +165,16 @@ func (d *demo) bars(ctx context.Context, w io.Writer, done chan<- struct{}) {
 		live.SetTotal(s.LiveTotal, false)
 		live.SetCurrent(s.LiveDone)
 	}
-	for retry.Sleep(ctx, 200*time.Millisecond) {
-		update()
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case text := <-d.news:
+			_, _ = bars.Write([]byte(text + "\n")) // above the bars
+		case <-ticker.C:
+			update()
+		case <-ctx.Done():
+		}
 	}
 	update()
 	for _, b := range []*mpb.Bar{history, live, status} {
@@ -172,14 +189,20 @@ func (d *demo) status() string {
 		model = fmt.Sprintf("model %d", m.Version)
 	}
 	line := fmt.Sprintf("%s events, %s scores, %s", humanize.Comma(d.published()), humanize.Comma(d.probe.scores()), model)
-	if accuracy, n := d.accuracy(); n > 0 {
-		line += fmt.Sprintf(", accuracy %.3f over %s outcomes", accuracy, humanize.Comma(n))
+	if v := d.live(); v != nil && v.Rows >= enough {
+		line += fmt.Sprintf(", log loss %s, ROC AUC %s", beside(v, "log_loss"), beside(v, "roc_auc"))
 	}
 	return line
 }
 
-// accuracy is that of all models over all outcomes joined so far.
-func (d *demo) accuracy() (share float64, outcomes int64) {
+// live is what is measured of the model in use, nil as long as nothing is.
+func (d *demo) live() *quality.Version {
+	report := d.monitor.Report()
+	return report.Of(report.Champion)
+}
+
+// accuracy is that of all models over all examples so far.
+func (d *demo) accuracy() (share float64, examples int64) {
 	s := d.monitor.Stats()
 	return s.Accuracy, s.Examples
 }
@@ -187,7 +210,7 @@ func (d *demo) accuracy() (share float64, outcomes int64) {
 // summary prints what the run came to, one figure a line.
 func (d *demo) summary(took time.Duration) {
 	events, scores := d.published(), d.probe.scores()
-	accuracy, outcomes := d.accuracy()
+	accuracy, examples := d.accuracy()
 	p := d.probe.percentiles(.5, .99)
 	versions := len(d.process.Models.List())
 	line := func(name, value, note string) {
@@ -205,7 +228,15 @@ func (d *demo) summary(took time.Duration) {
 	line("events", n(events), "customer events published")
 	line("scores", n(scores), "read back from "+schemas.TopicScores)
 	line("dead letters", n(d.probe.deadLetters()), "")
-	line("accuracy", fmt.Sprintf("%.3f", accuracy), fmt.Sprintf("over %d outcomes joined with the score in force", outcomes))
+	line("accuracy", fmt.Sprintf("%.3f", accuracy), fmt.Sprintf("over %d labelled examples of customers with a score", examples))
+	if v := d.live(); v != nil {
+		for _, figure := range []string{"log_loss", "log_loss_skill", "roc_auc"} {
+			if m, measured := v.Measured[figure]; measured {
+				line(quality.Title(figure), fmt.Sprintf("%.3f", m.Value), fmt.Sprintf("of version %d over %d outcomes, 95 %% interval %.3f to %.3f; holdout %.3f",
+					v.Version, v.Rows, m.Lower, m.Upper, v.Holdout[figure].Value))
+			}
+		}
+	}
 	line("model versions", strconv.Itoa(versions), d.modelNote())
 	line("events per second", fmt.Sprintf("%.0f", float64(events)/took.Seconds()), fmt.Sprintf("over %s", took.Round(time.Millisecond)))
 	line("event to score p50", ms(p[0]), "from the event's time until a reader has its score")
