@@ -191,7 +191,7 @@ func browse(t *testing.T, roles *Role) {
 	do, text := browser.Do, browser.Text
 	const first = "#list tbody tr:first-child th a"
 	do(chromedp.Navigate(roles.http+"/?risk=HIGH"), chromedp.WaitVisible(chromedp.CSS(first)))
-	customer, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf(
+	customer, err := chromedp.Run(browser.ctx, chromedp.Evaluate[string](fmt.Sprintf(
 		"(link => { link.click(); return link.textContent })(document.querySelector(%q))", first)))
 	if err != nil {
 		t.Fatal(err)

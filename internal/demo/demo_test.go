@@ -25,7 +25,7 @@ func TestARestartChangesNoFigure(t *testing.T) {
 	// run runs a demonstration until produce returns, and returns the figures then.
 	run := func(produce func(context.Context, *demo) error) *quality.Report {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		d := newDemo(cfg, dir)
 		var report *quality.Report
@@ -53,7 +53,7 @@ func TestARestartChangesNoFigure(t *testing.T) {
 		producing, stop := context.WithCancel(ctx)
 		defer stop()
 		go func() {
-			_ = until(producing, func() bool { return examples(d) >= 700 })
+			_ = until(producing, func() bool { return d.replay.Stats().Outcomes >= 700 })
 			stop()
 		}()
 		if err := d.publish(producing); err != nil {
