@@ -367,7 +367,7 @@ func (f *Feed) publish(next *state) {
 		case v == nil:
 			f.log.Warn("the champion was withdrawn, and there is no other", "version", number(old.champion))
 		default:
-			f.log.Info("champion", "version", v.Version, "before", number(old.champion),
+			f.log.Info("champion", "version", v.Version, "label", schemas.Label(v.Horizon), "before", number(old.champion),
 				"trained", time.UnixMilli(v.CreatedAt).UTC().Format(time.RFC3339), "log_loss", v.Metrics.LogLoss, "reason", v.Reason)
 		}
 	}
