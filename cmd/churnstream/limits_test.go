@@ -67,8 +67,8 @@ func allFlags(t *testing.T) map[string]*kong.Flag {
 	return flags
 }
 
-// Who is told by a runbook to set a flag finds it.
-func TestRunbooksNameFlagsThatExist(t *testing.T) {
+// Who is told by a runbook to set a flag or to run a command finds it.
+func TestRunbooksNameWhatExists(t *testing.T) {
 	text, err := os.ReadFile("../../docs/runbooks.md")
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +79,30 @@ func TestRunbooksNameFlagsThatExist(t *testing.T) {
 			t.Errorf("docs/runbooks.md names --%s, which there is not", code[1])
 		}
 	}
+	parser, err := newParser(&cli{Run: newRunCommand()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range regexp.MustCompile("`churnstream\\s+([a-z-]+(?:\\s+[a-z]+)?)").FindAllStringSubmatch(string(text), -1) {
+		words := strings.Fields(code[1])
+		command := subcommand(parser.Model.Node, words[0])
+		if command != nil && len(command.Children) > 0 && len(words) > 1 {
+			command = subcommand(command, words[1])
+		}
+		if command == nil {
+			t.Errorf("docs/runbooks.md names churnstream %s, which there is not", code[1])
+		}
+	}
+}
+
+// subcommand returns a command's subcommand, nil if there is none of that name.
+func subcommand(n *kong.Node, name string) *kong.Node {
+	for _, c := range n.Children {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
 }
 
 // The reference in docs/limits.md is made of the settings; -update makes it

@@ -120,10 +120,10 @@ var ModelQuality = Dashboard{
 		}},
 		{"Which features cost the loss", []Panel{
 			{"Change of the loss", "Log loss over the newest window less that over the one before.", Lines, none, 8, []Query{
-				{"max(churn_loss_change)", "log loss", "until two windows are full."},
+				{"max(churn_loss_change)", "log loss", "until there are a hundred examples from before the window."},
 			}},
 			{"Rise by feature", "Exact Shapley values of the log loss, newest window less the one before: which features the loss rose by.", Bars, none, 8, []Query{
-				{"topk(10, max by (feature) (churn_loss_shapley_change))", "{{feature}}", "until two windows are full."},
+				{"topk(10, max by (feature) (churn_loss_shapley_change))", "{{feature}}", "until there are a hundred examples from before the window."},
 			}},
 			{"Share of features", "Mean Shapley value of the log loss; below 0, the feature lowers it.", Bars, none, 8, []Query{
 				{"sort(max by (feature) (churn_loss_shapley))", "{{feature}}", ""},
