@@ -3,7 +3,6 @@ package fitting
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math"
 
 	"github.com/churnstream/churnstream/scoring"
@@ -68,10 +67,8 @@ func narrow(ctx context.Context, best *Candidate, order []int32, cfg Config) (*C
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case errors.Is(err, ErrTooFewLabels):
-			continue // only one class of late
 		case err != nil:
-			return nil, err
+			continue // only one class of late, or a column that says almost exactly who left
 		}
 		if len(try) > 1 || len(cfg.strengths()) == 1 {
 			tuned, strengths = size, []float64{c.Strength}
@@ -80,10 +77,10 @@ func narrow(ctx context.Context, best *Candidate, order []int32, cfg Config) (*C
 			continue
 		}
 		rival, err := d.fit(ctx, order[len(order)-best.used():len(order)-held], c.Holdout, []float64{best.Strength}, cfg)
-		if err != nil {
-			return nil, err
-		}
-		if c.beats(rival) {
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err == nil && c.beats(rival):
 			best = c
 		}
 	}

@@ -166,3 +166,18 @@ func TestRowsOfOneCustomerDoNotOutweighAll(t *testing.T) {
 		t.Errorf("%d of %d examples are used", c.used(), c.Examples)
 	}
 }
+
+// A window that cannot be fitted is no reason to have no model.
+func TestWindowThatCannotBeFitted(t *testing.T) {
+	s := newStream(t, 5)
+	s.add(2000, false)
+	for range 3000 { // a column says exactly who left
+		x, _ := s.draw(false)
+		s.data.Add(Example{Customer: CustomerHash(fmt.Append(nil, s.rows)), ObservedAt: int64(s.rows), Churned: x[0] > 0, Attributes: x})
+		s.rows++
+	}
+	c, err := Fit(t.Context(), s.data, Config{Strengths: []float64{1e300}, ImportanceRows: -1})
+	if err != nil || c.used() != 5000 {
+		t.Errorf("%v", err)
+	}
+}
