@@ -691,6 +691,21 @@ func TestLossAttribution(t *testing.T) {
 	if l := report.Loss; l == nil || l.Features[0].Feature != "plan" || l.Features[0].Change != a.changes[0] || l.Change != a.change {
 		t.Errorf("reported %+v", report.Loss)
 	}
+	next := newVersion(t, w.codec, 8, schemas.StageChampion, -1, .02)
+	w.models.set(next, champion)
+	want := 0.
+	for i := range records[window:] {
+		var m schemas.CustomerExamples
+		if err := w.codec.DecodeExamples(t.Context(), records[window+i].Value, &m); err != nil {
+			t.Fatal(err)
+		}
+		if e := &m.Examples[0]; !scoring.IsMissing(e.Probability) && i > 0 {
+			want += next.Predictor.LogLoss(e.Attributes, e.Churned) / window
+		}
+	}
+	if a := r.result().loss; math.Abs(a.newest.LogLoss()-want) > 1e-9 {
+		t.Errorf("the next champion has a log loss of %v, want %v", a.newest.LogLoss(), want)
+	}
 	if c := report.Course; len(c) != courseLength || !(c[39].LogLoss > c[0].LogLoss) || c[0].BaseLogLoss > math.Ln2 {
 		t.Errorf("the course is %+v", c)
 	}

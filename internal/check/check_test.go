@@ -118,6 +118,7 @@ func (s *stage) publish(version int64, stage schemas.Stage, weight float64) {
 			{Name: "plan", Bins: []string{"monthly", "yearly"}, Frequencies: []float64{0.9, 0.1}, Rows: 1000,
 				ReasonRows: 1000, ReasonMean: 0, ReasonDeviation: 0.2},
 			{Name: "visits", Bins: []string{"5", "+Inf"}, Frequencies: []float64{0.5, 0.5}, Rows: 1000},
+			{Name: drift.Score, Bins: []string{"0.1", "0.2", "0.3", "0.4", "0.5", "+Inf"}, Frequencies: []float64{0.2, 0.2, 0.2, 0.1, 0.1, 0.2}, Rows: 1000},
 		}}
 	m.Metrics = evaluation.NoMetrics()
 	m.Metrics.Rows, m.Metrics.Churners, m.Metrics.LogLoss = 250, 60, 0.41
@@ -329,6 +330,19 @@ func TestReport(t *testing.T) {
 	// The plan's frequency changed from 90 % to a half.
 	if d := r.Drift; d == nil || d.Scores != 300 || !d.Features[0].Values.Exceeded() || d.Features[1].Values.Exceeded() {
 		t.Errorf("drift %+v", d)
+	}
+	// The score's is that of what the champion says of all of them, whoever scored them.
+	champion := s.feed.Champion()
+	sample := drift.NewBaseline(s.set.Spec(), champion.Baseline, 0).Sample(s.set.Vocabulary())
+	data, err := check.Collect(t.Context(), check.Source{Cluster: s.cluster, Codec: s.codec}, end.Add(-month), end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range data.Customers {
+		sample.AddScore(champion.Predictor.Probability(data.Customers[i].Attributes))
+	}
+	if got, want := r.Drift.Score, sample.Score(); float64(got.Value) != want.Value || !(want.Value > 0) || want.Rows != 300 {
+		t.Errorf("score drift %+v, want %+v", got, want)
 	}
 	if o := r.Outlook; o == nil || o.Customers != 300 || len(o.Figures) != 4 {
 		t.Errorf("outlook %+v", o)
