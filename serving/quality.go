@@ -326,7 +326,7 @@ func newCourse(slices []quality.Slice, promised quality.Interval) *courseView {
 		top = max(top, float64(promised.Value))
 	}
 	top = cmp.Or(1.1*top, 1)
-	const left, width, ground, height = 0.0, 640.0, 172.0, 164.0
+	const left, width, ground, height = 6.0, 628.0, 172.0, 164.0
 	y := func(loss float64) float64 { return round1(ground - height*min(loss/top, 1)) }
 	start, end := slices[0].To, slices[len(slices)-1].To
 	x := func(p *quality.Slice) float64 {

@@ -190,7 +190,7 @@ func TestPictures(t *testing.T) {
 		t.Errorf("%+v", rows)
 	}
 	c := newCourse(measured(2, true).Course, quality.Interval{Value: .41, Lower: .39, Upper: .43})
-	if points := strings.Fields(c.Loss); len(points) != 4 || points[0] != "0,122.3" || points[3] != "640,22.9" || c.Band == nil || c.Band.Width <= 0 {
+	if points := strings.Fields(c.Loss); len(points) != 4 || points[0] != "6,122.3" || points[3] != "634,22.9" || c.Band == nil || c.Band.Width <= 0 {
 		t.Errorf("%+v", c)
 	}
 	if newCourse(nil, quality.Interval{}) != nil || newCalibration(nil) != nil {
