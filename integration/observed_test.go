@@ -22,7 +22,9 @@ import (
 // Prometheus, and with a browser.
 func TestObserved(t *testing.T) {
 	p := StartPlatform(t, KafkaConfig{})
-	roles := p.StartRole("run", "--roles", "score,label,train,monitor,sink,serve", "--horizon", "0s", "--score-interval", "0s", "--sqlite", filepath.Join(t.TempDir(), "churn.db"))
+	roles := p.StartRole("run", "--roles", "score,label,train,monitor,sink,serve", "--horizon", "0s", "--score-interval", "0s",
+		"--window", "1000", // of some 1,400 examples, so that there are some from before it
+		"--sqlite", filepath.Join(t.TempDir(), "churn.db"))
 	// It sees everything from the start, so that there are rates.
 	prometheus := StartPrometheus(t, PrometheusConfig{Targets: []string{roles.http}})
 	replay := p.StartRole("replay", "--rate", "0", "--history-share", "0.8", "--outcome-delay", "0s")
