@@ -39,7 +39,7 @@ type watch struct {
 
 	version  int64     // champion of the last look
 	fallen   int64     // version that was seen to have fallen
-	fellAt   time.Time // when
+	fellAt   time.Time // when the first that fell did
 	changed  bool      // that is told
 	askedAt  time.Time
 	answered bool // that the request was taken is told
@@ -77,7 +77,10 @@ func (w *watch) look(ctx context.Context) {
 	found, fallen := v.Fallen()
 	switch {
 	case fallen && w.fallen != v.Version:
-		w.fallen, w.fellAt = v.Version, now
+		if w.fallen == 0 {
+			w.fellAt = now
+		}
+		w.fallen = v.Version
 		w.say(fmt.Sprintf("Version %d has fallen: %s.", v.Version, described(v, found)))
 	case !fallen && w.fallen != 0 && w.fallen != v.Version:
 		w.say(fmt.Sprintf("Recovered after %s: version %d has %s.", now.Sub(w.fellAt).Round(time.Second), v.Version, summaryOf(v)))
@@ -87,7 +90,7 @@ func (w *watch) look(ctx context.Context) {
 		return
 	}
 	w.askedAt = now
-	if err := w.ask(ctx, fmt.Sprintf("version %d has fallen: %s", v.Version, described(v, found))); err == nil && !w.answered {
+	if err := w.ask(ctx, fmt.Sprintf("version %d has fallen by its %s", v.Version, quality.Title(found.Figure))); err == nil && !w.answered {
 		w.answered = true
 		w.say("The trainer was asked for a training, as Alertmanager's webhook does.")
 	}

@@ -75,6 +75,14 @@ func TestTheWatchTellsTheStory(t *testing.T) {
 	if !strings.HasPrefix(said[0], "Version 2 has fallen: skill") || !strings.Contains(said[0], "churn rate alone would do better") {
 		t.Errorf("%q", said)
 	}
+	// What is learnt too early is no good; it takes as long as it takes.
+	clock = clock.Add(-askEvery)
+	champion = &models.Version{ModelVersion: schemas.ModelVersion{Version: 3, Reason: "better"}}
+	report.Versions = []quality.Version{version(3, 300, -.3, .5)}
+	look(askEvery, "Version 3 has fallen", 0)
+	champion = &models.Version{ModelVersion: schemas.ModelVersion{Version: 4, Reason: "better"}}
+	report.Versions = []quality.Version{version(4, 300, .3, .85)}
+	look(askEvery, "Recovered after 10s: version 4", 0)
 	report = nil
 	look(askEvery, "", 0)
 }
