@@ -67,7 +67,7 @@ fuzz: ## fuzz every decoder for ten seconds each
 
 integration: ## test on a real Kafka, ClickHouse and Prometheus, with a browser and foreign clients, which it installs and starts without containers
 	deploy/local/stack install
-	CHURN_CHDB_LAUNCHER="$$(deploy/local/stack launcher)" $(GO) test -count 1 ./consumers/sink
+	CHURN_CHDB_LAUNCHER="$$(deploy/local/stack launcher)" $(GO) test -count 1 -timeout 30m ./consumers/sink
 	$(GO) test -tags integration -count 1 -timeout 30m ./integration/... $(ARGS)
 
 up: ## start a real Kafka, registry, ClickHouse, Prometheus and Alertmanager on this machine

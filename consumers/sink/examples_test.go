@@ -118,7 +118,7 @@ func testExamplesFollowAnyOrderOfWrites(t *testing.T, open opener) {
 	var written []*Batch
 	var offset int64
 	day := 0
-	for step := range 40 {
+	for step := range 25 {
 		b := &Batch{}
 		for range 1 + rng.IntN(5) {
 			id := fmt.Sprint("c", rng.IntN(4))
@@ -246,15 +246,17 @@ func testExampleViews(t *testing.T, open opener) {
 	}
 	days := map[group][]evaluation.Example{}
 	versions := map[int64][]evaluation.Example{}
+	b := &Batch{}
 	put := func(i int, day string, version int64, p float64, churned bool) {
 		e := example(t, c, day+" 00:00:00.000", churned, p)
 		e.ObservedAt += rng.Int64N(24 * hour)
 		e.ModelVersion = version
-		b := &Batch{Examples: record(fmt.Sprint("c", i), 0, int64(i), e)}
-		s.mustWrite(t, b)
-		if i%10 == 0 { // doubles, and older labels, that are not merged yet must not show
+		b.Examples = append(b.Examples, record(fmt.Sprint("c", i), 0, int64(i), e)...)
+		if i%40 == 0 { // doubles, and older labels, that are not merged yet must not show
+			s.mustWrite(t, b)
 			s.mustWrite(t, b)
 			s.mustWrite(t, &Batch{Examples: record(fmt.Sprint("c", i), 0, int64(i)+1, corrected(e, churned))})
+			b.Examples = nil
 		}
 		g := group{day, version}
 		labelled := evaluation.Example{Customer: uint64(i), Probability: p, Churned: churned}
@@ -276,8 +278,9 @@ func testExampleViews(t *testing.T, open opener) {
 	put(next(), "2026-01-05", 1, 0.25, false) // stayers only, nobody predicted
 	put(next(), "2026-01-06", 1, 0.25, true)  // leavers only, none predicted
 	put(next(), "2026-01-06", 3, 0.75, false) // predicted in vain
-	s.mustWrite(t, &Batch{Examples: record("no score", 0, 1, schemas.LabelledExample{
-		ObservedAt: at(t, "2026-01-07 00:00:00.000"), Probability: scoring.Missing, Attributes: scoring.NewVector(3)})})
+	b.Examples = append(b.Examples, record("no score", 0, 1, schemas.LabelledExample{
+		ObservedAt: at(t, "2026-01-07 00:00:00.000"), Probability: scoring.Missing, Attributes: scoring.NewVector(3)})...)
+	s.mustWrite(t, b)
 
 	near := func(what string, got sql.NullFloat64, want float64) {
 		t.Helper()
