@@ -369,7 +369,6 @@ func TestDemoCarriesOn(t *testing.T) {
 	// Nothing happens any more: every outcome has become an example, among which as
 	// many have left, and the monitor, which has begun anew, has the tables' figures.
 	third := launch(t, "demo", "--data-dir", dir, "--http", "127.0.0.1:0", "--rate", "0.001", "--outcome-delay", "200ms")
-	url = strings.TrimSuffix(third.find(`customers at risk\s+(http://\S+)/`)[1], "/")
 	var outcomes, left, examples, leftThere int
 	until(t, "an example of every outcome", func() bool {
 		_ = db.QueryRow("SELECT count(*), sum(churned) FROM churn_outcomes").Scan(&outcomes, &left)
@@ -379,15 +378,19 @@ func TestDemoCarriesOn(t *testing.T) {
 	const version = `{model_version="1"}`
 	var scored, logLoss float64
 	var page string
+	// One with room for all examples: the demo's is for the newest.
+	at := third.find(`tail churn\.scores --brokers (\S+) --registry (\S+)`)
+	monitor := launch(t, "monitor", "--window", "100000", "--brokers", at[1], "--registry", at[2], "--http", "127.0.0.1:0")
 	until(t, "the monitor's figures", func() bool {
 		_ = db.QueryRow("SELECT sum(examples), sum(examples * log_loss) / sum(examples) FROM model_accuracy_daily WHERE model_version = 1").Scan(&scored, &logLoss)
-		page = get(t, url+"/metrics")
+		page = get(t, monitor.url()+"/metrics")
 		return metric(page, "churn_model_window_outcomes"+version) == scored
 	})
 	if monitored := metric(page, "churn_model_log_loss"+version); math.Abs(monitored-logLoss) > 1e-9 {
 		t.Errorf("the monitor has a log loss of %v, the table %v", monitored, logLoss)
 	}
 	t.Logf("of %d outcomes and as many examples %d have left; log loss %.6f on %.0f", outcomes, left, logLoss, scored)
+	monitor.interrupt()
 	third.interrupt()
 }
 
