@@ -27,6 +27,8 @@ type reporter interface {
 // remembered asks a reporter once in a while, however many pages are open.
 type remembered struct {
 	reporter
+	// local says that asking takes no time.
+	local  bool
 	mu     sync.Mutex
 	asked  time.Time
 	report *quality.Report
@@ -53,12 +55,23 @@ func (r *remembered) Report(ctx context.Context) (*quality.Report, error) {
 // a URL; nil if there is none either.
 func newReporter(local http.Handler, url string) reporter {
 	if h, ok := local.(quality.Handler); ok {
-		return h
+		return &remembered{reporter: h, local: true}
 	}
 	if url == "" {
 		return nil
 	}
 	return &remembered{reporter: quality.NewClient(url)}
+}
+
+// labelled returns how many labelled examples the monitor of this process knows; −1
+// where there is none.
+func (s *Server) labelled(ctx context.Context) int64 {
+	if q, ok := s.quality.(*remembered); ok && q.local {
+		if r, err := q.Report(ctx); err == nil && r != nil {
+			return r.Examples
+		}
+	}
+	return -1
 }
 
 // getQuality answers with the monitor's report.

@@ -1,12 +1,14 @@
 package serving
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,6 +144,28 @@ func TestMonitorElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, st.do("GET", quality.Path, "").Body.String(), `"champion":7`)
+}
+
+// Labels come when no scores do; the page shows them.
+func TestLabelsAreEvents(t *testing.T) {
+	var examples atomic.Int64
+	st := newStage(t)
+	st.tick = time.Millisecond
+	st.quality = newReporter(quality.Handler(func() *quality.Report { return &quality.Report{Examples: examples.Load()} }), "")
+	srv := httptest.NewServer(st.Handler())
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() && lines.Text() != "data: changed" {
+		examples.Add(1)
+	}
+	if lines.Text() != "data: changed" {
+		t.Errorf("the stream ended: %v", lines.Err())
+	}
 }
 
 func TestWhatHappened(t *testing.T) {

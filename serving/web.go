@@ -693,8 +693,8 @@ func (s *Server) importance(m *scoring.Model) []importanceView {
 	return list
 }
 
-// events is a stream that says "changed" when customers or models did, at most
-// once per tick. What changed, the page asks for.
+// events is a stream that says "changed" when customers, models or labels did, at
+// most once per tick. What changed, the page asks for.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	defer s.streams.Add(-1)
 	if s.streams.Add(1) > int64(s.limits.Streams) {
@@ -719,7 +719,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold the stream back
-	seen, changed := s.customers.Generation(), s.models.Changed()
+	seen, changed, labels := s.customers.Generation(), s.models.Changed(), s.labelled(r.Context())
 	if !send("retry: 3000\n\n") {
 		return
 	}
@@ -735,9 +735,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-changed:
 			model, changed = true, s.models.Changed()
 		case <-ticker.C:
-			g, text := s.customers.Generation(), ""
-			if g != seen || model {
-				seen, model, text = g, false, "data: changed\n\n"
+			g, l, text := s.customers.Generation(), s.labelled(r.Context()), ""
+			if g != seen || model || l != labels {
+				seen, model, labels, text = g, false, l, "data: changed\n\n"
 			} else if time.Since(said) >= streamSilence {
 				text = ": alive\n\n"
 			}
