@@ -129,7 +129,7 @@ func tryStore(cfg storeConfig) (_ *store, err error) {
 		FS: cfg.fs, Cache: cfg.cache,
 		// What a crash takes is read again.
 		DisableWAL: true, FormatMajorVersion: pebble.FormatNewest,
-		MemTableSize: 8 << 20, L0CompactionThreshold: 2, MaxOpenFiles: 500,
+		MemTableSize: 16 << 20, MaxOpenFiles: 500,
 		Logger: pebbleLog{cfg.log},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { cfg.log.Error("writing the state to disk", "dir", cfg.dir, "error", err) },
