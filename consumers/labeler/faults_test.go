@@ -274,6 +274,30 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
+// A state from so long ago that an erasure since may have left the topics is not used.
+func TestOldState(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, 1)
+	w.clock.Store(start + 50*day)
+	cfg := config()
+	cfg.StateDir = t.TempDir()
+	for i, away := range []int64{0, hour, 13 * hour} {
+		w.clock.Add(away)
+		r := w.start(cfg)
+		w.outcome(label{customer: "ann", observed: w.clock.Load(), own: []float64{-1, 1}})
+		w.await(int64(i + 1))
+		r.stop()
+		want := 1.0
+		if away == hour {
+			want = 0
+		}
+		if n := testutil.ToFloat64(r.metrics.rebuilt); n != want {
+			t.Errorf("after %d hours the state was rebuilt %v times", away/hour, n)
+		}
+		w.clock.Add(second)
+	}
+}
+
 // The topics made anew are other topics.
 func TestTopicsMadeAnew(t *testing.T) {
 	t.Parallel()

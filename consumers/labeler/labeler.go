@@ -58,6 +58,10 @@ type Config struct {
 	// may share one. It holds customers' attributes. "" means a temporary
 	// directory, which is filled from Kafka at every start.
 	StateDir string `name:"label-state-dir" help:"Directory for the scores that outcomes may ask for. It holds customers' attributes. By default a temporary one, which is filled from Kafka at every start." placeholder:"DIR"`
+	// StateMaxAge is the age beyond which what lies in StateDir is not used. It must
+	// stay well below delete.retention.ms of churn.scores and churn.examples (Kafka's
+	// default: 24 hours), after which the erasure of a customer may have left them.
+	StateMaxAge time.Duration `name:"label-state-max-age" help:"Age from which what lies there is not used any more, but read from Kafka again. Keep it well below delete.retention.ms of churn.scores and churn.examples." default:"12h" advanced:""`
 	// MaxWaiting is how many outcomes of a partition of the examples may wait for a
 	// score; of more, the oldest are counted as unmatched.
 	MaxWaiting int `name:"label-max-waiting" help:"Outcomes of a partition of examples that may wait for a score; of more, the oldest are given up." default:"10000" unit:"outcomes" min:"1" advanced:""`

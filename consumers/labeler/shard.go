@@ -267,7 +267,7 @@ func (s *shard) take(ctx context.Context) (err error) {
 	}, meta{
 		Format: storeFormat, Topics: s.ids, Features: s.cfg.Codec.Set().Spec().Fingerprint(),
 		Partition: s.partition, Partitions: n, Interval: s.rules.interval, Retained: s.rules.horizon + s.rules.delay,
-	})
+	}, s.cfg.Now().Add(-s.cfg.StateMaxAge).UnixMilli())
 	if err != nil {
 		return err
 	}
@@ -772,6 +772,7 @@ func (s *shard) foreign(offset int64, problem string) {
 
 // commitStore writes to disk. While that cannot be done, it waits, and says so.
 func (s *shard) commitStore(ctx context.Context) error {
+	s.store.meta.At = s.cfg.Now().UnixMilli()
 	defer retry.Begin(ctx, "writing the state to disk")()
 	return s.store.commit()
 }

@@ -75,6 +75,8 @@ type meta struct {
 	Progress []byte
 	// Kept is the number of scores.
 	Kept int64
+	// At is when it was written last, in milliseconds.
+	At int64
 }
 
 // same reports whether a store is for what another one is.
@@ -92,9 +94,9 @@ type storeConfig struct {
 	cache *pebble.Cache
 }
 
-// openStore opens a store, or makes one. One that is for something else, or
-// damaged, is built anew, which is why it says what was wrong.
-func openStore(cfg storeConfig, want meta) (s *store, anew string, err error) {
+// openStore opens a store, or makes one. One that is for something else, damaged, or
+// written last before a time, is built anew, which is why it says what was wrong.
+func openStore(cfg storeConfig, want meta, oldest int64) (s *store, anew string, err error) {
 	s, err = tryStore(cfg)
 	switch {
 	case err != nil && !errors.Is(err, errDamaged):
@@ -105,6 +107,8 @@ func openStore(cfg storeConfig, want meta) (s *store, anew string, err error) {
 		anew = "there was none"
 	case !s.meta.same(&want):
 		anew = "it is of something else"
+	case s.meta.At < oldest:
+		anew = "it is too old" // erasures since may have left the topics
 	default:
 		return s, "", nil
 	}
