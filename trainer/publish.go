@@ -85,8 +85,13 @@ func (t *Trainer) publish(ctx context.Context, m *schemas.ModelVersion, judge fu
 		}
 		m.Reason = verdict.Reason + "; trained for: " + trigger
 		m.Metrics, m.ChampionMetrics = verdict.Metrics, verdict.ChampionMetrics
-		_, err = out.Append(ctx, []kafka.Record{{Key: models.Key(m.Version), Value: t.cfg.Codec.AppendModel(nil, m)}})
-		return again(err)
+		published, err := out.Append(ctx, []kafka.Record{{Key: models.Key(m.Version), Value: t.cfg.Codec.AppendModel(nil, m)}})
+		if err != nil {
+			return again(err)
+		}
+		// What is decided next is decided knowing it: else labels that come at this
+		// moment would be taken for those of a first model again.
+		return t.models.WaitFor(ctx, published)
 	}
 	err := retry.Do(ctx, t.log, "publish a model version", attempt)
 	if err == nil {

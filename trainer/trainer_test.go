@@ -9,7 +9,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,6 +205,45 @@ func (w *world) version(number int64) *models.Version {
 		case <-w.ctx.Done():
 			w.t.Fatalf("version %d does not come", number)
 		}
+	}
+}
+
+// lateModels know a version only once somebody has waited for it.
+type lateModels struct {
+	role.Models
+	known atomic.Int64 // offset up to which somebody has
+}
+
+func (l *lateModels) WaitFor(ctx context.Context, offset int64) error {
+	err := l.Models.WaitFor(ctx, offset)
+	if err == nil {
+		l.known.Store(offset + 1)
+	}
+	return err
+}
+
+func (l *lateModels) List() []*models.Version {
+	return slices.DeleteFunc(slices.Clone(l.Models.List()), func(v *models.Version) bool { return v.Offset >= l.known.Load() })
+}
+
+// A trainer that has published a version does not train for a first model again
+// while it has still to be read back.
+func TestOneFirstModel(t *testing.T) {
+	w := newWorld(t)
+	w.load(0, 400)
+	tr, err := New(Config{
+		Dependencies: role.Dependencies{Cluster: w.cluster, Codec: w.codec, Models: &lateModels{Models: w.feed}},
+		MinLabels:    300, MinNewLabels: 1000, MinInterval: time.Millisecond, Settle: time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.start(tr.Run)
+	w.until("the first model", func() bool { return testutil.ToFloat64(tr.metrics.trainings.WithLabelValues("champion")) == 1 })
+	w.load(400, 10)
+	w.until("labels that are new to version 1", func() bool { return tr.counts().Fresh == 10 })
+	if trigger, _ := tr.due(time.Now().Add(time.Hour)); trigger != "" {
+		t.Errorf("a training is due for %q", trigger)
 	}
 }
 
