@@ -170,10 +170,12 @@ func (l *Labeler) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("starting the labeler: %w", err)
 	}
 	if l.cfg.StateDir == "" {
-		if l.cfg.StateDir, err = os.MkdirTemp("", "churnstream-label-"); err != nil {
+		dir, done, err := l.temporaryDir()
+		if err != nil {
 			return fmt.Errorf("starting the labeler: %w", err)
 		}
-		defer os.RemoveAll(l.cfg.StateDir)
+		defer done()
+		l.cfg.StateDir = dir
 	} else if err := os.MkdirAll(l.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("starting the labeler: --label-state-dir: %w", err)
 	}
