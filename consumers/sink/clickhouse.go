@@ -53,8 +53,8 @@ type ClickHouseConfig struct {
 // Tables are ReplacingMergeTree on the row's identity, so what is written
 // again replaces what was there when parts merge. Erasures are lightweight
 // deletes: the rows cannot be read any more when Write returns, and leave the
-// disk when their part is merged next. An example's row of an older label does
-// not replace one of a newer, whichever is written last.
+// disk when their part is merged next. An example's row of an earlier record does
+// not replace one of a later, whichever is written last.
 //
 // Two tables are derived from churn_scores, each with one row per customer once
 // its parts are merged. churn_scores_current is given every score and keeps
@@ -399,8 +399,8 @@ func (c *ClickHouse) withdraw(ctx context.Context, last map[customer]*listing) e
 			return fmt.Errorf("clickhouse: withdraw: %w", err)
 		}
 	}
-	// Rows of an older label count as well as those of the newest: both are of a
-	// record before the last.
+	// Rows that others have replaced count as well: both are of a record before
+	// the last.
 	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithExternalTable(batch)), fmt.Sprintf(
 		`SELECT DISTINCT customer_id, record_partition, record_offset, toUnixTimestamp64Milli(observed_at)
 FROM churn_examples WHERE customer_id IN (SELECT customer_id FROM batch) AND record_offset < %d`, newest))
@@ -425,8 +425,8 @@ FROM churn_examples WHERE customer_id IN (SELECT customer_id FROM batch) AND rec
 	}
 	for len(customers) > 0 {
 		ids, n := literals(customers)
-		// Of several labels that have yet to be merged all go. What a later
-		// record has brought meanwhile stays.
+		// Rows that have yet to be merged all go. What a later record has brought
+		// meanwhile stays.
 		err := c.conn.Exec(ctx, fmt.Sprintf("DELETE FROM churn_examples WHERE customer_id IN (%s) AND (customer_id, toUnixTimestamp64Milli(observed_at)) IN arrayZip([%s], [%s]) AND record_offset < %d",
 			ids, ids, commas(observed[:n]), newest))
 		if err != nil {

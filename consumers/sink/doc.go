@@ -59,11 +59,10 @@
 // computed last. It does not matter in which order rows are written: a customer
 // whose latest score is not HIGH is not in customers_at_risk.
 //
-// An example's row is replaced by one with a newer label (labelled_at, then
-// corrections) or the same, never by one with an older, as a sink may write that
-// was held up. The table is the history: examples that a customer's record in
-// churn.examples drops because they are many stay. What it leaves out among
-// those it has, from its oldest on, is deleted.
+// An example's row is replaced by that of a later record, or the same, never by one
+// of an earlier, as a sink may write that was held up. The table is the history:
+// examples that a customer's record in churn.examples drops because they are many
+// stay. What it leaves out among those it has, from its oldest on, is deleted.
 //
 // Times are UTC with milliseconds: DateTime64(3, 'UTC') in ClickHouse, text
 // such as "2026-01-31 23:59:59.999" in SQLite.

@@ -87,6 +87,12 @@ func testExamplesFollowTheirRecords(t *testing.T, open opener) {
 	expect(row("anna", 1, 0, 0), row("anna", 2, 0, 0), row("bert", 2, 0, 0))
 	// A later one, a corrected label, and the oldest dropped: it stays.
 	write(record("anna", 1, 12, corrected(e(2), true), e(3)))
+	// The topic's last word counts, also where its label was there before: a
+	// labeler repairs what somebody else has written.
+	write(record("emil", 1, 20, corrected(e(9), true)))
+	write(record("emil", 1, 21, e(9)))
+	expectRows(t, s.ask(t, "SELECT churned, corrections FROM training_set WHERE customer_id = 'emil'"), "0 | 0")
+	s.mustWrite(t, &Batch{ErasedExamples: []Erasure{{"emil", 1, 22}}})
 	now := []string{row("anna", 1, 0, 0), row("anna", 2, 1, 1), row("anna", 3, 0, 0), row("bert", 2, 0, 0)}
 	expect(now...)
 	// A sink that was held up changes nothing: neither a label nor what there is.
@@ -106,7 +112,7 @@ func testExamplesFollowTheirRecords(t *testing.T, open opener) {
 }
 
 // Whatever is written again, and however late: of every example there is one row,
-// with its newest label, and nothing from before an erasure.
+// as the latest record has it, and nothing from before an erasure.
 func testExamplesFollowAnyOrderOfWrites(t *testing.T, open opener) {
 	c := threeFeatures(t)
 	s := open(t, c)

@@ -40,10 +40,8 @@ var (
 		})
 
 	// Names a feature must not hide either: a column that only a view has, those
-	// that only a derived table has, and SQLite's name for a row's number. That
-	// of an example's materialised column comes on top in churn_examples.
-	reservedColumns        = []string{"reasons", "score_recency", "not_at_risk", "rowid"}
-	reservedExampleColumns = []string{"label_recency"}
+	// that only a derived table has, and SQLite's name for a row's number.
+	reservedColumns = []string{"reasons", "score_recency", "not_at_risk", "rowid"}
 )
 
 // scoreFeatures and exampleFeatures are the columns of the features. A feature
@@ -55,7 +53,7 @@ func scoreFeatures(spec *scoring.Spec) []columns.Column[schemas.ChurnScore] {
 
 func exampleFeatures(spec *scoring.Spec) []columns.Column[ExampleRow] {
 	return columns.Features(spec, func(r *ExampleRow) (scoring.Vector, scoring.Levels) { return r.Attributes, r.Levels },
-		slices.Concat(columns.Names(columns.Score), reservedColumns, columns.Names(exampleColumns), reservedExampleColumns)...)
+		slices.Concat(columns.Names(columns.Score), reservedColumns, columns.Names(exampleColumns))...)
 }
 
 // erasable are rows that an erasure takes, and where it is remembered that it

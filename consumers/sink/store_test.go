@@ -428,12 +428,12 @@ func testFeatureColumns(t *testing.T, open opener) {
 	features := []string{
 		"tenure", "customer_id", "Risk", "feature_customer_id", "Tenure", "order", "a b", "a-b", "a,b(c)",
 		"quo\"te`s'", "x\"); DROP TABLE churn_scores; --", "ünï", "1st", "reasons", "ROWID", "\xff", "?", "e", "s", "i", long,
-		"Churned", "label_recency", "labelled_at", // own columns of examples only
+		"Churned", "record_offset", "labelled_at", // own columns of examples only
 	}
 	want := []string{
 		"tenure", "feature_customer_id", "feature_Risk", "feature_feature_customer_id", "feature_Tenure", "order", "a_b", "feature_a_b", "a_b_c_",
 		"quo_te_s_", "x____DROP_TABLE_churn_scores____", "ünï", "1st", "feature_reasons", "feature_ROWID", "_", "feature__", "e", "s", "i", long,
-		"Churned", "label_recency", "labelled_at",
+		"Churned", "record_offset", "labelled_at",
 	}
 	var list []scoring.Feature
 	for i, name := range features {
@@ -490,7 +490,7 @@ func testFeatureColumns(t *testing.T, open opener) {
 func TestOwnColumnsAreDistinct(t *testing.T) {
 	for _, list := range [][]string{append(columns.Names(columns.Score), reservedColumns...), columns.Names(columns.Outcome),
 		columns.Names(modelColumns), columns.Names(erasableScores.columns),
-		slices.Concat(columns.Names(exampleColumns), reservedExampleColumns), columns.Names(erasableExamples.columns)} {
+		columns.Names(exampleColumns), columns.Names(erasableExamples.columns)} {
 		seen := map[string]bool{}
 		for _, name := range list {
 			if seen[name] || name != strings.ToLower(name) {

@@ -269,12 +269,9 @@ CREATE TABLE IF NOT EXISTS churn_examples
     `PaperlessBilling` LowCardinality(Nullable(String)),
     `PaymentMethod` LowCardinality(Nullable(String)),
     `MonthlyCharges` Nullable(Float64),
-    `TotalCharges` Nullable(Float64),
-    label_recency UInt64 MATERIALIZED bitOr(
-        bitShiftLeft(toUInt64(toUnixTimestamp64Milli(labelled_at) + 2208988800000), 16),
-        toUInt64(least(greatest(corrections, 0), 65535))) CODEC(ZSTD(1))
+    `TotalCharges` Nullable(Float64)
 )
-ENGINE = ReplacingMergeTree(label_recency)
+ENGINE = ReplacingMergeTree(record_offset)
 ORDER BY (customer_id, observed_at)
 SETTINGS index_granularity = 512;
 

@@ -1,14 +1,10 @@
-{{- /* The newer label is the one that stays; of equal ones the row written last. A
-time before 1970 is negative, none is before 1900. Small granules: withdraw looks
-up some customers of many. */ -}}
+{{- /* The row of the latest record is the one that stays. Small granules: withdraw
+looks up some customers of many. */ -}}
 CREATE TABLE IF NOT EXISTS churn_examples
 (
-    {{columns "churn_examples" "customer_id" "record_offset"}}{{features "churn_examples"}},
-    label_recency UInt64 MATERIALIZED bitOr(
-        bitShiftLeft(toUInt64(toUnixTimestamp64Milli(labelled_at) + 2208988800000), 16),
-        toUInt64(least(greatest(corrections, 0), 65535))) CODEC(ZSTD(1))
+    {{columns "churn_examples" "customer_id" "record_offset"}}{{features "churn_examples"}}
 )
-ENGINE = ReplacingMergeTree(label_recency)
+ENGINE = ReplacingMergeTree(record_offset)
 ORDER BY (customer_id, observed_at)
 SETTINGS index_granularity = 512;
 

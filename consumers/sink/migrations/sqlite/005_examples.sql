@@ -12,7 +12,7 @@ CREATE TABLE example_erasures
 ) WITHOUT ROWID;
 
 {{- /* The triggers keep out what comes late, whoever writes it: examples of
-before an erasure, and an older label. */}}
+before an erasure, and those of an earlier record. */}}
 
 CREATE TRIGGER churn_examples_erased BEFORE INSERT ON churn_examples
 WHEN EXISTS (
@@ -23,11 +23,10 @@ BEGIN
     SELECT RAISE(IGNORE);
 END;
 
-CREATE TRIGGER churn_examples_corrected BEFORE INSERT ON churn_examples
+CREATE TRIGGER churn_examples_replaced BEFORE INSERT ON churn_examples
 WHEN EXISTS (
     SELECT 1 FROM churn_examples
-    WHERE customer_id = NEW.customer_id AND observed_at = NEW.observed_at
-        AND (labelled_at, corrections) > (NEW.labelled_at, NEW.corrections)
+    WHERE customer_id = NEW.customer_id AND observed_at = NEW.observed_at AND record_offset > NEW.record_offset
 )
 BEGIN
     SELECT RAISE(IGNORE);
