@@ -36,7 +36,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		removed:      counter("removed_labels_total", "Examples that customers had no longer: of erased customers, and older ones than are kept of a customer."),
 		leftOut:      counter("levels_left_out_total", "Levels of examples taken for missing, because their feature had more than can be kept."),
 		examples:     gauge("examples", "Labelled examples that a training would use."),
-		otherHorizon: gauge("other_horizon_examples", "Labelled examples that no training uses, as their labels are of another horizon than the newest."),
+		otherHorizon: gauge("other_horizon_examples", "Labelled examples that no training uses, as their labels are of another horizon than most of the newest."),
 		fresh:        gauge("new_labels", "Labels that came or were corrected since the newest model version."),
 		passedOver: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "churn_trainer_examples_passed_over_total",

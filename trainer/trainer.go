@@ -68,8 +68,9 @@ type Config struct {
 // newest model version says up to when it knew the labels, so which are new.
 //
 // A label answers a question: whether the customer left within the horizon. Only
-// examples that have the horizon of the newest one are learnt from, newest by
-// observed_at and of equals by the customer's hash; it becomes the version's.
+// examples that have the horizon of most of the newest labels are learnt from; it
+// becomes the version's. The newest are twice Config.MinLabels, less one, by
+// labelled_at: a horizon that takes the place of another has enough labels then.
 //
 // One trainer is enough. A second one does no harm: publishing is fenced, and of
 // two that train on the same labels one publishes. But it wastes work.
@@ -117,6 +118,7 @@ func New(cfg Config) (*Trainer, error) {
 		woken:   make(chan struct{}, 1),
 		data:    fitting.NewDataset(scoring.NewVocabulary(cfg.Codec.Set().Spec()), cfg.MaxExamples),
 	}
+	t.data.DecideBy(2*t.cfg.MinLabels - 1)
 	t.cfg.Ready(check, false, "reading labelled examples")
 	return t, nil
 }

@@ -47,9 +47,11 @@ type Dataset struct {
 	// the first, which is 0 for unknown; plus fresh.
 	horizon  []uint8
 	horizons []horizonCount
-	// newest is the newest example, if newestKnown; else it has to be looked for.
-	newest      moment
-	newestKnown bool
+	// decisive is how many of the newest labels say which horizon is learnt; asked
+	// is the position of that horizon, if askedKnown; else it has to be counted.
+	decisive   int
+	asked      uint8
+	askedKnown bool
 
 	// heads holds, by hash of the customer, the first of a chain of positions
 	// that goes on in next; positions are kept plus 1, 0 = none.
@@ -92,13 +94,18 @@ func NewDataset(vocabulary *scoring.Vocabulary, max int) *Dataset {
 	spec := vocabulary.Spec()
 	d := &Dataset{
 		vocabulary: vocabulary, max: max, columns: make([]column, spec.Len()),
-		horizons: make([]horizonCount, 1), shedThrough: moment{math.MinInt64, 0},
+		horizons: make([]horizonCount, 1), shedThrough: moment{math.MinInt64, 0}, decisive: 999,
 	}
 	for j := range d.columns {
 		d.columns[j].categorical = spec.Feature(j).Kind == scoring.Categorical
 	}
 	return d
 }
+
+// DecideBy has the horizon that is learnt be the one that most of the newest so many
+// labels have, 999 at first. Of 2n−1 labels with two horizons, one that takes the
+// place of another has n by then.
+func (d *Dataset) DecideBy(labels int) { d.decisive, d.askedKnown = max(1, labels), false }
 
 // Limit returns how many examples are kept.
 func (d *Dataset) Limit() int { return d.max }
@@ -200,7 +207,7 @@ func (d *Dataset) probabilities(p *scoring.Predictor, rows []int32) []float64 {
 
 // Census is how many examples a dataset has for a training.
 type Census struct {
-	// Horizon is that of the newest example.
+	// Horizon is the one that most of the newest labels have; see DecideBy.
 	Horizon int64
 	// Examples are those of this horizon, which a model can be learnt from;
 	// Churners those of them who churned; Fresh those that were added or
@@ -213,28 +220,66 @@ type Census struct {
 
 // Census counts the examples.
 func (d *Dataset) Census() Census {
-	h := d.horizons[d.newestHorizon()]
+	h := d.horizons[d.question()]
 	return Census{
 		Horizon: h.milliseconds, Examples: h.examples, Churners: h.churners, Fresh: h.fresh,
 		Others: d.Len() - h.examples,
 	}
 }
 
-// newestHorizon returns the position of the newest example's horizon.
-func (d *Dataset) newestHorizon() uint8 {
-	if d.Len() == 0 {
-		return 0
+// question returns the position of the horizon that most of the newest labels have,
+// of equals that of the newest label. Newest are those that came to be known last:
+// when the customer was observed is what a client says, and may be ahead. One label
+// decides nothing, as a few that answer another question must not keep the others
+// from being learnt.
+func (d *Dataset) question() uint8 {
+	if !d.askedKnown {
+		d.asked, d.askedKnown = d.countQuestion(), true
 	}
-	if !d.newestKnown {
-		d.newest, d.newestKnown = moment{math.MinInt64, 0}, true
-		for i, at := range d.observed {
-			if at >= d.newest.observedAt && d.moment(i).compare(d.newest) > 0 {
-				d.newest = d.moment(i)
-			}
+	return d.asked
+}
+
+func (d *Dataset) countQuestion() uint8 {
+	for k := range d.horizons {
+		if d.horizons[k].examples == d.Len() {
+			return uint8(k) // as nearly always
 		}
 	}
-	i, _ := d.Find(d.newest.customer, d.newest.observedAt)
-	return d.horizon[i] &^ fresh
+	newest := d.newestLabels(d.decisive)
+	var votes [fresh]int
+	for _, i := range newest {
+		votes[d.horizon[i]&^fresh]++
+	}
+	asked, most := uint8(0), 0
+	for _, i := range newest {
+		if h := d.horizon[i] &^ fresh; votes[h] > most {
+			asked, most = h, votes[h]
+		}
+	}
+	return asked
+}
+
+// newestLabels returns the positions of the n newest labels, from the newest on.
+func (d *Dataset) newestLabels(n int) []int32 {
+	newestFirst := func(a, b int32) int {
+		return cmp.Or(cmp.Compare(d.labelled[b], d.labelled[a]), d.moment(int(b)).compare(d.moment(int(a))))
+	}
+	var newest []int32
+	// Those that came last are mostly the newest, and once there are n of them,
+	// most of the others are passed over at once.
+	least := int64(math.MinInt64)
+	for i := d.Len() - 1; i >= 0; i-- {
+		if d.labelled[i] < least {
+			continue
+		}
+		if newest = append(newest, int32(i)); len(newest) >= 2*n {
+			slices.SortFunc(newest, newestFirst)
+			newest = newest[:n]
+			least = d.labelled[newest[n-1]]
+		}
+	}
+	slices.SortFunc(newest, newestFirst)
+	return newest[:min(n, len(newest))]
 }
 
 // Seen says that a training has seen the examples labelled at or before a moment,
@@ -254,9 +299,7 @@ func (d *Dataset) count(i, by int) {
 	h.examples += by
 	h.churners += by * int(d.customer[i]&1)
 	h.fresh += by * int(d.horizon[i]/fresh)
-	if by < 0 && d.moment(i) == d.newest {
-		d.newestKnown = false
-	}
+	d.askedKnown = false
 }
 
 // LabelledThrough returns the greatest LabelledAt of all examples, 0 without
@@ -334,10 +377,8 @@ func (d *Dataset) corrects(i int, e Example) bool {
 func (d *Dataset) Add(e Example) (added bool) {
 	if i, found := d.Find(e.Customer, e.ObservedAt); found {
 		unseen := d.horizon[i]&fresh != 0 || d.corrects(i, e)
-		known := d.newestKnown
 		d.count(i, -1)
 		d.set(i, e, unseen)
-		d.newestKnown = known
 		return false
 	}
 	if d.Len() >= d.max+d.max/16 {
@@ -354,9 +395,6 @@ func (d *Dataset) Add(e Example) (added bool) {
 	}
 	i := d.Len() - 1
 	d.set(i, e, true)
-	if m := d.moment(i); d.newestKnown && m.compare(d.newest) > 0 || i == 0 {
-		d.newest, d.newestKnown = m, true
-	}
 	if d.Len() > len(d.heads) {
 		d.reindex()
 	} else {
@@ -457,14 +495,11 @@ func (d *Dataset) Ordered() []int32 {
 
 // usable returns the positions of the examples that a model is learnt from, from
 // the oldest to the newest: the newest as many as there is room for, and of
-// those the ones that have the newest one's horizon.
+// those the ones that have the horizon of most of the newest labels.
 func (d *Dataset) usable() []int32 {
 	order := d.Ordered()
 	order = order[max(0, len(order)-d.max):]
-	if len(order) == 0 {
-		return nil
-	}
-	of := d.horizon[order[len(order)-1]] &^ fresh
+	of := d.question()
 	return slices.DeleteFunc(order, func(i int32) bool { return d.horizon[i]&^fresh != of })
 }
 

@@ -1,6 +1,7 @@
 package fitting
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -34,6 +35,8 @@ func TestDatasetHoldsWhatCustomersHave(t *testing.T) {
 	}
 	const limit = 160
 	d := NewDataset(scoring.NewVocabulary(spec), limit)
+	const decisive = 25
+	d.DecideBy(decisive)
 	type key = moment
 	type row struct {
 		Example
@@ -66,8 +69,17 @@ func TestDatasetHoldsWhatCustomersHave(t *testing.T) {
 		}
 		var census Census
 		keys := ordered()
-		if len(keys) > 0 {
-			census.Horizon = want[keys[len(keys)-1]].Horizon
+		newest := slices.SortedFunc(maps.Keys(want), func(a, b key) int {
+			return cmp.Or(cmp.Compare(want[b].LabelledAt, want[a].LabelledAt), b.compare(a))
+		})
+		votes, most := map[int64]int{}, 0
+		for _, k := range newest[:min(decisive, len(newest))] {
+			votes[want[k].Horizon]++
+		}
+		for _, k := range newest {
+			if h := want[k].Horizon; votes[h] > most {
+				census.Horizon, most = h, votes[h]
+			}
 		}
 		churners := 0
 		for _, w := range want {
@@ -106,7 +118,7 @@ func TestDatasetHoldsWhatCustomersHave(t *testing.T) {
 		var examples []Example
 		for at := int64(step/2 + r.IntN(200)); len(examples) < r.IntN(6); at += 1 + int64(r.IntN(20)) {
 			e := Example{
-				Customer: customer, ObservedAt: at, LabelledAt: at + int64(step), Horizon: int64(step / 1000), Churned: r.IntN(3) == 0,
+				Customer: customer, ObservedAt: at, LabelledAt: at + int64(step), Horizon: int64(step/1000 + r.IntN(2)), Churned: r.IntN(3) == 0,
 				Attributes: scoring.Vector{float64(r.IntN(step/8 + 1)), r.NormFloat64()}, // codes beyond a byte later on
 			}
 			if r.IntN(10) == 0 {
@@ -213,6 +225,7 @@ func TestDatasetOfManyHorizons(t *testing.T) {
 	}
 	d.Forget(CustomerHash([]byte("5")), math.MaxInt64)
 	d.Add(Example{Customer: 2, ObservedAt: n, Horizon: 7, Attributes: scoring.Vector{1}})
+	d.DecideBy(1)
 	if c := d.Census(); c.Horizon != 7 || c.Examples != 1 || c.Others != n-1 {
 		t.Errorf("census %+v", c)
 	}
@@ -248,4 +261,39 @@ func TestDatasetTakes75BytesPerExample(t *testing.T) {
 func telcoShape(t *testing.T) *scoring.Vocabulary {
 	t.Helper()
 	return synthetic(t, 1, 0, 1).Vocabulary()
+}
+
+// A few labels of another horizon do not decide what is learnt, however far ahead
+// their customers are said to have been observed; half of the newest do.
+func TestMostOfTheNewestLabelsDecide(t *testing.T) {
+	spec, err := scoring.NewSpec([]scoring.Feature{{Name: "bill"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * 3_600_000
+	d := NewDataset(scoring.NewVocabulary(spec), 0)
+	d.DecideBy(199)
+	add := func(from, n int, horizon, ahead int64) {
+		for i := from; i < from+n; i++ {
+			d.Add(Example{Customer: CustomerHash(fmt.Append(nil, i)), ObservedAt: int64(i) + ahead, LabelledAt: int64(i), Horizon: horizon, Attributes: scoring.Vector{1}})
+		}
+	}
+	expect := func(want Census) {
+		t.Helper()
+		if c := d.Census(); c != want {
+			t.Errorf("census %+v, want %+v", c, want)
+		}
+		if n := len(d.usable()); n != want.Examples {
+			t.Errorf("%d examples are usable, want %d", n, want.Examples)
+		}
+	}
+	add(0, 1264, 30*day, 0)
+	add(1264, 70, 7*day, day)
+	expect(Census{Horizon: 30 * day, Examples: 1264, Fresh: 1264, Others: 70})
+	add(1334, 29, 7*day, -2000) // one short of half
+	expect(Census{Horizon: 30 * day, Examples: 1264, Fresh: 1264, Others: 99})
+	add(1363, 1, 7*day, -2000)
+	expect(Census{Horizon: 7 * day, Examples: 100, Fresh: 100, Others: 1264})
+	d.DecideBy(10_000) // all there are
+	expect(Census{Horizon: 30 * day, Examples: 1264, Fresh: 1264, Others: 100})
 }

@@ -91,8 +91,8 @@ type Candidate struct {
 	data *Dataset
 }
 
-// Fit makes a model of the examples in d that have the horizon of the newest: it
-// sets the newest aside, chooses the penalty by cross-validation on the others,
+// Fit makes a model of the examples in d that have the horizon of most of the newest
+// labels (see Dataset.DecideBy): it sets the newest aside, chooses the penalty by cross-validation on the others,
 // and fits those with it. Examples of the same moment are in the order of their
 // customers' hashes, so undated history is split at random.
 //

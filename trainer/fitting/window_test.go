@@ -141,8 +141,8 @@ func TestWindowsOfUndatedHistory(t *testing.T) {
 	}
 }
 
-// Only examples whose labels answer the same question as the newest are learnt
-// from.
+// Only examples whose labels answer the same question as most of the newest are
+// learnt from.
 func TestExamplesOfAnotherHorizonAreNotLearntFrom(t *testing.T) {
 	s := newStream(t, 2)
 	for i := range 3000 {
