@@ -32,7 +32,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		labels:       counter("labels_total", "Examples that were new, since the start of the process, repetition after a restart included."),
-		corrected:    counter("corrected_labels_total", "Examples whose label was corrected or established anew."),
+		corrected:    counter("corrected_labels_total", "Examples whose label was corrected."),
 		removed:      counter("removed_labels_total", "Examples that customers had no longer: of erased customers, and older ones than are kept of a customer."),
 		leftOut:      counter("levels_left_out_total", "Levels of examples taken for missing, because their feature had more than can be kept."),
 		examples:     gauge("examples", "Labelled examples that a training would use."),

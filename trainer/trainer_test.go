@@ -438,6 +438,31 @@ func TestRecordsReplaceWhatCustomersHad(t *testing.T) {
 	}
 }
 
+// A label is new once, though every record of its customer has another time: where
+// the broker's clock is ahead of the labeler's, the label is from after the record.
+func TestALabelIsNewOnce(t *testing.T) {
+	w := newWorld(t)
+	tr, _ := w.trainer(Config{})
+	x := scoring.Vector{scoring.Missing, scoring.Missing, 1}
+	now := time.Now().UnixMilli()
+	first, second := example(1, false, x), example(2, true, x)
+	first.LabelledAt, second.LabelledAt = now+800, now+1000
+	r := w.record("anna", first)
+	r.Time = time.UnixMilli(now)
+	w.produce(schemas.TopicExamples, r)
+	w.until("the first label", func() bool { return testutil.ToFloat64(tr.metrics.labels) == 1 })
+	tr.mu.Lock()
+	tr.data.Seen(math.MaxInt64)
+	tr.mu.Unlock()
+	r = w.record("anna", first, second)
+	r.Time = time.UnixMilli(now + 5000)
+	w.produce(schemas.TopicExamples, r)
+	w.until("the second label", func() bool { return testutil.ToFloat64(tr.metrics.labels) == 2 })
+	if fresh, corrected := tr.counts().Fresh, testutil.ToFloat64(tr.metrics.corrected); fresh != 1 || corrected != 0 {
+		t.Errorf("%d labels are new and %v corrected, want 1 and none", fresh, corrected)
+	}
+}
+
 // A label that a version may not have known is new to it: one that came after it
 // though it is older, as when another partition was behind. One that it knew is
 // not new because its time lies ahead.

@@ -330,8 +330,8 @@ func (d *Dataset) Find(customer uint64, observedAt int64) (i int, found bool) {
 
 // Change is what Replace did.
 type Change struct {
-	// Added are new examples, Corrected those that had another label or
-	// another LabelledAt, Removed those that are no more.
+	// Added are new examples, Corrected those that had another label, Removed
+	// those that are no more.
 	Added, Corrected, Removed int
 }
 
@@ -365,11 +365,10 @@ func (d *Dataset) Replace(customer uint64, examples []Example) (c Change) {
 	return c
 }
 
-// corrects reports whether an example's label is another than that of example i,
-// or was established anew.
-func (d *Dataset) corrects(i int, e Example) bool {
-	return d.Churned(i) != e.Churned || d.labelled[i] != e.LabelledAt
-}
+// corrects reports whether an example's label is another than that of example i.
+// The same label is nothing new to learn, whatever is said of when it came: who
+// bounds that by a clock may say something else of it every time.
+func (d *Dataset) corrects(i int, e Example) bool { return d.Churned(i) != e.Churned }
 
 // Add stores an example and reports whether it is a new one: not a replacement
 // of the one that the customer had at that moment, and not older than those
