@@ -614,8 +614,20 @@ func TestShadow(t *testing.T) {
 				Challenger: challenger.Predictor.Probability(x), Champion: e.Probability})
 		}
 	}
+	// Two have been corrected since: what the versions learnt of the one was the
+	// opposite label; the other is new to them all the same.
+	for i, of := range map[int]string{250: "learnt", 450: "new"} {
+		e := w.example(i, 2, .5, true, "month", 50)
+		e.LabelledAt, e.Corrections = seconds(1000), 1
+		records = append(records, w.examples(of, e))
+		if of == "new" {
+			x := w.vector("month", 50)
+			pairs = append(pairs, evaluation.Pair{Customer: scoring.Hash([]byte(of)), Churned: true,
+				Challenger: challenger.Predictor.Probability(x), Champion: champion.Predictor.Probability(x)})
+		}
+	}
 	w.produce(schemas.TopicExamples, records...)
-	r := w.start(Config{Window: 400})
+	r := w.start(Config{Window: 402})
 	want := evaluation.Compare(pairs)
 	r.expect(map[string]float64{
 		`churn_shadow_examples{model_version="3"}`:                   float64(len(pairs)),
@@ -625,7 +637,7 @@ func TestShadow(t *testing.T) {
 		`churn_shadow_log_loss_difference_lower{model_version="3"}`:  want.Lower,
 		`churn_shadow_log_loss_difference_upper{model_version="3"}`:  want.Upper,
 	})
-	if len(pairs) != 199+1 || !want.Better() {
+	if len(pairs) != 199+1+1 || !want.Better() {
 		t.Errorf("%d pairs, %+v", len(pairs), want)
 	}
 	if v := r.Report().Of(3); v == nil || v.Shadow == nil || float64(v.Shadow.Difference.Upper) != want.Upper {

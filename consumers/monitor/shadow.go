@@ -26,7 +26,9 @@ func newestChallenger(all []*models.Version) *models.Version {
 }
 
 // compare has the two versions answer for the examples that are new to both. Those
-// that either has been trained on, or chosen by, say nothing.
+// that either has been trained on, or chosen by, say nothing. A label that was
+// corrected since is of an example that may have been among them, with the
+// opposite label, unless it was observed later than they knew labels.
 func (c *computer) compare(champion, challenger *models.Version, rows []*example) *shadow {
 	if champion == nil || challenger == nil || champion.Version == challenger.Version {
 		return nil
@@ -35,7 +37,7 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	known := max(labelsUntil(champion), labelsUntil(challenger))
 	var pairs []evaluation.Pair
 	for _, e := range rows {
-		if e.LabelledAt <= known {
+		if e.LabelledAt <= known || e.Corrections > 0 && e.ObservedAt <= known {
 			continue
 		}
 		x := c.vector(e.Attributes, e.levels)
