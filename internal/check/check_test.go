@@ -561,3 +561,53 @@ func TestCollectWants(t *testing.T) {
 		t.Errorf("when it was interrupted: %v", err)
 	}
 }
+
+// What somebody else than a partition's owner has written to churn.scores is not a
+// customer's score, and it is counted.
+func TestScoresOfOthers(t *testing.T) {
+	s := newStage(t)
+	id, err := s.cluster.TopicID(t.Context(), schemas.TopicScores)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := s.cluster.Fence(t.Context(), kafka.FenceConfig{TransactionalID: "scorer", Topic: schemas.TopicScores})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appended := func(r kafka.Record) int64 {
+		t.Helper()
+		at, err := owner.Append(t.Context(), []kafka.Record{r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	var levels scoring.Levels
+	record := func(customer string, asOf int64) kafka.Record {
+		score := s.codec.NewScore()
+		score.CustomerID, score.OccurredAt, score.AsOf, score.ScoredAt = []byte(customer), asOf, asOf, asOf
+		score.ModelVersion, score.Probability, score.Attributes = 1, 0.5, s.vector(&levels, "yearly", 1)
+		return kafka.Record{Key: []byte(customer), Value: s.codec.AppendScore(nil, score)}
+	}
+	at := end.UnixMilli() - day
+	since := appended(kafka.Record{Key: []byte(schemas.MarkerKey)})
+	appended(record("scored", at))
+	appended(kafka.Record{Key: []byte(schemas.ProgressKey), Value: s.codec.AppendScore(nil, s.codec.NewScore()),
+		Headers: []kafka.Header{{Key: schemas.HeaderProgress, Value: s.codec.AppendProgress(nil, &schemas.Progress{
+			ScoresTopicID: id.String(), Writers: []schemas.Writer{{ProducerID: owner.ProducerID(), Since: since}}})}}})
+	erasure := kafka.Record{Key: []byte("scored"), Headers: []kafka.Header{
+		{Key: schemas.HeaderSourcePartition, Value: []byte("0")}, {Key: schemas.HeaderSourceOffset, Value: []byte("9")}}}
+	if err := s.out.ProduceTo(t.Context(), schemas.TopicScores, 0, []kafka.Record{record("made up", at), record("scored", at+1), erasure}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := check.Collect(t.Context(), check.Source{Cluster: s.cluster, Codec: s.codec}, end.Add(-month), end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(data.Customers) != 1 || data.Customers[0].ID != "scored" || data.Customers[0].AsOf != at {
+		t.Errorf("customers %+v", data.Customers)
+	}
+	if n := data.Refused[schemas.TopicScores+": foreign"]; n != 3 {
+		t.Errorf("refused %v", data.Refused)
+	}
+}

@@ -53,8 +53,10 @@ type Data struct {
 	Refused map[string]int
 }
 
-// Tailer reads topics to their end; it is what Collect needs of a *kafka.Cluster.
+// Tailer reads topics to their end, and looks up who owns those of scores; it is what
+// Collect needs of a *kafka.Cluster.
 type Tailer interface {
+	intake.ScoresLog
 	Tail(ctx context.Context, cfg kafka.TailConfig, handle func(ctx context.Context, records []kafka.Record) error) error
 }
 
@@ -100,7 +102,7 @@ func Collect(ctx context.Context, src Source, since, until time.Time) (*Data, er
 		return nil, fmt.Errorf("reading %s: %w", schemas.TopicExamples, err)
 	}
 	if !src.NoScores {
-		scores := intake.Scores(src.Codec, nil)
+		scores := intake.Scores(src.Codec, intake.NewOwners(in, src.Cluster, src.Codec))
 		scores.Poison = passOver
 		if err := src.Cluster.Tail(ctx, kafka.TailConfig{Topics: []string{schemas.TopicScores}, ToEnd: true}, intake.Handle(in, scores, c.score)); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", schemas.TopicScores, err)
