@@ -182,19 +182,61 @@ func (s *Server) qualityView(ctx context.Context, v *models.Version) *qualityVie
 	if d := known.Shadow; d != nil && d.Rows > 0 {
 		view.Shadow = shadowText(d, v.Version, report.Champion)
 	}
-	switch found, fallen := known.Fallen(); {
+	switch standing, found := known.Stands(); {
 	case !report.CaughtUp:
 		none("Still reading", "The monitor reads the labelled examples that there are. Figures are of a part of them.")
 	case !view.Measured:
 		none("No outcome yet", fmt.Sprintf("What became of customers whom version %d scored is not known yet. Its scores say what is to be expected, if they are right.", v.Version))
-	case fallen:
+	case standing == quality.Fallen:
 		view.Verdict = verdictView{"bad", "Worse than promised", s.whatFell(v, &known, found, report)}
+	case standing == quality.Untold:
+		none("Too few outcomes to tell", tooFew(&known))
+	case standing == quality.NoSkill:
+		view.Verdict = verdictView{"bad", "No better than the base rate", fmt.Sprintf(
+			"Over the last %s outcomes, the skill of version %d is %s: the base rate alone would do as well or better. It may be chance.", count(known.Rows), v.Version, withInterval(found.Measured))}
 	default:
-		view.Verdict = verdictView{"good", "As promised", fmt.Sprintf(
-			"Over the last %s outcomes, version %d ranks customers as well and is as well calibrated as on its holdout, as far as chance lets tell, and better than the base rate.",
-			count(known.Rows), v.Version)}
+		view.Verdict = asPromised(&known, standing)
 	}
 	return view
+}
+
+// tooFew says that too few outcomes are known of a version, and what its skill is so
+// far if that is bad.
+func tooFew(known *quality.Version) string {
+	text := fmt.Sprintf("What became of %s customers is known. That does not tell whether version %d is as good as promised, nor whether it beats the base rate", count(known.Rows), known.Version)
+	if known.Rows < quality.EnoughRows {
+		text += fmt.Sprintf("; from %d on it may", quality.EnoughRows)
+	}
+	if skill, is := known.Measured["log_loss_skill"]; is && skill.Value <= 0 {
+		text += fmt.Sprintf(". So far its skill is %s: the base rate alone would have done as well or better", withInterval(skill))
+	}
+	return text + "."
+}
+
+// asPromised says how a version does that has not fallen and has skill.
+func asPromised(known *quality.Version, standing quality.Standing) verdictView {
+	verdict := verdictView{Class: "good", Title: "As promised", Text: fmt.Sprintf(
+		"Over the last %s outcomes, version %d ranks customers as well and is as well calibrated as on its holdout, as far as chance lets tell,", count(known.Rows), known.Version)}
+	if !known.Comparable() {
+		verdict.Title = "Better than the base rate"
+		verdict.Text = fmt.Sprintf("Over the last %s outcomes, whether version %d is as good as on its holdout cannot be told, for want of intervals,", count(known.Rows), known.Version)
+	}
+	if standing == quality.Better {
+		verdict.Text += " and it is better than the base rate."
+		return verdict
+	}
+	verdict.Class, verdict.Title = "none", "Too little skill to tell"
+	verdict.Text += fmt.Sprintf(" and whether it beats the base rate cannot be told yet: its skill is %s.", withInterval(known.Measured["log_loss_skill"]))
+	return verdict
+}
+
+// withInterval shows a figure with its interval, where that is defined.
+func withInterval(i quality.Interval) string {
+	text := figureSign(float64(i.Value))
+	if i.Lower.Defined() && i.Upper.Defined() {
+		text += " (" + figureSign(float64(i.Lower)) + " to " + figureSign(float64(i.Upper)) + ")"
+	}
+	return text
 }
 
 // whatFell says by what a version has fallen, and what that is due to.

@@ -97,6 +97,60 @@ func TestModelThatFell(t *testing.T) {
 	wants(t, checkPage(t, st, "/model", 200), "Still reading")
 }
 
+// The page never says better of a version than what its outcomes tell, nor anything
+// else than the alerts do.
+func TestVerdicts(t *testing.T) {
+	nan := math.NaN()
+	type figures = map[string][3]float64
+	for _, test := range []struct {
+		name         string
+		rows         int64
+		measured     figures
+		holdout      figures
+		class, title string
+		says         []string
+	}{
+		{"good", 2000, nil, nil, "good", "As promised", []string{"as on its holdout", "it is better than the base rate"}},
+		{"too few", 199, nil, nil, "none", "Too few outcomes to tell", []string{"from 200 on it may"}},
+		{"too few, and bad", 12, figures{"log_loss_skill": {-.4, -1.1, .1}, "roc_auc": {.45, .2, .85}}, nil, "none", "Too few outcomes to tell",
+			[]string{"its skill is " + minus + "0.400 (" + minus + "1.100 to 0.100): the base rate alone would have done as well or better"}},
+		{"no skill", 200, figures{"log_loss_skill": {0, -.1, .1}}, nil, "bad", "No better than the base rate", []string{"the skill of version 2 is 0", "may be chance"}},
+		{"no skill, without an interval", 500, figures{"log_loss_skill": {-.1, nan, nan}}, nil, "bad", "No better than the base rate", []string{"the skill of version 2 is " + minus + "0.100:"}},
+		{"without an interval", 500, figures{"log_loss_skill": {.2, nan, nan}}, nil, "none", "Too few outcomes to tell", []string{"What became of 500 customers is known."}},
+		{"without skill", 500, figures{"log_loss_skill": {nan, nan, nan}}, nil, "none", "Too few outcomes to tell", nil},
+		{"little skill", 500, figures{"log_loss_skill": {.02, -.01, .05}}, nil, "none", "Too little skill to tell", []string{"cannot be told yet: its skill is 0.020"}},
+		{"nothing to compare with", 500, nil, figures{"roc_auc": {.84, nan, nan}}, "good", "Better than the base rate", []string{"cannot be told, for want of intervals, and it is better"}},
+		{"few, but beyond chance", 50, figures{"log_loss_skill": {-.9, -1, -.8}}, nil, "bad", "Worse than promised", nil},
+	} {
+		report := measured(2, false)
+		v := &report.Versions[0]
+		v.Rows = test.rows
+		for into, changed := range map[*quality.Figures]figures{&v.Measured: test.measured, &v.Holdout: test.holdout} {
+			for name, f := range changed {
+				delete(*into, name)
+				into.Set(name, f[0], f[1], f[2])
+			}
+		}
+		view := newMeasuredStage(t, &report).view(t)
+		if view.Class != test.class || view.Title != test.title {
+			t.Errorf("%s: %+v", test.name, view)
+		}
+		for _, says := range test.says {
+			if !strings.Contains(view.Text, says) {
+				t.Errorf("%s: it does not say %q: %s", test.name, says, view.Text)
+			}
+		}
+		if test.class != "good" && strings.Contains(view.Text, "better than the base rate") {
+			t.Errorf("%s: %s", test.name, view.Text)
+		}
+	}
+}
+
+func (st *stage) view(t *testing.T) verdictView {
+	t.Helper()
+	return st.qualityView(t.Context(), st.models.Champion()).Verdict
+}
+
 func TestModelWithoutAMonitor(t *testing.T) {
 	st := newStage(t)
 	st.models.add(st.version(1, schemas.StageChampion))

@@ -664,7 +664,8 @@ func newVersionView(v, champion, chosen *models.Version, report *quality.Report)
 		if i, ok := q.Measured["roc_auc"]; ok {
 			view.LiveROCAUC = figure(float64(i.Value))
 		}
-		_, view.Worse = q.Fallen()
+		standing, _ := q.Stands()
+		view.Worse = standing == quality.Fallen || standing == quality.NoSkill
 	}
 	return view
 }

@@ -1,20 +1,22 @@
 package quality
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// TestFallenIsWhatTheAlertsSay holds the conditions of the alerts that Fallen speaks
-// of against what it was written for. Who changes one of them changes Fallen too.
+// TestFallenIsWhatTheAlertsSay holds the conditions of the alerts that Fallen and
+// Stands speak of against what it was written for. Who changes one of them changes Fallen too.
 func TestFallenIsWhatTheAlertsSay(t *testing.T) {
 	rules, err := os.ReadFile("../../deploy/prometheus/rules.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for alert, want := range map[string]string{
+		"ChurnModelNoSkill":           fmt.Sprintf(`churn_model_log_loss_skill <= 0 and on (model_version) churn_model_window_outcomes >= %d`, EnoughRows),
 		"ChurnModelWorseThanBaseRate": `churn_model_figure_upper{figure="log_loss_skill"} < 0`,
 		"ChurnModelAUCLow":            `churn_model_figure_upper{figure="roc_auc"} < churn_model_holdout_figure_lower{figure="roc_auc"}`,
 		"ChurnModelCalibrationOff": `churn_model_figure_lower{figure="calibration_error"} - 2.53 * sqrt(churn_model_brier / churn_model_window_outcomes)` +

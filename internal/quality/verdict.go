@@ -75,3 +75,61 @@ func (v *Version) Fallen() (Finding, bool) {
 	}
 	return Finding{}, false
 }
+
+// EnoughRows is from how many examples on it is said how good a version is, as the
+// alert ChurnModelNoSkill does.
+const EnoughRows = 200
+
+// Standing is how good a version is by what became of customers.
+type Standing int
+
+// The standings. Intervals are of 95 %.
+const (
+	// Untold: there are too few examples, or no intervals that tell chance apart.
+	Untold Standing = iota
+	// Fallen: see [Version.Fallen].
+	Fallen
+	// NoSkill: the log loss is that of the churn rate or worse, which may be chance.
+	// It is what the alert ChurnModelNoSkill waits for.
+	NoSkill
+	// Unproven: the log loss is better than that of the churn rate, which may be
+	// chance.
+	Unproven
+	// Better: the log loss is better than that of the churn rate beyond chance.
+	Better
+)
+
+// Stands says how good a version is, and by what it has fallen if it has.
+func (v *Version) Stands() (Standing, Finding) {
+	if found, fallen := v.Fallen(); fallen {
+		return Fallen, found
+	}
+	if v == nil || v.Rows < EnoughRows {
+		return Untold, Finding{}
+	}
+	skill, is := v.Measured["log_loss_skill"]
+	switch {
+	case is && skill.Value <= 0:
+		return NoSkill, Finding{"log_loss_skill", skill, Interval{}}
+	case !is || !skill.bounded():
+		return Untold, Finding{}
+	case skill.Lower <= 0:
+		return Unproven, Finding{}
+	}
+	return Better, Finding{}
+}
+
+// Comparable says that chance can be told apart in the figures that Fallen compares
+// with those of the holdout.
+func (v *Version) Comparable() bool {
+	for _, figure := range []string{"roc_auc", "calibration_error"} {
+		measured, is := v.Measured[figure]
+		promised, was := v.Holdout[figure]
+		if !is || !was || !measured.bounded() || !promised.bounded() {
+			return false
+		}
+	}
+	return true
+}
+
+func (i Interval) bounded() bool { return i.Lower.Defined() && i.Upper.Defined() }
