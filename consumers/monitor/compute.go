@@ -100,10 +100,14 @@ func (c *computer) compute(before *result) *result {
 	r.shown, r.total = m.evidence.show(before.shown), m.evidence.totals()
 	r.customers = m.customers.show(before.customers, r.champion)
 
+	known := make(map[int64]*models.Version, len(r.models))
+	for _, v := range r.models {
+		known[v.Version] = v
+	}
 	for _, v := range r.shown.versions {
 		f := before.of(v.version)
-		if f == nil || !f.rows.same(v.rows) {
-			f = figuresOf(v)
+		if model := known[v.version]; f == nil || f.horizon != horizonOf(model) || !f.rows.same(v.rows) {
+			f = figuresOf(v, model)
 		}
 		r.versions = append(r.versions, f)
 	}
@@ -127,7 +131,7 @@ func (c *computer) compute(before *result) *result {
 		case r.champion == before.champion && f == before.of(r.champion.Version):
 			r.segments = before.segments
 		default:
-			r.segments = segments(m.cfg.Codec.Set().Vocabulary(), f.rows.rows, m.cfg.SegmentLevels, m.cfg.Segments)
+			r.segments = segments(m.cfg.Codec.Set().Vocabulary(), f.measured, m.cfg.SegmentLevels, m.cfg.Segments)
 		}
 	}
 	if sameModels && r.shown.all.same(before.shown.all) {
@@ -136,15 +140,15 @@ func (c *computer) compute(before *result) *result {
 		r.shadow = c.compare(r.champion, newestChallenger(r.models), r.shown.all.rows)
 	}
 	scored := r.shown.scored
-	if scored.same(before.shown.scored) {
+	if scored.same(before.shown.scored) && sameVersions {
 		r.course = before.course
 	} else {
-		r.course = course(scored.rows)
+		r.course = course(answering(scored.rows, func(e *example) *models.Version { return known[e.ModelVersion] }))
 	}
 	if scored.same(before.shown.scored) && r.champion == before.champion {
 		r.loss = before.loss
 	} else {
-		r.loss = c.attribute(r.champion, scored.rows, m.cfg.Window)
+		r.loss = c.attribute(r.champion, answering(scored.rows, func(*example) *models.Version { return r.champion }), m.cfg.Window)
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/evaluation"
 	"github.com/churnstream/churnstream/scoring/segment"
@@ -9,11 +10,18 @@ import (
 // versionFigures are the figures of a model version over its newest examples.
 type versionFigures struct {
 	shownVersion
+	// horizon is the version's, and measured are those of the rows whose labels
+	// have it: the figures are over these.
+	horizon     int64
+	measured    []*example
 	metrics     evaluation.Metrics
 	calibration []evaluation.CalibrationBin
 	deciles     []evaluation.Decile
 	ages        [len(ages)]ageFigures
 }
+
+// others is how many of the newest rows are of another horizon, and in no figure.
+func (f *versionFigures) others() int64 { return int64(len(f.rows.rows) - len(f.measured)) }
 
 // ages are the classes of the age of a score at the decision, each with the
 // greatest age in it, in milliseconds; the last one has what is older.
@@ -41,12 +49,15 @@ func ranked(rows []*example) *evaluation.Ranking {
 	return evaluation.Rank(list)
 }
 
-func figuresOf(v shownVersion) *versionFigures {
-	r := ranked(v.rows.rows)
+// figuresOf returns the figures of a version over those rows of it that answer what
+// its model does, all without one.
+func figuresOf(v shownVersion, model *models.Version) *versionFigures {
+	measured := answering(v.rows.rows, func(*example) *models.Version { return model })
+	r := ranked(measured)
 	calibration, deciles := r.Calibration(), r.Deciles()
-	f := &versionFigures{shownVersion: v, metrics: r.Metrics(), calibration: calibration[:], deciles: deciles[:]}
+	f := &versionFigures{shownVersion: v, horizon: horizonOf(model), measured: measured, metrics: r.Metrics(), calibration: calibration[:], deciles: deciles[:]}
 	f.metrics.Lower, f.metrics.Upper = r.Intervals()
-	for _, e := range v.rows.rows {
+	for _, e := range measured {
 		age := 0
 		for e.decided()-e.AsOf > ages[age].most {
 			age++

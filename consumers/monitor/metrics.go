@@ -26,6 +26,7 @@ type metrics struct {
 
 	outcomes     *prometheus.Desc
 	window       *prometheus.Desc
+	otherHorizon *prometheus.Desc
 	figures      figureDescs
 	holdout      figureDescs
 	expected     figureDescs
@@ -97,7 +98,7 @@ func newMetrics(m *Monitor) *metrics {
 	}
 	const (
 		version  = "model_version"
-		overThem = " over the newest examples with a score of the model version."
+		overThem = " over the newest examples with a score of the model version and a label of its horizon."
 		before   = " that is expected of the newest scores of the model version before there are labels. It cannot see a change in what makes customers leave."
 		ofSeg    = " of the champion's newest examples with a level of a feature."
 	)
@@ -119,10 +120,12 @@ func newMetrics(m *Monitor) *metrics {
 			NativeHistogramMaxBucketNumber: 100,
 		}),
 		outcomes: desc("churn_outcomes_total",
-			"Labelled examples, by what the score in force had predicted (churn from probability 0.5 on) and what happened. A corrected label stays where it was counted first; see churn_labeler_corrections_total. After a restart they are counted anew, from what the topic has by then.",
+			"Labelled examples, by what the score in force had predicted (churn from probability 0.5 on) and what happened, of whatever horizon the label is. A corrected label stays where it was counted first; see churn_labeler_corrections_total. After a restart they are counted anew, from what the topic has by then.",
 			version, "predicted", "actual"),
 		window: desc("churn_model_window_outcomes",
 			"Examples in the window that the figures of a model version are computed over.", version),
+		otherHorizon: desc("churn_model_other_horizon_examples",
+			"Newest examples with a score of the model version that are in none of its figures, as their labels are of another horizon than the version's.", version),
 		figures:  newFigures("churn_model_", overThem),
 		holdout:  newFigures("churn_model_holdout_", " on the rows held out at training."),
 		expected: newFigures("churn_model_expected_", before, "accuracy", "roc_auc", "log_loss", "brier"),
@@ -213,7 +216,7 @@ func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range x.segment {
 		ch <- s.desc
 	}
-	for _, d := range []*prometheus.Desc{x.outcomes, x.window, x.calibration[0], x.calibration[1], x.gain, x.lift,
+	for _, d := range []*prometheus.Desc{x.outcomes, x.window, x.otherHorizon, x.calibration[0], x.calibration[1], x.gain, x.lift,
 		x.ageLogLoss, x.ageExamples, x.segmentRows, x.segmentShare,
 		x.shadow.logLoss, x.shadow.examples, x.shadow.difference, x.shadow.lower, x.shadow.upper,
 		x.loss.shapley, x.loss.change, x.loss.segmentChange, x.loss.total,
@@ -266,7 +269,8 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	x.outcomesOf(ch, r)
 	for _, v := range r.versions {
 		version := number(v.version)
-		g.set(x.window, float64(len(v.rows.rows)), version)
+		g.set(x.window, float64(len(v.measured)), version)
+		g.set(x.otherHorizon, float64(v.others()), version)
 		g.figures(x.figures, version, &v.metrics.Figures, &v.metrics.Lower, &v.metrics.Upper)
 		for i, bin := range v.calibration {
 			g.set(x.calibration[0], bin.Predicted, version, number(int64(i)))

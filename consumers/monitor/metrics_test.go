@@ -14,7 +14,7 @@ func TestUndefinedFiguresAreAbsent(t *testing.T) {
 	for i := range 100 {
 		v.take(recordOf(number(int64(i)), exampleAt(1, 1, .1, false)))
 	}
-	f := figuresOf(v.show(&shown{}).versions[0])
+	f := figuresOf(v.show(&shown{}).versions[0], nil)
 	present := map[string]bool{}
 	d := newFigures("churn_model_", "")
 	for _, figure := range d.of {

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -967,4 +968,92 @@ func TestScoresGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until("the erasure", func(s Stats) bool { return s.Customers == 1 })
+}
+
+// A label of another horizon than a version's says nothing of what it predicted: it is
+// in no figure, and counted.
+func TestLabelsOfAnotherHorizon(t *testing.T) {
+	w := newWorld(t, 1)
+	var same, all []kafka.Record
+	for i := range 600 {
+		customer, plan := "c"+strconv.Itoa(i), []string{"month", "year"}[i%2]
+		e := w.example(i, 2, .1+.2*float64(i%5), i%3 == 0, plan, float64(i%100))
+		record := w.examples(customer, e)
+		same, all = append(same, record), append(all, record)
+		if i%4 == 0 { // certain, and wrong
+			e = w.example(i, 2, .999, false, "other", 1000)
+			e.Horizon = 7_000
+			all = append(all, w.examples("other "+customer, e))
+		}
+		if i == 0 { // of a version that has no other
+			e = w.example(i, 1, .999, false, "month", 1)
+			e.Horizon = 7_000
+			all = append(all, w.examples("another", e))
+		}
+	}
+	measured := func(records []kafka.Record) (map[string]string, *quality.Report) {
+		w := newWorld(t, 1)
+		w.produce(schemas.TopicExamples, records...)
+		r := w.start(Config{Window: 1000})
+		lines := r.lines()
+		report := r.Report()
+		for line := range lines {
+			name, _, _ := strings.Cut(line, "{")
+			switch {
+			case strings.HasPrefix(name, "churn_monitor_"), name == "churn_outcomes_total", name == "churn_model_other_horizon_examples",
+				strings.Contains(line, `model_version="1"`):
+				delete(lines, line)
+			}
+		}
+		if report.Of(2).Rows != 600 {
+			t.Errorf("%d rows", report.Of(2).Rows)
+		}
+		if len(records) == len(same) {
+			return lines, report
+		}
+		r.expect(map[string]float64{
+			`churn_model_other_horizon_examples{model_version="2"}`: 150,
+			`churn_model_other_horizon_examples{model_version="1"}`: 1,
+			`churn_model_window_outcomes{model_version="2"}`:        600,
+			`churn_model_window_outcomes{model_version="1"}`:        0,
+			`churn_model_log_loss{model_version="1"}`:               math.NaN(),
+			`churn_model_calibration_error{model_version="1"}`:      math.NaN(),
+			`churn_model_gain{decile="10",model_version="1"}`:       math.NaN(),
+			`churn_segment_examples{feature="plan",level="other"}`:  math.NaN(),
+		})
+		if v := report.Of(1); v.OtherHorizon != 1 || v.Rows != 0 || !v.From.IsZero() || len(v.Measured) != 0 {
+			t.Errorf("reported of version 1: %+v", v)
+		}
+		if v := report.Of(2); v.OtherHorizon != 150 || v.Examples != 750 {
+			t.Errorf("reported of version 2: %+v", v)
+		}
+		// One that does not say what it predicts is measured by all.
+		silent := *w.models.Get(2)
+		silent.Horizon = 0
+		w.models.set(&silent)
+		r.expect(map[string]float64{
+			`churn_model_other_horizon_examples{model_version="2"}`: 0,
+			`churn_model_window_outcomes{model_version="2"}`:        750,
+			`churn_segment_examples{feature="plan",level="other"}`:  150,
+		})
+		return lines, report
+	}
+	want, without := measured(same)
+	got, with := measured(all)
+	for line, value := range want {
+		if got[line] != value {
+			t.Errorf("%s is %s, and %s without the others", line, got[line], value)
+		}
+	}
+	for line := range got {
+		if _, there := want[line]; !there {
+			t.Errorf("%s is there because of the others", line)
+		}
+	}
+	if !reflect.DeepEqual(with.Course, without.Course) || len(with.Course) == 0 || !reflect.DeepEqual(with.Loss, without.Loss) {
+		t.Error("the course of the log loss, or what it is due to, depends on the others")
+	}
+	w.models.Get(3).Horizon = 7_000
+	w.produce(schemas.TopicExamples, same[0])
+	w.start(Config{}).expect(map[string]float64{`churn_shadow_examples{model_version="3"}`: 0})
 }

@@ -79,9 +79,11 @@ func (m *Monitor) reportVersions(r *result) []quality.Version {
 		o := quality.Version{Version: v.Version, Horizon: float64(v.Horizon) / 1000, Holdout: quality.FiguresOf(&v.Metrics), HoldoutRows: v.Metrics.Rows,
 			Measured: quality.Figures{}, Expected: quality.Figures{}}
 		if f != nil {
-			rows := f.rows.rows
 			o.Examples, o.Rows, o.Churners = f.present, f.metrics.Rows, f.metrics.Churners
-			o.From, o.To = moment(rows[0].at), moment(rows[len(rows)-1].at)
+			o.OtherHorizon = f.others()
+			if rows := f.measured; len(rows) > 0 {
+				o.From, o.To = moment(rows[0].at), moment(rows[len(rows)-1].at)
+			}
 			o.Measured = quality.FiguresOf(&f.metrics)
 			for _, b := range f.calibration {
 				if b.Rows > 0 {

@@ -29,6 +29,7 @@ func newestChallenger(all []*models.Version) *models.Version {
 // that either has been trained on, or chosen by, say nothing. A label that was
 // corrected since is of an example that may have been among them, with the
 // opposite label, unless it was observed later than they knew labels.
+// Nor do those of another horizon than either's say anything.
 func (c *computer) compare(champion, challenger *models.Version, rows []*example) *shadow {
 	if champion == nil || challenger == nil || champion.Version == challenger.Version {
 		return nil
@@ -37,7 +38,8 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	known := max(labelsUntil(champion), labelsUntil(challenger))
 	var pairs []evaluation.Pair
 	for _, e := range rows {
-		if e.LabelledAt <= known || e.Corrections > 0 && e.ObservedAt <= known {
+		if e.LabelledAt <= known || e.Corrections > 0 && e.ObservedAt <= known ||
+			!answers(champion, e) || !answers(challenger, e) {
 			continue
 		}
 		x := c.vector(e.Attributes, e.levels)

@@ -53,6 +53,9 @@ type Version struct {
 	Examples int64 `json:"examples"`
 	Rows     int64 `json:"rows"`
 	Churners int64 `json:"churners"`
+	// OtherHorizon counts the newest whose labels are of another horizon: they are
+	// in no figure.
+	OtherHorizon int64 `json:"other_horizon_examples"`
 	// From and To are when the oldest and the newest in the window were observed.
 	From time.Time `json:"from,omitzero"`
 	To   time.Time `json:"to,omitzero"`
