@@ -76,8 +76,8 @@ type CustomerExamples struct {
 type LabelledExample struct {
 	// AsOf is the moment that Attributes and Probability speak of.
 	AsOf int64
-	// ObservedAt is when it was established whether the customer had left. The
-	// decision was at ObservedAt − Horizon.
+	// ObservedAt is when the customer left; of one who has not, the moment up to
+	// which that is known. The decision was at ObservedAt − Horizon.
 	ObservedAt int64
 	// LabelledAt is when the outcome that gave the label was written.
 	LabelledAt int64

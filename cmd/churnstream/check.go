@@ -37,8 +37,9 @@ Exit codes: 0 all thresholds are met, 1 the check could not be made, 2 the flags
 
 Examples:
   churnstream check --since 30d --out report.html
-  churnstream check --since 4w --output json --min-skill 0 --min-roc-auc 0.75 --beyond-chance
-  23 5 1 * *  churnstream check --out /var/reports/churn.html --output none --min-skill 0.1 || mail -s 'Churn model' team < /var/reports/churn.html`
+  churnstream check --since 4w --output json --min-skill 0 --min-roc-auc 0.7 --beyond-chance
+
+For cron take deploy/cron/churn-check of the sources, which mails the page on exit code 3 only: on 1 and 2 there is none, and a file of that name is of a former check. --log-level warn keeps it from writing anything when all is well.`
 }
 
 // span is a time that may be given in days and weeks.

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,12 +110,16 @@ func TestSchedulesRunTheCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	script, err := os.ReadFile("../../deploy/cron/churn-check")
+	if err != nil {
+		t.Fatal(err)
+	}
 	commands := [][]string{{"check"}}
 	for _, m := range regexp.MustCompile(`(?m)^ +- (--\S+)$`).FindAllSubmatch(manifest, -1) {
 		commands[0] = append(commands[0], string(m[1]))
 	}
-	for _, m := range regexp.MustCompile(`(?m)churnstream (check --[^|\n]*)`).FindAllSubmatch(page, -1) {
-		commands = append(commands, strings.Fields(string(m[1])))
+	for _, m := range regexp.MustCompile(`(?m)churnstream (check --[^|\n]*)`).FindAllSubmatch(slices.Concat(page, bytes.ReplaceAll(script, []byte("\\\n"), nil)), -1) {
+		commands = append(commands, strings.Fields(strings.ReplaceAll(strings.ReplaceAll(string(m[1]), `"$report"`, "report.html"), "|", "")))
 	}
 	if len(commands) < 4 || len(commands[0]) < 8 {
 		t.Fatalf("found %q", commands)
@@ -128,6 +135,48 @@ func TestSchedulesRunTheCheck(t *testing.T) {
 		}
 		if time.Duration(c.Check.Since) != 30*24*time.Hour {
 			t.Errorf("%q looks back %v", args, time.Duration(c.Check.Since))
+		}
+	}
+}
+
+// TestCronMailsTheReportOfMissedThresholds runs the script for cron with a check that
+// ends in every way: only a page that this check has written is mailed.
+func TestCronMailsTheReportOfMissedThresholds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		code   int
+		writes string // what the check does
+		mailed string
+	}{
+		{0, `echo "all is well" >"$report"`, ""},
+		{1, `echo "Kafka does not answer" >&2`, ""},
+		{2, `echo "unknown flag" >&2`, ""},
+		{3, `echo "this month" >"$report"`, "this month"},
+	} {
+		dir := t.TempDir()
+		program := func(name, does string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nreport="+dir+"/report\n"+does+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		program("churnstream", fmt.Sprintf("%s\nexit %d", c.writes, c.code))
+		program("sendmail", "cat >"+dir+"/mail")
+		program("report", "last month")
+		cmd := exec.CommandContext(t.Context(), "sh", "../../deploy/cron/churn-check", "team@example.com")
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "CHURN_REPORT="+dir+"/report")
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != c.code {
+			t.Errorf("exit code %d: ended with %v", c.code, err)
+		}
+		if said := cmp.Or(stdout.String(), stderr.String()); (said != "") != (c.code == 1 || c.code == 2) {
+			t.Errorf("exit code %d: said %q", c.code, said)
+		}
+		mail, _ := os.ReadFile(filepath.Join(dir, "mail"))
+		if (len(mail) > 0) != (c.mailed != "") || !strings.Contains(string(mail), c.mailed) || strings.Contains(string(mail), "last month") ||
+			len(mail) > 0 && !strings.Contains(string(mail), "To: team@example.com\n") {
+			t.Errorf("exit code %d: mailed %q", c.code, mail)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/churnstream/churnstream/consumers/labeler"
 	"github.com/churnstream/churnstream/consumers/scorer"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/topics"
@@ -76,6 +77,9 @@ func (c *topicsGrowCommand) Run(ctx context.Context, out io.Writer, log *slog.Lo
 
 type topicsCheckCommand struct {
 	answering
+	Horizon       time.Duration `help:"--horizon of the labelers, from which follows for how long topics have to keep what they label." default:"720h"`
+	LabelDelay    time.Duration `help:"--label-delay of the labelers." default:"336h"`
+	ScoreInterval time.Duration `help:"--score-interval of the labelers." default:"24h"`
 }
 
 // Help is shown by churnstream topics check --help.
@@ -83,7 +87,8 @@ func (topicsCheckCommand) Help() string {
 	return `Prints a table of how each setting that matters is and should be, and what happens otherwise, and how to create topics that do not exist. It fails when a setting would lose data; the roles refuse to start then.
 
 Example:
-  churnstream topics check --brokers kafka:9092`
+  churnstream topics check --brokers kafka:9092
+  churnstream topics check --brokers kafka:9092 --horizon 2160h --label-delay 720h`
 }
 
 func (c *topicsCheckCommand) Run(ctx context.Context, out io.Writer, log *slog.Logger) error {
@@ -95,6 +100,17 @@ func (c *topicsCheckCommand) Run(ctx context.Context, out io.Writer, log *slog.L
 	findings, err := topics.Check(ctx, cluster)
 	if err != nil {
 		return err
+	}
+	labelers, err := topics.Compare(ctx, cluster, labeler.Requirements(c.Horizon, c.LabelDelay, c.ScoreInterval)...)
+	if err != nil {
+		return err
+	}
+	for _, f := range labelers {
+		if !slices.ContainsFunc(findings, func(g topics.Finding) bool {
+			return g.Topic == f.Topic && g.Setting == f.Setting && g.Should == f.Should
+		}) {
+			findings = append(findings, f)
+		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TOPIC\tSETTING\tIS\tSHOULD BE\t")

@@ -34,9 +34,9 @@ func TestTopicsCheck(t *testing.T) {
 	})...); err != nil {
 		t.Fatal(err)
 	}
-	check := func() (code int, stdout, stderr string) {
+	check := func(args ...string) (code int, stdout, stderr string) {
 		var out, errs bytes.Buffer
-		code = run([]string{"topics", "check", "--brokers", broker.Addr()}, &out, &errs)
+		code = run(append([]string{"topics", "check", "--brokers", broker.Addr()}, args...), &out, &errs)
 		return code, out.String(), errs.String()
 	}
 	create := "kafka-topics --create --topic churn.examples --partitions 6 --replication-factor 1 --config cleanup.policy=compact --config delete.retention.ms=604800000\n"
@@ -48,6 +48,15 @@ func TestTopicsCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code, out, errs := check(); code != 0 || strings.Contains(out, "--create") || !strings.Contains(out, schemas.TopicExamples) {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	// A labeler that looks further back, or waits longer, asks for more.
+	const hundredDays = "≥ 8640000000   advice: outcomes may be deleted before they are labelled"
+	if code, out, errs := check(); code != 0 || strings.Contains(out, "advice") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	if code, out, errs := check("--horizon", "2160h", "--label-delay", "2400h"); code != 0 || !strings.Contains(out, "≥ 16502400000") ||
+		!strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(hundredDays), " ")) {
 		t.Errorf("exit %d\n%s%s", code, out, errs)
 	}
 	client := &kafkago.Client{Addr: kafkago.TCP(broker.Addr()), Timeout: 10 * time.Second}

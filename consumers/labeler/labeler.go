@@ -210,10 +210,18 @@ func (l *Labeler) Run(ctx context.Context) (err error) {
 
 // checkTopics warns of settings by which labels would be lost.
 func (l *Labeler) checkTopics(ctx context.Context) error {
-	return topics.Require(ctx, l.cfg.Cluster, l.log, l.cfg.Registerer,
-		topics.AtLeast(schemas.TopicScores, topics.CompactionLag, time.Duration(l.rules.horizon+l.rules.delay+l.rules.interval)*time.Millisecond,
+	return topics.Require(ctx, l.cfg.Cluster, l.log, l.cfg.Registerer, Requirements(l.cfg.Horizon, l.cfg.LabelDelay, l.cfg.ScoreInterval)...)
+}
+
+// Requirements is what a labeler with these settings asks of its topics.
+func Requirements(horizon, delay, interval time.Duration) []topics.Requirement {
+	horizon, delay = max(0, horizon), max(0, delay)
+	interval = min(max(0, interval), horizon)
+	return []topics.Requirement{
+		topics.AtLeast(schemas.TopicScores, topics.CompactionLag, horizon+delay+interval,
 			"outcomes find no score of the time of the decision, most of all those of customers who stayed"),
-		topics.AtLeast(schemas.TopicOutcomes, topics.Retention, l.cfg.LabelDelay, "outcomes may be deleted before they are labelled"))
+		topics.AtLeast(schemas.TopicOutcomes, topics.Retention, delay, "outcomes may be deleted before they are labelled"),
+	}
 }
 
 // cacheBytes is the memory for what is read from disk, of all shards together.

@@ -15,7 +15,10 @@ var Role = role.Define(role.About{
 
 Examples:
   churnstream label --brokers kafka:9092 --registry http://registry:8081 --label-state-dir /var/lib/churnstream
-  churnstream label --horizon 2160h --label-delay 720h`,
+  churnstream topics check --horizon 2160h --label-delay 720h
+  churnstream label --horizon 2160h --label-delay 720h
+
+Longer times than the defaults need a longer min.compaction.lag.ms of churn.scores, set before the labeler is started: scores that compaction has removed do not come back. topics check, given the same times, says how long.`,
 }, func(on role.Dependencies, cfg Config) (role.Role, error) {
 	cfg.Dependencies = on
 	// What was asked for: New would take a zero for not given.

@@ -121,13 +121,22 @@ func AtLeast(topic, setting string, least time.Duration, otherwise string) Requi
 // Require is Guard for what a role asks for beyond what all do: what is not as it
 // should be is logged, and in the metric. It waits while the cluster is down.
 func Require(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, registerer prometheus.Registerer, all ...Requirement) error {
+	findings, err := Compare(ctx, cluster, all...)
+	if err != nil {
+		return fmt.Errorf("checking the topics: %w", err)
+	}
+	return report(findings, log, registerer)
+}
+
+// Compare is Check for what a role asks for beyond what all do.
+func Compare(ctx context.Context, cluster *kafka.Cluster, all ...Requirement) ([]Finding, error) {
 	var names []string
 	for _, r := range all {
 		names = append(names, r.topic)
 	}
 	settings, err := cluster.TopicSettings(ctx, names...)
 	if err != nil {
-		return fmt.Errorf("checking the topics: %w", err)
+		return nil, err
 	}
 	var findings []Finding
 	for _, r := range all {
@@ -135,7 +144,7 @@ func Require(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, regi
 			findings = append(findings, r.rule.find(r.topic, values))
 		}
 	}
-	return report(findings, log, registerer)
+	return findings, nil
 }
 
 // find holds a rule against the settings of a topic.

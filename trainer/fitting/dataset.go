@@ -15,8 +15,9 @@ import (
 type Example struct {
 	// Customer is the CustomerHash of the customer's identity.
 	Customer uint64
-	// ObservedAt is when the label was established, and LabelledAt when it came
-	// to be known or was corrected last, in milliseconds.
+	// ObservedAt is when the customer left, or up to when it is known that they have
+	// not, and LabelledAt when that came to be known or was corrected last, in
+	// milliseconds.
 	ObservedAt, LabelledAt int64
 	// Horizon is how long after the decision ObservedAt is, in milliseconds: the
 	// label says whether the customer left within it. 0 is unknown.
