@@ -18,10 +18,11 @@
 //	churn_examples        every labelled example; one column per feature
 //	training_set          the same without doubles
 //	churn_examples_latest the newest example of each customer
-//	model_accuracy_daily  figures on the examples, by day of observed_at and
-//	                      model version
+//	model_accuracy_daily  figures on the examples, by day of observed_at,
+//	                      model version and horizon of the labels
 //	model_calibration     what was predicted and what came of it, by model
-//	                      version and tenth of the range of probabilities
+//	                      version, horizon and tenth of the range of
+//	                      probabilities
 //	erasures              whose scores were erased in the last 90 days, and
 //	                      from before which place among the customer events
 //	example_erasures      whose examples were, and from before which place in

@@ -249,14 +249,22 @@ func testExampleViews(t *testing.T, open opener) {
 	type group struct {
 		day     string
 		version int64
+		horizon float64 // seconds
+	}
+	type question struct {
+		version int64
+		horizon float64
 	}
 	days := map[group][]evaluation.Example{}
-	versions := map[int64][]evaluation.Example{}
+	versions := map[question][]evaluation.Example{}
 	b := &Batch{}
 	put := func(i int, day string, version int64, p float64, churned bool) {
 		e := example(t, c, day+" 00:00:00.000", churned, p)
 		e.ObservedAt += rng.Int64N(24 * hour)
 		e.ModelVersion = version
+		if i%5 == 0 { // answers another question, and is on a row of its own
+			e.Horizon = 7 * 24 * hour
+		}
 		b.Examples = append(b.Examples, record(fmt.Sprint("c", i), 0, int64(i), e)...)
 		if i%40 == 0 { // doubles, and older labels, that are not merged yet must not show
 			s.mustWrite(t, b)
@@ -264,9 +272,9 @@ func testExampleViews(t *testing.T, open opener) {
 			s.mustWrite(t, &Batch{Examples: record(fmt.Sprint("c", i), 0, int64(i)+1, corrected(e, churned))})
 			b.Examples = nil
 		}
-		g := group{day, version}
+		g, q := group{day, version, float64(e.Horizon) / 1000}, question{version, float64(e.Horizon) / 1000}
 		labelled := evaluation.Example{Customer: uint64(i), Probability: p, Churned: churned}
-		days[g], versions[version] = append(days[g], labelled), append(versions[version], labelled)
+		days[g], versions[q] = append(days[g], labelled), append(versions[q], labelled)
 	}
 	n := 0
 	next := func() int { n++; return n }
@@ -294,7 +302,7 @@ func testExampleViews(t *testing.T, open opener) {
 			t.Errorf("%s is %v, want %v", what, got, want)
 		}
 	}
-	rows, err := s.db.Query("SELECT day, model_version, examples, churned, accuracy, precision, recall, log_loss, log_loss_skill, brier FROM model_accuracy_daily")
+	rows, err := s.db.Query("SELECT day, model_version, horizon_seconds, examples, churned, accuracy, precision, recall, log_loss, log_loss_skill, brier FROM model_accuracy_daily")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,14 +311,15 @@ func testExampleViews(t *testing.T, open opener) {
 	for rows.Next() {
 		var day any
 		var version, examples, churned int64
+		var horizon float64
 		var got [6]sql.NullFloat64
-		if err := rows.Scan(&day, &version, &examples, &churned, &got[0], &got[1], &got[2], &got[3], &got[4], &got[5]); err != nil {
+		if err := rows.Scan(&day, &version, &horizon, &examples, &churned, &got[0], &got[1], &got[2], &got[3], &got[4], &got[5]); err != nil {
 			t.Fatal(err)
 		}
 		date, _, _ := strings.Cut(cellText(day), " ")
-		what := fmt.Sprint(date, " ", version)
+		what := fmt.Sprintf("%s %d %9.0f", date, version, horizon)
 		order = append(order, what)
-		want := evaluation.Rank(days[group{date, version}]).Metrics()
+		want := evaluation.Rank(days[group{date, version, horizon}]).Metrics()
 		if examples != want.Rows || churned != want.Churners {
 			t.Errorf("%s: %d examples, %d left, want %d, %d", what, examples, churned, want.Rows, want.Churners)
 		}
@@ -325,23 +334,23 @@ func testExampleViews(t *testing.T, open opener) {
 		t.Errorf("%v, rows %v", err, order)
 	}
 
-	bins, err := s.db.Query("SELECT model_version, decile, examples, predicted, observed FROM model_calibration")
+	bins, err := s.db.Query("SELECT model_version, horizon_seconds, decile, examples, predicted, observed FROM model_calibration")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer bins.Close()
-	curves := map[int64][10]evaluation.CalibrationBin{}
-	for version, examples := range versions {
-		curves[version] = evaluation.Rank(examples).Calibration()
+	curves := map[question][10]evaluation.CalibrationBin{}
+	for of, examples := range versions {
+		curves[of] = evaluation.Rank(examples).Calibration()
 	}
 	filled := 0
 	for bins.Next() {
 		var version, decile, examples int64
-		var predicted, observed float64
-		if err := bins.Scan(&version, &decile, &examples, &predicted, &observed); err != nil {
+		var horizon, predicted, observed float64
+		if err := bins.Scan(&version, &horizon, &decile, &examples, &predicted, &observed); err != nil {
 			t.Fatal(err)
 		}
-		if want := curves[version][decile]; examples != want.Rows || math.Abs(predicted-want.Predicted) > 1e-9 || math.Abs(observed-want.Observed) > 1e-9 {
+		if want := curves[question{version, horizon}][decile]; examples != want.Rows || math.Abs(predicted-want.Predicted) > 1e-9 || math.Abs(observed-want.Observed) > 1e-9 {
 			t.Errorf("version %d, decile %d: %d, %v, %v; want %+v", version, decile, examples, predicted, observed, want)
 		}
 		filled++

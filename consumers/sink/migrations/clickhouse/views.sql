@@ -39,6 +39,7 @@ CREATE OR REPLACE VIEW model_accuracy_daily AS
 SELECT
     day,
     model_version,
+    horizon_seconds,
     examples,
     churned,
     accuracy,
@@ -53,6 +54,7 @@ FROM
     SELECT
         toDate(observed_at) AS day,
         assumeNotNull(model_version) AS model_version,
+        horizon_seconds,
         count() AS examples,
         countIf(churned) AS churned,
         avg((p >= 0.5) = e.churned) AS accuracy,
@@ -62,26 +64,27 @@ FROM
         avg(pow(p - e.churned, 2)) AS brier
     FROM
     (
-        SELECT observed_at, churned, model_version, assumeNotNull(churn_probability) AS p
+        SELECT observed_at, churned, model_version, horizon_seconds, assumeNotNull(churn_probability) AS p
         FROM churn_examples FINAL
         WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
     ) AS e
-    GROUP BY day, model_version
+    GROUP BY day, model_version, horizon_seconds
 )
-ORDER BY day, model_version;
+ORDER BY day, model_version, horizon_seconds;
 
 CREATE OR REPLACE VIEW model_calibration AS
 SELECT
     assumeNotNull(model_version) AS model_version,
+    horizon_seconds,
     toInt32((p > 1 * 0.1) + (p > 2 * 0.1) + (p > 3 * 0.1) + (p > 4 * 0.1) + (p > 5 * 0.1) + (p > 6 * 0.1) + (p > 7 * 0.1) + (p > 8 * 0.1) + (p > 9 * 0.1)) AS decile,
     count() AS examples,
     avg(p) AS predicted,
     avg(churned) AS observed
 FROM
 (
-    SELECT churned, model_version, assumeNotNull(churn_probability) AS p
+    SELECT churned, model_version, horizon_seconds, assumeNotNull(churn_probability) AS p
     FROM churn_examples FINAL
     WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
 )
-GROUP BY model_version, decile
-ORDER BY model_version, decile;
+GROUP BY model_version, horizon_seconds, decile
+ORDER BY model_version, horizon_seconds, decile;

@@ -56,6 +56,7 @@ CREATE VIEW model_accuracy_daily AS
 SELECT
     day,
     model_version,
+    horizon_seconds,
     examples,
     churned,
     accuracy,
@@ -68,6 +69,7 @@ FROM (
     SELECT
         date(observed_at) AS day,
         model_version,
+        horizon_seconds,
         count(*) AS examples,
         sum(churned) AS churned,
         avg(churned) AS share,
@@ -81,23 +83,24 @@ FROM (
         avg((churn_probability - churned) * (churn_probability - churned)) AS brier
     FROM churn_examples
     WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
-    GROUP BY day, model_version
+    GROUP BY day, model_version, horizon_seconds
 )
-ORDER BY day, model_version;
+ORDER BY day, model_version, horizon_seconds;
 
 DROP VIEW IF EXISTS model_calibration;
 
 CREATE VIEW model_calibration AS
 SELECT
     model_version,
+    horizon_seconds,
     (p > 1 * 0.1) + (p > 2 * 0.1) + (p > 3 * 0.1) + (p > 4 * 0.1) + (p > 5 * 0.1) + (p > 6 * 0.1) + (p > 7 * 0.1) + (p > 8 * 0.1) + (p > 9 * 0.1) AS decile,
     count(*) AS examples,
     avg(p) AS predicted,
     avg(churned) AS observed
 FROM (
-    SELECT churned, model_version, churn_probability AS p
+    SELECT churned, model_version, horizon_seconds, churn_probability AS p
     FROM churn_examples
     WHERE model_version IS NOT NULL AND churn_probability IS NOT NULL
 )
-GROUP BY model_version, decile
-ORDER BY model_version, decile;
+GROUP BY model_version, horizon_seconds, decile
+ORDER BY model_version, horizon_seconds, decile;
