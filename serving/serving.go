@@ -167,13 +167,13 @@ func newServerMetrics(reg prometheus.Registerer, customers *ReadModel) (*serverM
 	collectors := []prometheus.Collector{m.requests, m.duration, m.records,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "churn_customers_known",
-			Help: "Customers with a score.",
+			Help: "Customers with a score, also those who have left since, until they are erased.",
 		}, func() float64 { return float64(customers.Known()) }),
 	}
 	for r := schemas.RiskLow; r <= schemas.RiskHigh; r++ {
 		collectors = append(collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "churn_customers_at_risk",
-			Help:        "Customers by the risk of their latest score.",
+			Help:        "Customers by the risk of their latest score. Those who have left since count too, until they are erased.",
 			ConstLabels: prometheus.Labels{"risk": r.String()},
 		}, func() float64 { return float64(customers.Counts()[r]) }))
 	}

@@ -393,12 +393,12 @@ func TestMetrics(t *testing.T) {
 	st.do("BREW", "/v1/customers", "")
 	st.do("GET", "/wp-login.php", "")
 	err := testutil.GatherAndCompare(st.reg, strings.NewReader(`
-# HELP churn_customers_at_risk Customers by the risk of their latest score.
+# HELP churn_customers_at_risk Customers by the risk of their latest score. Those who have left since count too, until they are erased.
 # TYPE churn_customers_at_risk gauge
 churn_customers_at_risk{risk="HIGH"} 2
 churn_customers_at_risk{risk="LOW"} 1
 churn_customers_at_risk{risk="MEDIUM"} 0
-# HELP churn_customers_known Customers with a score.
+# HELP churn_customers_known Customers with a score, also those who have left since, until they are erased.
 # TYPE churn_customers_known gauge
 churn_customers_known 3
 # HELP churn_http_requests_total HTTP requests answered.

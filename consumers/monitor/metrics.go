@@ -169,8 +169,8 @@ func newMetrics(m *Monitor) *metrics {
 			},
 			rows: desc("churn_drift_window_scores", "Customers with the newest scores that drift and expected figures are of; with few of them these say little."),
 		},
-		byRisk:       desc("churn_customers_by_risk", "Customers by their newest score, by the champion's thresholds.", "risk"),
-		money:        desc("churn_money_at_risk", "Sum of what the customers at high risk pay; see churn_money_feature_info."),
+		byRisk:       desc("churn_customers_by_risk", "Customers by their newest score, by the champion's thresholds. Those who have left since count too, until they are erased.", "risk"),
+		money:        desc("churn_money_at_risk", "Sum of what the customers at high risk pay; see churn_money_feature_info. Those who have left since count too, as in churn_customers_by_risk."),
 		moneyFeature: desc("churn_money_feature_info", "The feature that says what a customer pays, and its unit. Always 1.", "feature", "unit"),
 	}
 	for _, name := range []string{"log_loss", "log_loss_skill", "roc_auc", "calibration_error"} {

@@ -6,13 +6,13 @@ var Business = Dashboard{
 	About: "How many customers are at risk, what they pay, how many leave, and how much of that the scores find.",
 	Rows: []Row{
 		{"Now", []Panel{
-			{"Customers", "Customers with a score.", Number, count, 6, []Query{{"sum(max by (risk) (churn_customers_by_risk))", "", ""}}},
-			{"At high risk", "Customers at high risk by the thresholds of the model in use.", Number, count, 6, []Query{{`max(churn_customers_by_risk{risk="HIGH"})`, "", ""}}},
+			{"Customers", "Customers with a score. Here and below those who have left since count too, until they are erased.", Number, count, 6, []Query{{"sum(max by (risk) (churn_customers_by_risk))", "", ""}}},
+			{"At high risk", "Customers at high risk by the thresholds of the model in use, also those who have left since.", Number, count, 6, []Query{{`max(churn_customers_by_risk{risk="HIGH"})`, "", ""}}},
 			{"Share at high risk", "Of all customers with a score.", Number, share, 6, []Query{{"job:churn_customers_high_risk:ratio", "", ""}}},
-			{"Money at risk", "What the customers at high risk pay in sum, in the unit of the feature that says so (churn_money_feature_info).", Number, count, 6, []Query{{"max(churn_money_at_risk)", "", "if the schema has no feature that says what customers pay."}}},
+			{"Money at risk", "What the customers at high risk pay in sum, in the unit of the feature that says so (churn_money_feature_info); those who have left since are among them.", Number, count, 6, []Query{{"max(churn_money_at_risk)", "", "if the schema has no feature that says what customers pay."}}},
 		}},
 		{"Risk", []Panel{
-			{"Customers by risk", "By their newest scores.", Lines, count, 12, []Query{
+			{"Customers by risk", "By their newest scores, also of customers who have left since and are not erased.", Lines, count, 12, []Query{
 				{"max by (risk) (churn_customers_by_risk)", "{{risk}}", ""},
 			}},
 			{"Money at risk", "What the customers at high risk pay in sum.", Lines, count, 12, []Query{
