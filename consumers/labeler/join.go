@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -57,12 +58,14 @@ type join struct {
 	now   int64 // time of the records so far
 
 	waiting map[string][]*outcome
-	// queue holds those that wait, as they came.
+	// queue holds those that wait, as they came, and some that do not any more.
 	queue []*outcome
+	waits int // those that do
 
 	// What has come of the records since the last flush.
 	changed []string // customers whose examples did, as they came
 	marked  map[string]struct{}
+	erased  map[string]struct{} // those of them who were erased
 	tally   tally
 	delays  []int64 // of examples and corrections, from observed_at to written
 	bytes   int     // about what is to be written
@@ -81,6 +84,7 @@ type outcome struct {
 	offset                int64
 	deadline              int64 // until when a score is waited for
 	done                  bool
+	since                 time.Time // when it was read
 }
 
 // recordOverhead is what a record takes beside key and value.
@@ -89,7 +93,7 @@ const recordOverhead = 50
 func newJoin(r rules, s *store) *join {
 	return &join{
 		rules: r, store: s, codec: s.codec,
-		waiting: map[string][]*outcome{}, marked: map[string]struct{}{}, tally: tally{},
+		waiting: map[string][]*outcome{}, marked: map[string]struct{}{}, erased: map[string]struct{}{}, tally: tally{},
 	}
 }
 
@@ -136,7 +140,9 @@ func (j *join) until() int64 { return j.now - j.retained() }
 func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, writtenAt int64, partition int, offset int64) error {
 	o := &outcome{
 		id: m.CustomerID, customer: customerOf([]byte(m.CustomerID)), observedAt: m.ObservedAt, writtenAt: writtenAt, churned: m.Churned,
-		partition: partition, offset: offset, deadline: writtenAt + j.grace,
+		partition: partition, offset: offset, since: time.Now(),
+		// One from the future, by somebody's clock, waits no longer than others.
+		deadline: min(writtenAt, j.now) + j.grace,
 	}
 	if j.store.erasedAfter(o.customer, writtenAt) {
 		j.count(o, reasonErased)
@@ -146,9 +152,13 @@ func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, written
 		return err
 	}
 	switch known, err := j.correct(o); {
-	case known || err != nil:
+	case err != nil:
 		return err
+	case known:
+		j.supersede(o)
+		return nil
 	case m.Attributes != nil:
+		j.supersede(o)
 		return j.add(o, &schemas.LabelledExample{
 			AsOf: o.observedAt, Probability: scoring.Missing, SourcePartition: -1, SourceOffset: -1, Attributes: m.Attributes,
 		}, m.Levels)
@@ -158,20 +168,62 @@ func (j *join) takeOutcome(ctx context.Context, m *schemas.ChurnOutcome, written
 		j.count(o, reasonTooLate)
 		return nil
 	}
-	if settled, err := j.try(ctx, o); settled || err != nil {
+	switch settled, err := j.try(ctx, o); {
+	case err != nil:
 		return err
+	case settled:
+		j.supersede(o)
+		return nil
 	}
 	if o.deadline < j.now {
 		return j.giveUp(o, "")
 	}
-	for len(j.queue) > 0 && len(j.queue) >= j.rules.waiting {
+	for j.waits > 0 && j.waits >= j.rules.waiting {
 		if err := j.giveUpFirst(reasonTooMany); err != nil {
 			return err
 		}
 	}
 	j.waiting[o.id] = append(j.waiting[o.id], o)
+	if len(j.queue) > 2*j.waits+1000 {
+		j.queue = slices.DeleteFunc(j.queue, func(o *outcome) bool { return o.done })
+	}
 	j.queue = append(j.queue, o)
+	j.waits++
 	return nil
+}
+
+// end notes that an outcome does not wait any more.
+func (j *join) end(o *outcome) {
+	o.done = true
+	j.waits--
+}
+
+// supersede settles the outcomes that wait and say what one says that was read after
+// them and is settled: what waits beyond a marker is read again after it, and would
+// then be taken for the later one where both were written at the same time.
+func (j *join) supersede(by *outcome) {
+	waiting := j.waiting[by.id]
+	if len(waiting) == 0 {
+		return
+	}
+	j.keepWaiting(by.id, slices.DeleteFunc(waiting, func(o *outcome) bool {
+		if o == by || o.observedAt != by.observedAt || o.writtenAt > by.writtenAt {
+			return false
+		}
+		j.end(o)
+		j.count(o, resultDuplicate)
+		return true
+	}))
+}
+
+// oldestWait returns when the outcome was read that has waited for the longest time.
+func (j *join) oldestWait() (since time.Time, any bool) {
+	for _, o := range j.queue {
+		if !o.done {
+			return o.since, true
+		}
+	}
+	return since, false
 }
 
 // try makes an example of an outcome if there is a score for it.
@@ -211,7 +263,9 @@ func (j *join) settle(ctx context.Context, id []byte) error {
 		if err != nil {
 			return err
 		}
-		if o.done = settled; !settled {
+		if settled {
+			j.end(o)
+		} else {
 			still = append(still, o)
 		}
 	}
@@ -228,7 +282,9 @@ func (j *join) keepWaiting(customer string, still []*outcome) {
 	}
 }
 
-// correct takes an outcome of which there is an example, among j.examples.
+// correct takes an outcome of which there is an example, among j.examples. Of two that
+// were written at the same time, as the records of a batch are, the one that is read
+// later counts: that of the greater offset.
 func (j *join) correct(o *outcome) (known bool, err error) {
 	all := j.examples.Examples
 	i, found := slices.BinarySearchFunc(all, o.observedAt, func(e schemas.LabelledExample, at int64) int {
@@ -238,7 +294,7 @@ func (j *join) correct(o *outcome) (known bool, err error) {
 		return false, nil
 	}
 	e := &all[i]
-	if e.Churned == o.churned || o.writtenAt <= e.LabelledAt {
+	if e.Churned == o.churned || o.writtenAt < e.LabelledAt {
 		j.count(o, resultDuplicate)
 		return true, nil
 	}
@@ -308,6 +364,10 @@ func (j *join) write(customer string) error {
 
 // erase forgets what was written of a customer up to a moment. What was written
 // since is of a customer who has come back.
+//
+// It leaves a tombstone among the examples, before those of the customer that are left
+// or come until the flush: that is what has readers forget the others, and a labeler
+// that has lost its directory know of the erasure.
 func (j *join) erase(ctx context.Context, id []byte, at int64) error {
 	c := customerOf(id)
 	if j.store.erasedAfter(c, at-1) {
@@ -322,7 +382,7 @@ func (j *join) erase(ctx context.Context, id []byte, at int64) error {
 			still = append(still, o)
 			continue
 		}
-		o.done = true
+		j.end(o)
 		j.count(o, reasonErased)
 	}
 	j.keepWaiting(string(id), still)
@@ -331,9 +391,11 @@ func (j *join) erase(ctx context.Context, id []byte, at int64) error {
 	}
 	before := len(j.examples.Examples)
 	left := slices.DeleteFunc(slices.Clone(j.examples.Examples), func(e schemas.LabelledExample) bool { return e.LabelledAt <= at })
-	if len(left) == before {
-		return nil
+	if len(left) == before && before > 0 {
+		return nil // readers have nothing to forget
 	}
+	j.erased[string(id)] = struct{}{}
+	j.bytes += len(id) + 2*recordOverhead
 	j.examples.Examples = left
 	err := j.write(string(id))
 	j.examples.Examples = nil
@@ -358,7 +420,7 @@ func (j *join) giveUpFirst(reason string) error {
 	if o.done {
 		return nil
 	}
-	o.done = true
+	j.end(o)
 	j.keepWaiting(o.id, slices.DeleteFunc(j.waiting[o.id], func(w *outcome) bool { return w == o }))
 	return j.giveUp(o, reason)
 }
@@ -390,6 +452,7 @@ func (j *join) count(o *outcome, result string) { j.tally[kind{result, o.churned
 func (j *join) flushed() {
 	j.changed, j.delays, j.bytes = j.changed[:0], j.delays[:0], 0
 	clear(j.marked)
+	clear(j.erased)
 	clear(j.tally)
 }
 

@@ -48,7 +48,10 @@ func steps(rng *rand.Rand, customers int) (all []step) {
 			add(l.written, true, func(w *world) { w.outcome(l) })
 			if rng.IntN(3) == 0 {
 				later := l
-				later.churned, later.written = rng.IntN(2) == 0, l.written+1+rng.Int64N(3*day)
+				later.churned = rng.IntN(2) == 0
+				if rng.IntN(4) > 0 { // else as of the same batch
+					later.written += rng.Int64N(3 * day)
+				}
 				add(later.written, true, func(w *world) { w.outcome(later) })
 			}
 		}

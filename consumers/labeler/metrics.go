@@ -18,6 +18,7 @@ type metrics struct {
 	delay       prometheus.Histogram
 	lastOutcome prometheus.Gauge
 	waiting     *prometheus.GaugeVec // partition
+	wait        *prometheus.GaugeVec // partition
 	kept        *prometheus.GaugeVec // partition
 	bytes       *prometheus.GaugeVec // partition
 	refused     *prometheus.GaugeVec // partition, reason
@@ -67,6 +68,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "When the newest outcome was written that this process has settled; 0 before the first.",
 		}),
 		waiting:  gauges("churn_labeler_waiting_outcomes", "Outcomes that wait for a score, by partition of the examples.", "partition"),
+		wait:     gauges("churn_labeler_oldest_wait_seconds", "How long ago the outcome was read that has waited for a score for the longest time, by partition of the examples; 0 if none waits.", "partition"),
 		kept:     gauges("churn_labeler_kept_scores", "Scores kept for outcomes to come, by partition of the examples.", "partition"),
 		bytes:    gauges("churn_labeler_store_bytes", "What the kept scores and examples of a partition take on disk.", "partition"),
 		refused:  gauges("churn_labeler_refused_partitions", "1 while no examples are made for a partition until somebody has mended what is wrong, by reason.", "partition", "reason"),
@@ -86,7 +88,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.examples, m.corrections, m.duplicates, m.unmatched, m.skipped, m.letters, m.erased, m.delay, m.lastOutcome,
-			m.waiting, m.kept, m.bytes, m.refused, m.rebuilt, m.foreign, m.refenced, m.disk)
+			m.waiting, m.wait, m.kept, m.bytes, m.refused, m.rebuilt, m.foreign, m.refenced, m.disk)
 	}
 	return m
 }
@@ -109,7 +111,7 @@ func (m *metrics) settled(t tally) {
 
 // gauges are those of a partition.
 func (m *metrics) gauges() []*prometheus.GaugeVec {
-	return []*prometheus.GaugeVec{m.waiting, m.kept, m.bytes}
+	return []*prometheus.GaugeVec{m.waiting, m.wait, m.kept, m.bytes}
 }
 
 // forget removes a partition: another labeler reports it now.

@@ -417,6 +417,10 @@ func (s *shard) restore(ctx context.Context, at int64) error {
 				continue
 			case intake.Tombstone:
 				err = s.store.setRecord(customerOf(r.Key), nil)
+				// One without a time only takes the place of a foreign record.
+				if _, erased := r.HeaderNumber(deadletters.HeaderWrittenAt); err == nil && erased {
+					err = s.store.forget(customerOf(r.Key), deadletters.WrittenAt(r).UnixMilli())
+				}
 			case intake.Message:
 				err = s.store.setRecord(customerOf(r.Key), s.cfg.Codec.AppendExamples(nil, reader.Message()))
 			}
@@ -541,7 +545,7 @@ func (s *shard) handle(ctx context.Context, c *chunk) error {
 		s.advance(in, offset)
 	}
 	if c.caughtUp && s.isStarting(s.partition) {
-		s.log.Info("caught up", "kept_scores", s.store.meta.Kept, "waiting_outcomes", len(s.join.queue))
+		s.log.Info("caught up", "kept_scores", s.store.meta.Kept, "waiting_outcomes", s.join.waits)
 		s.note(func() { delete(s.starting, s.partition) })
 	}
 	return s.flush(ctx)
@@ -663,7 +667,12 @@ func (s *shard) append(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		records = append(records, kafka.Record{Key: []byte(id), Value: slices.Clone(value), Time: now})
+		if _, erased := j.erased[id]; erased || value == nil {
+			records = append(records, s.tombstone(id, now))
+		}
+		if value != nil {
+			records = append(records, kafka.Record{Key: []byte(id), Value: slices.Clone(value), Time: now})
+		}
 	}
 	for k, n := range j.tally {
 		s.sums[k] += n
@@ -703,6 +712,16 @@ func (s *shard) append(ctx context.Context, now time.Time) error {
 	j.flushed()
 	s.changed, s.markedAt = false, now
 	return nil
+}
+
+// tombstone returns the record by which a customer has no examples, with when the
+// customer was erased: restore takes it from there.
+func (s *shard) tombstone(id string, now time.Time) kafka.Record {
+	r := kafka.Record{Key: []byte(id), Time: now}
+	if at, erased := s.store.erasedAt(customerOf(r.Key)); erased {
+		r.Headers = []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: strconv.AppendInt(nil, at, 10)}}
+	}
+	return r
 }
 
 func compareText(a, b string) int {
@@ -758,6 +777,10 @@ func (s *shard) repair(ctx context.Context, customers map[string]bool) error {
 		if err != nil {
 			return err
 		}
+		if value == nil {
+			records = append(records, s.tombstone(id, s.cfg.Now()))
+			continue
+		}
 		records = append(records, kafka.Record{Key: []byte(id), Value: slices.Clone(value), Time: s.cfg.Now()})
 	}
 	s.log.Info("repaired customers after foreign records", "topic", schemas.TopicExamples, "customers", len(records))
@@ -780,6 +803,11 @@ func (s *shard) commitStore(ctx context.Context) error {
 // stay does what is to be done now and then.
 func (s *shard) stay(ctx context.Context) error {
 	now := s.cfg.Now()
+	wait := time.Duration(0)
+	if since, any := s.join.oldestWait(); any {
+		wait = time.Since(since)
+	}
+	s.metrics.wait.WithLabelValues(strconv.Itoa(s.partition)).Set(wait.Seconds())
 	if err := s.owner.Stay(ctx, func(ctx context.Context, records []kafka.Record) error { return s.write(ctx, records) }); err != nil {
 		return err
 	}
@@ -836,6 +864,6 @@ func (s *shard) commit() {
 
 func (s *shard) show() {
 	p := strconv.Itoa(s.partition)
-	s.metrics.waiting.WithLabelValues(p).Set(float64(len(s.join.queue)))
+	s.metrics.waiting.WithLabelValues(p).Set(float64(s.join.waits))
 	s.metrics.kept.WithLabelValues(p).Set(float64(s.store.meta.Kept))
 }

@@ -717,6 +717,12 @@ func (s *store) erasedAfter(c customer, at int64) bool {
 	return len(s.erased) > 0 && at < s.erased[binary.BigEndian.Uint64(c[:])]
 }
 
+// erasedAt returns when a customer was erased.
+func (s *store) erasedAt(c customer) (at int64, erased bool) {
+	at, erased = s.erased[binary.BigEndian.Uint64(c[:])]
+	return at, erased
+}
+
 // tidy rewrites the files, so that what was removed leaves the disk.
 func (s *store) tidy(ctx context.Context) error {
 	s.rubbish = 0
