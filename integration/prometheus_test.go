@@ -26,7 +26,6 @@ func TestPrometheusRules(t *testing.T) {
 	for labels, receivers := range map[string]string{
 		`severity=warning action=retrain`: "trainer,people",
 		`severity=critical`:               "people",
-		`severity=info`:                   "people",
 	} {
 		args := append([]string{"config", "routes", "test", "--config.file=" + filepath.Join(dir, "alertmanager.yml"), "--verify.receivers=" + receivers}, strings.Fields(labels)...)
 		run(t, nil, amtool, args...)

@@ -27,7 +27,7 @@ var Business = Dashboard{
 			}},
 		}},
 		{"Who left", []Panel{
-			{"Churn rate", "Share of leavers among the outcomes of the last day, and in the window of the champion's figures.", Lines, share, 8, []Query{
+			{"Churn rate", "Share of leavers among the outcomes of the last day.", Lines, share, 8, []Query{
 				{`sum(label:churn_labeler_outcomes:increase1d{label="churn"}) / (sum(label:churn_labeler_outcomes:increase1d) > 0)`, "of the last day", "while no outcomes come."},
 			}},
 			{"Outcomes", "Outcomes of the last day.", Lines, count, 8, []Query{

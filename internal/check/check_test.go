@@ -611,3 +611,17 @@ func TestScoresOfOthers(t *testing.T) {
 		t.Errorf("refused %v", data.Refused)
 	}
 }
+
+// A report without thresholds and examples says that nothing was judged.
+func TestReportWithoutThresholds(t *testing.T) {
+	var page, text strings.Builder
+	r := &check.Report{Passed: true}
+	if err := errors.Join(r.WriteHTML(&page), r.WriteText(&text)); err != nil {
+		t.Fatal(err)
+	}
+	for _, said := range []string{page.String(), text.String()} {
+		if !strings.Contains(said, "o thresholds were given, so nothing was judged") || strings.Contains(said, "thresholds are met") || strings.Contains(said, "()") {
+			t.Errorf("said %s", said)
+		}
+	}
+}

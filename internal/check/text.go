@@ -10,9 +10,13 @@ import (
 
 // WriteText writes the report in a few lines.
 func (r *Report) WriteText(out io.Writer) error {
+	labels := strings.Join(r.Labels, "; ")
+	if labels == "" {
+		labels = "no labels"
+	}
 	fmt.Fprintf(out, "%d labelled examples of %d customers, observed from %s to %s (%s): %d churned, %d labels corrected, %d without a score\n\n",
 		r.Examples.Examples, r.Examples.Customers, r.Since.Format(time.DateTime), r.Until.Format(time.DateTime),
-		strings.Join(r.Labels, "; "), r.Examples.Churners, r.Examples.Corrected, r.Examples.Unscored)
+		labels, r.Examples.Churners, r.Examples.Corrected, r.Examples.Unscored)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what string, m *Measured) {
 		fmt.Fprintf(w, "%s\t%d\t%d", what, m.Rows, m.Churners)
@@ -35,6 +39,9 @@ func (r *Report) WriteText(out io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(out)
+	if len(r.Thresholds) == 0 {
+		fmt.Fprintln(out, "no thresholds were given, so nothing was judged")
+	}
 	for _, t := range r.Thresholds {
 		if t.Met {
 			fmt.Fprintf(out, "met     %s %g\n", t.Threshold, t.Limit)
