@@ -397,6 +397,27 @@ func TestMonitor(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
+	// The report says the same, also in JSON, which knows no NaN.
+	text, err := json.Marshal(r.Report())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report quality.Report
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatal(err)
+	}
+	v := report.Of(2)
+	if len(v.Gains) != 10 || v.Gains[9] != (quality.Decile{Gain: 1, Lift: 1}) {
+		t.Errorf("gains %+v", v.Gains)
+	}
+	if len(v.Ages) != 1 || v.Ages[0].Most != "1h" || v.Ages[0].Rows != 3 || !(v.Ages[0].LogLoss > 0) {
+		t.Errorf("ages %+v", v.Ages)
+	}
+	if i := slices.IndexFunc(report.Segments, func(s quality.Segment) bool { return s.Level == "year" }); len(report.Segments) != 3 || i < 0 ||
+		report.Segments[i].Rows != 1 || report.Segments[i].ChurnShare != 1 || float64(report.Segments[i].LogLoss) != -third || report.Segments[i].ROCAUC.Defined() {
+		t.Errorf("segments %+v", report.Segments)
+	}
+
 	// Live: a corrected label, an erasure, and a customer who comes back.
 	w.produce(schemas.TopicExamples, w.examples("bob", w.example(60, 2, .4, false, "year", 50)), kafka.Record{Key: []byte("cid")})
 	r.until("the correction and the erasure", func(s Stats) bool { return s.Examples == 3 && s.Accuracy == 1 })

@@ -32,6 +32,14 @@ func (m *Monitor) Report() *quality.Report {
 			LogLoss: s.logLoss, BaseLogLoss: s.baseLoss,
 		})
 	}
+	for i := range r.segments {
+		s := &r.segments[i]
+		report.Segments = append(report.Segments, quality.Segment{
+			Feature: m.spec.Feature(s.feature).Name, Level: s.Level, Rows: int64(len(s.Rows)), ChurnShare: s.share,
+			LogLoss: quality.Number(s.figures.LogLoss), LogLossSkill: quality.Number(s.figures.LogLossSkill),
+			ROCAUC: quality.Number(s.figures.ROCAUC), CalibrationError: quality.Number(s.figures.CalibrationError),
+		})
+	}
 	report.Drift = m.reportDrift(r)
 	if a := r.loss; a != nil && a.newest.Examples() > 0 && a.reference.Examples() > 0 {
 		loss := &quality.Loss{Rows: a.newest.Examples(), Reference: a.reference.Examples(), Change: a.change}
@@ -88,6 +96,16 @@ func (m *Monitor) reportVersions(r *result) []quality.Version {
 			for _, b := range f.calibration {
 				if b.Rows > 0 {
 					o.Calibration = append(o.Calibration, quality.Bin{Rows: b.Rows, Predicted: b.Predicted, Observed: b.Observed})
+				}
+			}
+		}
+		if f != nil && o.Rows > 0 {
+			for _, d := range f.deciles {
+				o.Gains = append(o.Gains, quality.Decile{Gain: quality.Number(d.Gain), Lift: quality.Number(d.Lift)})
+			}
+			for i := range f.ages {
+				if n := f.ages[i].rows; n > 0 {
+					o.Ages = append(o.Ages, quality.Age{Most: ages[i].name, Rows: n, LogLoss: f.ages[i].logLoss})
 				}
 			}
 		}

@@ -34,6 +34,8 @@ type Report struct {
 	// Course is how the log loss of the scores went, whatever their version,
 	// oldest first.
 	Course []Slice `json:"course,omitempty"`
+	// Segments divide the champion's window by categorical features.
+	Segments []Segment `json:"segments,omitempty"`
 	// Drift says how customers and scores differ from those of the training; nil
 	// without a champion that has a baseline.
 	Drift *Drift `json:"drift,omitempty"`
@@ -70,6 +72,12 @@ type Version struct {
 	// Calibration is the curve on the window, by rising probability; bins without
 	// customers are not in it.
 	Calibration []Bin `json:"calibration,omitempty"`
+	// Gains is by tenths of the window's customers, those with the highest
+	// probability first, each with all before it.
+	Gains []Decile `json:"gains,omitempty"`
+	// Ages is by how old the score was at the decision; classes without customers
+	// are not in it.
+	Ages []Age `json:"ages,omitempty"`
 	// Shadow compares a challenger with the champion on what both would have said
 	// of the same examples; nil of others.
 	Shadow *Shadow `json:"shadow,omitempty"`
@@ -81,6 +89,36 @@ type Bin struct {
 	// Predicted is their mean probability, Observed the share of them that left.
 	Predicted float64 `json:"predicted"`
 	Observed  float64 `json:"observed"`
+}
+
+// Decile is the tenths of customers with the highest probability, up to this one.
+type Decile struct {
+	// Gain is the share of all churners that is among them, Lift their churn rate
+	// over that of all.
+	Gain Number `json:"gain"`
+	Lift Number `json:"lift"`
+}
+
+// Age is the customers whose score was so old at the decision.
+type Age struct {
+	// Most is the greatest age of the class, as in the label of churn_age_log_loss.
+	Most    string  `json:"most"`
+	Rows    int64   `json:"rows"`
+	LogLoss float64 `json:"log_loss"`
+}
+
+// Segment is the champion's newest examples with a level of a feature.
+type Segment struct {
+	Feature string `json:"feature"`
+	Level   string `json:"level"`
+	Rows    int64  `json:"rows"`
+	// ChurnShare is the share of them that left.
+	ChurnShare float64 `json:"churn_share"`
+	// The figures are null where they are not defined.
+	LogLoss          Number `json:"log_loss"`
+	LogLossSkill     Number `json:"log_loss_skill"`
+	ROCAUC           Number `json:"roc_auc"`
+	CalibrationError Number `json:"calibration_error"`
 }
 
 // Slice is the examples of a while.
