@@ -50,14 +50,18 @@ const (
 )
 
 // Analyse makes a report of data. Figures, curves, weeks and segments are of the
-// scores that were in force; drift, the division of the loss and the outlook are of
+// scores that were in force, where the label is of the version's horizon; drift, the division of the loss and the outlook are of
 // the champion. It uses all cores, and fails only when ctx ends.
 func Analyse(ctx context.Context, set *schemas.Set, d *Data, versions Versions, cfg Config) (*Report, error) {
-	a := &analysis{set: set, data: d, versions: versions, champion: versions.Champion(), cfg: cfg}
+	a := &analysis{set: set, data: d, versions: versions, champion: versions.Champion(), cfg: cfg, others: map[int64]int64{}}
 	a.cfg.SegmentRows, a.cfg.SegmentLevels = cmp.Or(cfg.SegmentRows, 50), cmp.Or(cfg.SegmentLevels, 12)
 	for i := range d.Examples {
-		if d.Examples[i].Scored() {
-			a.scored = append(a.scored, &d.Examples[i])
+		switch e := &d.Examples[i]; {
+		case !e.Scored():
+		case answered(versions.Get(e.ModelVersion), e):
+			a.scored = append(a.scored, e)
+		default:
+			a.others[e.ModelVersion]++
 		}
 	}
 	r := &Report{At: cfg.At.UTC(), Since: d.Since, Until: d.Until, Labels: a.labels(), Examples: a.counts(), Refused: d.Refused}
@@ -93,12 +97,22 @@ func Analyse(ctx context.Context, set *schemas.Set, d *Data, versions Versions, 
 
 // analysis is what the parts of a report are made of.
 type analysis struct {
-	set      *schemas.Set
-	data     *Data
-	scored   []*Example // those with a score in force, in the data's order
+	set  *schemas.Set
+	data *Data
+	// scored are those with a score in force and a label of its version's horizon,
+	// in the data's order; others counts those of another horizon by version.
+	scored   []*Example
+	others   map[int64]int64
 	versions Versions
 	champion *models.Version
 	cfg      Config
+}
+
+// answered reports whether an example's label answers the question that a version
+// does. One that left within 30 days says nothing of what was said of 7. A version
+// that is not known, or does not say, is taken to answer all.
+func answered(v *models.Version, e *Example) bool {
+	return v == nil || v.Horizon == 0 || e.Horizon == v.Horizon
 }
 
 func (a *analysis) labels() []string {
@@ -131,6 +145,9 @@ func (a *analysis) counts() (c Counts) {
 		}
 	}
 	c.Customers = int64(len(customers))
+	for _, n := range a.others {
+		c.OtherHorizon += n
+	}
 	return c
 }
 
@@ -232,12 +249,17 @@ func (a *analysis) byVersion(r *Report, do func(func())) {
 	keys, of := groups(a.scored, versionOf, newestFirst)
 	if a.champion != nil && of[a.champion.Version] == nil {
 		keys = append(keys, a.champion.Version)
-		slices.SortFunc(keys, newestFirst)
 	}
+	for version := range a.others {
+		if !slices.Contains(keys, version) {
+			keys = append(keys, version)
+		}
+	}
+	slices.SortFunc(keys, newestFirst)
 	r.Versions = make([]Version, len(keys))
 	for i, version := range keys {
 		do(func() {
-			v := Version{Version: version, Measured: measure(of[version]), Holdout: quality.Figures{}, Label: schemas.Label(0)}
+			v := Version{Version: version, Measured: measure(of[version]), OtherHorizon: a.others[version], Holdout: quality.Figures{}, Label: schemas.Label(0)}
 			if known := a.versions.Get(version); known != nil {
 				v.Stage, v.Label = known.Stage.String(), schemas.Label(known.Horizon)
 				v.InUse = a.champion != nil && version == a.champion.Version
@@ -313,11 +335,16 @@ func (a *analysis) bySegment(r *Report, do func(func())) {
 func (a *analysis) loss() *Loss {
 	var before []*Example
 	for i := range a.data.Reference {
-		if e := &a.data.Reference[i]; e.Scored() {
+		if e := &a.data.Reference[i]; e.Scored() && answered(a.champion, e) {
 			before = append(before, e)
 		}
 	}
-	now := a.scored
+	var now []*Example
+	for i := range a.data.Examples {
+		if e := &a.data.Examples[i]; e.Scored() && answered(a.champion, e) {
+			now = append(now, e)
+		}
+	}
 	if len(before) == 0 {
 		before, now = now[:len(now)/2], now[len(now)/2:]
 	}

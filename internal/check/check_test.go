@@ -625,3 +625,54 @@ func TestReportWithoutThresholds(t *testing.T) {
 		}
 	}
 }
+
+// A label of another horizon than a version's says nothing of what it predicted: it is
+// in no figure, and counted. The champion's loss is over labels of the champion's
+// horizon, whoever had scored them.
+func TestLabelsOfAnotherHorizon(t *testing.T) {
+	s := newStage(t)
+	s.fill()
+	s.publish(3, schemas.StageChallenger, 1)
+	want := s.report(month, check.Config{SegmentRows: 1})
+	add := func(customer string, before, version int64) {
+		var levels scoring.Levels
+		e := s.example(&levels, "weekly", 1, before, version, 0.999, false) // certain, and wrong
+		e.Horizon = 7 * day
+		s.examples(customer, levels, e)
+	}
+	for i := range int64(20) {
+		add(fmt.Sprint("other ", i), (i+1)*day, 2)
+		add(fmt.Sprint("before ", i), (i+31)*day, 1)
+	}
+	add("third", day, 3)
+	got := s.report(month, check.Config{SegmentRows: 1})
+	if got.Examples.OtherHorizon != 21 || len(got.Labels) != 2 {
+		t.Errorf("examples %+v, labels %q", got.Examples, got.Labels)
+	}
+	if v := got.Versions[0]; v.Version != 3 || v.OtherHorizon != 1 || v.Measured.Rows != 0 {
+		t.Errorf("a version without a label of its horizon: %+v", v)
+	}
+	if v := got.Versions[1]; v.Version != 2 || v.OtherHorizon != 20 {
+		t.Errorf("the champion: %+v", v)
+	}
+	var text, html bytes.Buffer
+	if err := errors.Join(got.WriteText(&text), got.WriteHTML(&html)); err != nil {
+		t.Fatal(err)
+	}
+	for what, b := range map[string]string{"21 of another horizon than the version's": text.String(),
+		"nor are 21 whose label is of another horizon": html.String(), "of version 2 20": html.String()} {
+		if !strings.Contains(b, what) {
+			t.Errorf("%q is not said:\n%s", what, b)
+		}
+	}
+	// All else is as without them.
+	got.Versions = got.Versions[1:]
+	got.Versions[0].OtherHorizon, got.Examples, got.Labels = 0, want.Examples, want.Labels
+	var is, was bytes.Buffer
+	if err := errors.Join(got.WriteJSON(&is), want.WriteJSON(&was)); err != nil {
+		t.Fatal(err)
+	}
+	if is.String() != was.String() {
+		t.Errorf("the others are in\n%s\nwhich was\n%s", is.String(), was.String())
+	}
+}

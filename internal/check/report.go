@@ -52,6 +52,9 @@ type Counts struct {
 	// The latter are in no figure.
 	Corrected int64 `json:"corrected"`
 	Unscored  int64 `json:"unscored"`
+	// OtherHorizon are those with a score of a version that predicts something else
+	// than the label says, as the horizons differ. They are in no figure either.
+	OtherHorizon int64 `json:"other_horizon"`
 }
 
 // Measured is how good some scores were.
@@ -104,6 +107,9 @@ type Version struct {
 	// Label is what it predicts.
 	Label    string `json:"label"`
 	Measured `json:"measured"`
+	// OtherHorizon counts examples with a score of it and a label of another
+	// horizon, which are in no figure.
+	OtherHorizon int64 `json:"other_horizon"`
 	// Holdout is what it was published with.
 	HoldoutRows int64           `json:"holdout_rows"`
 	Holdout     quality.Figures `json:"holdout"`

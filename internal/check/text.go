@@ -14,9 +14,9 @@ func (r *Report) WriteText(out io.Writer) error {
 	if labels == "" {
 		labels = "no labels"
 	}
-	fmt.Fprintf(out, "%d labelled examples of %d customers, observed from %s to %s (%s): %d churned, %d labels corrected, %d without a score\n\n",
+	fmt.Fprintf(out, "%d labelled examples of %d customers, observed from %s to %s (%s): %d churned, %d labels corrected, %d without a score, %d of another horizon than the version's\n\n",
 		r.Examples.Examples, r.Examples.Customers, r.Since.Format(time.DateTime), r.Until.Format(time.DateTime),
-		labels, r.Examples.Churners, r.Examples.Corrected, r.Examples.Unscored)
+		labels, r.Examples.Churners, r.Examples.Corrected, r.Examples.Unscored, r.Examples.OtherHorizon)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what string, m *Measured) {
 		fmt.Fprintf(w, "%s\t%d\t%d", what, m.Rows, m.Churners)
