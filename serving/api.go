@@ -478,7 +478,9 @@ func (s *Server) getCustomer(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) modelJSON(v *models.Version) object {
 	champion := s.models.Champion()
-	out := show(s.set, columns.Model, &v.ModelVersion)
+	shown := v.ModelVersion
+	shown.Stage = v.StageNow(champion)
+	out := show(s.set, columns.Model, &shown)
 	out.set("in_force", champion != nil && champion.Version == v.Version)
 	out.set("label", schemas.Label(v.Horizon))
 	out.set("horizon_seconds", float64(v.Horizon)/1000)

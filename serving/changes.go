@@ -96,7 +96,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.published(w, r, "activation", func(ctx context.Context) error {
-		return models.Activate(ctx, s.producer, s.codec, v, "activated by hand")
+		return models.Activate(ctx, s.producer, s.codec, v, models.ByHand)
 	}) {
 		return
 	}

@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/internal/problem"
@@ -570,6 +572,7 @@ type versionView struct {
 	Created    time.Time
 	StageWord  string
 	StageClass string
+	Reason     string // as a sentence of its own
 	InForce    bool
 	Shown      bool
 	// What was measured.
@@ -594,6 +597,11 @@ func (s *Server) happened() []happening {
 		text := fmt.Sprintf("Version %d was published as %s", v.Version, strings.ToLower(v.Stage.String()))
 		if v.Stage == schemas.StageRetired { // what it was at first is not known
 			text = fmt.Sprintf("Version %d was published", v.Version)
+		}
+		if v.Reason == models.ByHand { // in place of why it was published, and as what
+			list = append(list, happening{At: millis(v.CreatedAt), Text: fmt.Sprintf("Version %d was published", v.Version)},
+				happening{At: millis(v.WrittenAt), Text: fmt.Sprintf("Version %d was activated by hand", v.Version)})
+			continue
 		}
 		list = append(list, happening{millis(v.CreatedAt), text, v.Reason})
 	}
@@ -650,8 +658,9 @@ func newVersionView(v, champion, chosen *models.Version, report *quality.Report)
 	view := versionView{
 		V:           v,
 		Created:     millis(v.CreatedAt),
-		StageWord:   sentence(v.Stage.String()),
-		StageClass:  strings.ToLower(v.Stage.String()),
+		StageWord:   sentence(v.StageNow(champion).String()),
+		StageClass:  strings.ToLower(v.StageNow(champion).String()),
+		Reason:      capitalized(v.Reason),
 		InForce:     champion != nil && champion.Version == v.Version,
 		Shown:       chosen != nil && chosen.Version == v.Version,
 		LiveLogLoss: "–", LiveROCAUC: "–",
@@ -823,6 +832,15 @@ func riskWord(r schemas.Risk) string { return sentence(r.String()) }
 
 // sentence writes a symbol as a word: HIGH becomes High.
 func sentence(symbol string) string { return symbol[:1] + strings.ToLower(symbol[1:]) }
+
+// capitalized makes a text begin as a sentence does.
+func capitalized(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	if first == utf8.RuneError {
+		return text
+	}
+	return string(unicode.ToUpper(first)) + text[size:]
+}
 
 // ago is how long something is past, roughly.
 func ago(d time.Duration) string {

@@ -81,7 +81,7 @@ func (c *modelsShowCommand) Run(ctx context.Context, out io.Writer, log *slog.Lo
 			_, err := fmt.Fprintln(out, v.Payload)
 			return err
 		}
-		return listing.JSON(out, v)
+		return listing.JSON(out, v, d.Champion())
 	})
 }
 
@@ -109,7 +109,7 @@ func (c *modelsActivateCommand) Run(ctx context.Context, out io.Writer, log *slo
 			return nil
 		}
 		producer := d.cluster.NewProducer(kafka.ProducerConfig{})
-		if err := models.Activate(ctx, producer, d.codec, v, "activated by hand"); err != nil {
+		if err := models.Activate(ctx, producer, d.codec, v, models.ByHand); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "version %d is the champion now\n", v.Version)

@@ -29,7 +29,7 @@ func TestModels(t *testing.T) {
 	stages := func() string {
 		t.Helper()
 		var all []string
-		for _, row := range regexp.MustCompile(`(?m)^(\d+)\s+(was champion|\w+)\s`).FindAllStringSubmatch(b.command("models", "list"), -1) {
+		for _, row := range regexp.MustCompile(`(?m)^(\d+)\s+(\w+)\s`).FindAllStringSubmatch(b.command("models", "list"), -1) {
 			all = append(all, row[1]+" "+row[2])
 		}
 		return strings.Join(all, ", ")
@@ -41,9 +41,9 @@ func TestModels(t *testing.T) {
 		t.Errorf("listed %s", got)
 	}
 	for _, step := range []struct{ activate, says, stages string }{
-		{"2", "version 2 is the champion now\n", "2 CHAMPION, 1 was champion"},
-		{"2", "version 2 is the champion already\n", "2 CHAMPION, 1 was champion"},
-		{"1", "version 1 is the champion now\n", "2 was champion, 1 CHAMPION"},
+		{"2", "version 2 is the champion now\n", "2 CHAMPION, 1 RETIRED"},
+		{"2", "version 2 is the champion already\n", "2 CHAMPION, 1 RETIRED"},
+		{"1", "version 1 is the champion now\n", "2 RETIRED, 1 CHAMPION"},
 	} {
 		if got := b.command("models", "activate", step.activate); got != step.says {
 			t.Errorf("activate %s says %q", step.activate, got)
@@ -54,7 +54,7 @@ func TestModels(t *testing.T) {
 	}
 
 	shown := b.lines(strings.ReplaceAll(b.command("models", "show", "2"), "\n", " ") + "\n")[0]
-	if shown["version"] != 2.0 || shown["stage"] != "CHAMPION" || shown["reason"] != "activated by hand" ||
+	if shown["version"] != 2.0 || shown["stage"] != "RETIRED" || shown["reason"] != "activated by hand" ||
 		shown["sha256"] != second.SHA256 || shown["feature_fingerprint"] != second.FeatureFingerprint || shown["created_at"] != "2023-11-14T22:13:20Z" ||
 		shown["label"] != "leaves within 30 days" || shown["horizon_seconds"] != 2592000.0 || shown["labels_until"] != "2023-11-14T22:13:20Z" {
 		t.Errorf("models show prints %v", shown)

@@ -261,7 +261,7 @@ func (a *analysis) byVersion(r *Report, do func(func())) {
 		do(func() {
 			v := Version{Version: version, Measured: measure(of[version]), OtherHorizon: a.others[version], Holdout: quality.Figures{}, Label: schemas.Label(0)}
 			if known := a.versions.Get(version); known != nil {
-				v.Stage, v.Label = known.Stage.String(), schemas.Label(known.Horizon)
+				v.Stage, v.Label = known.StageNow(a.champion).String(), schemas.Label(known.Horizon)
 				v.InUse = a.champion != nil && version == a.champion.Version
 				v.HoldoutRows, v.Holdout = known.Metrics.Rows, quality.FiguresOf(&known.Metrics)
 			}

@@ -14,6 +14,9 @@ type Producer interface {
 	Produce(ctx context.Context, topic string, records ...kafka.Record) error
 }
 
+// ByHand is the reason of a version that somebody has activated.
+const ByHand = "activated by hand"
+
 // Activate publishes a version once more, as the champion, with a reason in
 // words; that is also how one goes back to an older version. It returns when
 // the record is acknowledged; every Feed then learns of it by itself. Publishing

@@ -32,10 +32,20 @@ var ErrRefused = errors.New("model version refused")
 // must not be changed.
 type Version struct {
 	schemas.ModelVersion
-	// Offset is that of the version's latest record.
+	// Offset is that of the version's latest record, and WrittenAt its time.
 	Offset    int64
+	WrittenAt int64
 	Model     *scoring.Model
 	Predictor *scoring.Predictor
+}
+
+// StageNow is the version's stage beside the champion, nil for none: of the versions
+// that were published as champions one is in use, and the others are retired.
+func (v *Version) StageNow(champion *Version) schemas.Stage {
+	if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
+		return schemas.StageRetired
+	}
+	return v.Stage
 }
 
 // Open checks a model version and compiles its model for the vectors of set.
@@ -306,7 +316,7 @@ func (f *Feed) open(r *kafka.Record, m schemas.ModelVersion, believed bool) (*Ve
 	if err != nil {
 		return nil, err
 	}
-	v.Offset = r.Offset
+	v.Offset, v.WrittenAt = r.Offset, r.Time.UnixMilli()
 	return v, nil
 }
 

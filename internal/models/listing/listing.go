@@ -15,25 +15,22 @@ import (
 	"github.com/churnstream/churnstream/scoring"
 )
 
-// Table prints versions as a table. champion is the one in use, nil for none: of
-// those that were published as champions the others are not any more.
+// Table prints versions as a table. champion is the one in use, nil for none: the
+// others that were published as champions are retired.
 func Table(out io.Writer, versions []*models.Version, champion *models.Version) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VERSION\tSTAGE\tTRAINED\tLABEL\tROWS\tLOG LOSS\tROC AUC\tACCURACY\tREASON")
 	for _, v := range versions {
-		stage := v.Stage.String()
-		if v.Stage == schemas.StageChampion && champion != nil && champion.Version != v.Version {
-			stage = "was champion"
-		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, stage,
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, v.StageNow(champion),
 			moment(v.CreatedAt).Format(time.DateTime), schemas.Label(v.Horizon), v.TrainingRows,
 			figure(v.Metrics.LogLoss), figure(v.Metrics.ROCAUC), figure(v.Metrics.Accuracy), terminal.Plain(v.Reason, 200))
 	}
 	return w.Flush()
 }
 
-// JSON prints a version's figures as JSON, without its model.
-func JSON(out io.Writer, v *models.Version) error {
+// JSON prints a version's figures as JSON, without its model. champion is the version in
+// use, nil for none.
+func JSON(out io.Writer, v, champion *models.Version) error {
 	var until *time.Time // versions of before examples do not say
 	if v.LabelsUntil > 0 {
 		until = new(time.Time)
@@ -57,7 +54,7 @@ func JSON(out io.Writer, v *models.Version) error {
 		TrainingEnd        time.Time               `json:"training_end"`
 		Metrics            schemas.HoldoutMetrics  `json:"metrics"`
 		ChampionMetrics    *schemas.HoldoutMetrics `json:"champion_metrics"`
-	}{v.Version, v.Stage.String(), v.Reason, moment(v.CreatedAt), v.SHA256, v.FeatureFingerprint,
+	}{v.Version, v.StageNow(champion).String(), v.Reason, moment(v.CreatedAt), v.SHA256, v.FeatureFingerprint,
 		schemas.Label(v.Horizon), float64(v.Horizon) / 1000, v.LabelsSeen, until, v.TrainingRows, moment(v.TrainingStart), moment(v.TrainingEnd), v.Metrics, v.ChampionMetrics})
 }
 
