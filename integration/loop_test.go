@@ -52,8 +52,8 @@ func TestLoopCloses(t *testing.T) {
 	simulate := p.StartRole("simulate", "--rate", "300", "--outcome-delay", delay, "--drift-after", driftAfter.String())
 	began := time.Now()
 	before := champion(t, roles, driftAfter, func(v *quality.Version) error {
-		if v.Rows < 1000 {
-			return fmt.Errorf("%d outcomes", v.Rows)
+		if rows := v.Judged().Rows; rows < 1000 {
+			return fmt.Errorf("%d outcomes", rows)
 		}
 		return nil
 	})
@@ -114,7 +114,7 @@ func TestLoopCloses(t *testing.T) {
 	}
 
 	after := champion(t, roles, time.Minute, func(v *quality.Version) error {
-		if _, has := v.Fallen(); has || v.Rows < 500 {
+		if _, has := v.Fallen(); has || v.Judged().Rows < 500 {
 			return fmt.Errorf("version %d: %s", v.Version, figuresOf(v))
 		}
 		return nil
@@ -132,7 +132,7 @@ func TestLoopCloses(t *testing.T) {
 	if problems := browser.Problems(); len(problems) > 0 {
 		t.Errorf("the browser complains: %v", problems)
 	}
-	if skill := after.Measured["log_loss_skill"]; skill.Lower < .1 {
+	if skill := after.Judged().Figures["log_loss_skill"]; skill.Lower < .1 {
 		t.Errorf("version %d has a skill of %.3f", after.Version, skill.Value)
 	}
 	Eventually(t, time.Minute, "the end of the alert", func() error {
@@ -206,9 +206,10 @@ func champion(t testing.TB, roles *Role, limit time.Duration, check func(*qualit
 }
 
 func figuresOf(v *quality.Version) string {
-	text := fmt.Sprintf("%d outcomes", v.Rows)
+	judged := v.Judged()
+	text := fmt.Sprintf("%d outcomes", judged.Rows)
 	for _, name := range []string{"log_loss", "log_loss_skill", "roc_auc"} {
-		if m, ok := v.Measured[name]; ok {
+		if m, ok := judged.Figures[name]; ok {
 			text += fmt.Sprintf(", %s %.3f (%.3f to %.3f; holdout %.3f)", quality.Title(name), m.Value, m.Lower, m.Upper, v.Holdout[name].Value)
 		}
 	}

@@ -96,8 +96,10 @@ type qualityView struct {
 	Version    int64
 	Definition string
 	Verdict    verdictView
-	// Measured says that there are figures of labels that came.
+	// Measured says that there are figures of labels that came, Current that they are
+	// of what the version would have said.
 	Measured    bool
+	Current     bool
 	Rows        int64
 	HoldoutRows int64
 	Expected    bool
@@ -168,6 +170,10 @@ func (s *Server) qualityView(ctx context.Context, v *models.Version) *qualityVie
 			known.Holdout = quality.FiguresOf(&v.Metrics)
 		}
 	}
+	// What a version is judged by is what is shown as measured.
+	judged := known.Judged()
+	view.Current, known.Current = known.Current != nil, nil
+	known.Rows, known.Measured = judged.Rows, judged.Figures
 	view.Rows, view.HoldoutRows = known.Rows, cmp.Or(known.HoldoutRows, v.Metrics.Rows)
 	view.Measured, view.Expected = len(known.Measured) > 0, len(known.Expected) > 0
 	view.Figures = figureViews(&known)

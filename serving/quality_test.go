@@ -91,6 +91,11 @@ func TestModelThatFell(t *testing.T) {
 		"the skill of version 2 is "+minus+"0.900: the base rate alone would do better",
 		"what makes customers leave has changed since the training", "Most of the loss came with Plan and Visits.",
 		"worse than promised", "+0.600", minus+"0.050", "What changed the log loss", "greater by 0.800", "Beyond what chance explains: 1 of 3.", "beyond the threshold of 0.050")
+	// As the champion it would be right now.
+	now := measured(2, false).Versions[0]
+	report.Versions[0].Current = &quality.Sample{Rows: 1234, Figures: now.Measured}
+	wants(t, checkPage(t, st, "/model", 200), "As promised", "1\u202f234 outcomes that are new to the version, by what it would have said", "0.420")
+	report.Versions[0].Current = nil
 	report.Versions[0].Measured = quality.Figures{}
 	wants(t, checkPage(t, st, "/model", 200), "No outcome yet", "0.415")
 	report.CaughtUp = false

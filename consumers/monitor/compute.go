@@ -30,7 +30,8 @@ type result struct {
 	expected  []expected        // newest first
 	segments  []levelFigures    // of the champion
 	course    []slice
-	shadow    *shadow // nil unless there are both
+	judged    *championFigures // nil without a champion
+	shadow    *shadow          // nil unless there are both
 	loss      *attribution
 	drift     *drifted
 }
@@ -134,7 +135,13 @@ func (c *computer) compute(before *result) *result {
 			r.segments = segments(m.cfg.Codec.Set().Vocabulary(), f.measured, m.cfg.SegmentLevels, m.cfg.Segments)
 		}
 	}
-	if sameModels && r.shown.all.same(before.shown.all) {
+	sameExamples := r.shown.all.same(before.shown.all)
+	if sameExamples && r.champion == before.champion {
+		r.judged = before.judged
+	} else {
+		r.judged = c.judge(r.champion, r.shown.all.rows)
+	}
+	if sameModels && sameExamples {
 		r.shadow = before.shadow
 	} else {
 		r.shadow = c.compare(r.champion, newestChallenger(r.models), r.shown.all.rows)

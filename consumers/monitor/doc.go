@@ -11,6 +11,10 @@
 // next record takes the place of the one before, with all corrections, and a
 // tombstone takes the customer out.
 //
+// A version's figures are of its own scores. The champion is judged by what it would
+// have said of the newest examples that are new to it, whoever scored them, so from
+// its first day on, and after a return by what is now.
+//
 // A window has rows in reserve, for as many may be erased. If more are, the topic
 // is read once more, since what there was no room for was forgotten.
 //

@@ -29,6 +29,8 @@ type metrics struct {
 	otherHorizon *prometheus.Desc
 	figures      figureDescs
 	holdout      figureDescs
+	judged       figureDescs // of the champion
+	judgedRows   *prometheus.Desc
 	expected     figureDescs
 	calibration  [2]*prometheus.Desc // predicted, observed
 	gain, lift   *prometheus.Desc
@@ -126,9 +128,12 @@ func newMetrics(m *Monitor) *metrics {
 			"Examples in the window that the figures of a model version are computed over.", version),
 		otherHorizon: desc("churn_model_other_horizon_examples",
 			"Newest examples with a score of the model version that are in none of its figures, as their labels are of another horizon than the version's.", version),
-		figures:  newFigures("churn_model_", overThem),
-		holdout:  newFigures("churn_model_holdout_", " on the rows held out at training."),
-		expected: newFigures("churn_model_expected_", before, "accuracy", "roc_auc", "log_loss", "brier"),
+		figures: newFigures("churn_model_", overThem),
+		holdout: newFigures("churn_model_holdout_", " on the rows held out at training."),
+		judged: newFigures("churn_champion_", " of what the champion would have said of the newest examples that are new to it, whoever scored them.",
+			"roc_auc", "log_loss", "log_loss_skill", "calibration_error", "pr_auc", "brier"),
+		judgedRows: desc("churn_champion_examples", "Newest examples of the champion's horizon that are new to it, which what it is judged by is over.", version),
+		expected:   newFigures("churn_model_expected_", before, "accuracy", "roc_auc", "log_loss", "brier"),
 		calibration: [2]*prometheus.Desc{
 			desc("churn_model_calibration_predicted", "Mean probability of the examples with one in a tenth of the range,"+overThem, version, "bin"),
 			desc("churn_model_calibration_observed", "Churn rate of the examples with a probability in a tenth of the range,"+overThem, version, "bin"),
@@ -206,7 +211,7 @@ func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range x.collectors() {
 		c.Describe(ch)
 	}
-	for _, d := range []figureDescs{x.figures, x.holdout, x.expected} {
+	for _, d := range []figureDescs{x.figures, x.holdout, x.judged, x.expected} {
 		for _, f := range d.of {
 			ch <- f.desc
 		}
@@ -216,7 +221,7 @@ func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range x.segment {
 		ch <- s.desc
 	}
-	for _, d := range []*prometheus.Desc{x.outcomes, x.window, x.otherHorizon, x.calibration[0], x.calibration[1], x.gain, x.lift,
+	for _, d := range []*prometheus.Desc{x.outcomes, x.window, x.judgedRows, x.otherHorizon, x.calibration[0], x.calibration[1], x.gain, x.lift,
 		x.ageLogLoss, x.ageExamples, x.segmentRows, x.segmentShare,
 		x.shadow.logLoss, x.shadow.examples, x.shadow.difference, x.shadow.lower, x.shadow.upper,
 		x.loss.shapley, x.loss.change, x.loss.segmentChange, x.loss.total,
@@ -284,6 +289,11 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 			g.set(x.ageExamples, float64(v.ages[i].rows), version, ages[i].name)
 			g.set(x.ageLogLoss, v.ages[i].logLoss, version, ages[i].name)
 		}
+	}
+	if c := r.judged; c != nil {
+		version := number(r.champion.Version)
+		g.set(x.judgedRows, float64(len(c.rows)), version)
+		g.figures(x.judged, version, &c.metrics.Figures, &c.metrics.Lower, &c.metrics.Upper)
 	}
 	for i := range r.expected {
 		e := &r.expected[i]

@@ -109,6 +109,12 @@ func (m *Monitor) reportVersions(r *result) []quality.Version {
 				}
 			}
 		}
+		if v == r.champion && r.judged != nil {
+			o.Current = &quality.Sample{Rows: r.judged.metrics.Rows, Churners: r.judged.metrics.Churners, Figures: quality.FiguresOf(&r.judged.metrics)}
+			if rows := r.judged.rows; len(rows) > 0 {
+				o.Current.From, o.Current.To = moment(rows[0].at), moment(rows[len(rows)-1].at)
+			}
+		}
 		for i := range r.expected {
 			if e := &r.expected[i]; e.version == v.Version {
 				o.ExpectedRows = e.Rows

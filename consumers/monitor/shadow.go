@@ -38,7 +38,7 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	known := max(labelsUntil(champion), labelsUntil(challenger))
 	var pairs []evaluation.Pair
 	for _, e := range rows {
-		if e.LabelledAt <= known || e.Corrections > 0 && e.ObservedAt <= known ||
+		if !newTo(e, known) ||
 			!answers(champion, e) || !answers(challenger, e) {
 			continue
 		}
@@ -50,6 +50,11 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	}
 	s.Comparison = evaluation.Compare(pairs)
 	return s
+}
+
+// newTo says that an example is new to who knew the labels until then.
+func newTo(e *example, known int64) bool {
+	return e.LabelledAt > known && (e.Corrections == 0 || e.ObservedAt > known)
 }
 
 // labelsUntil is when the newest label was written that a version may have known.

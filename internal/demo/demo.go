@@ -220,10 +220,10 @@ func (d *demo) addRoles() error {
 	labelling := labeler.Role.Config().(*labeler.Config)
 	labelling.Horizon, labelling.LabelDelay, labelling.ScoreInterval = d.OutcomeDelay, time.Hour, 0
 	labelling.StateDir = filepath.Join(d.dir, "labels")
-	// Who watches asks for trainings; else they are rare, so that it is seen what a
-	// change does.
+	// Who watches asks for trainings as soon as a version has fallen, when there is
+	// little to learn from. Once there is more, the next one comes by itself.
 	training := trainer.Role.Config().(*trainer.Config)
-	training.MinInterval, training.MinNewLabels, training.Settle = 5*time.Second, 20_000, 200*time.Millisecond
+	training.MinInterval, training.MinNewLabels, training.Settle = 5*time.Second, 3_000, 200*time.Millisecond
 	monitoring := monitor.Role.Config().(*monitor.Config)
 	monitoring.Window = 2000
 	for _, r := range []struct {

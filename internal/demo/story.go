@@ -22,6 +22,8 @@ const (
 	enough = 200
 	// askEvery is the shortest time between two requests for a training.
 	askEvery = 10 * time.Second
+	// regained is the share of the greatest skill before the fall that makes a recovery.
+	regained = 0.8
 )
 
 // watch follows how good the models are, tells what happens, and asks for a
@@ -37,10 +39,12 @@ type watch struct {
 	say     func(string)
 	now     func() time.Time
 
-	version  int64     // champion of the last look
-	fallen   int64     // version that was seen to have fallen
-	fellAt   time.Time // when the first that fell did
-	changed  bool      // that is told
+	version  int64          // champion of the last look
+	fallen   int64          // version that was seen to have fallen
+	fellAt   time.Time      // when the first that fell did
+	had      quality.Number // the greatest skill that was measured before that
+	hadBy    int64          // version that had it, 0 while none was measured
+	changed  bool           // that is told
 	askedAt  time.Time
 	answered bool // that the request was taken is told
 }
@@ -71,10 +75,13 @@ func (w *watch) look(ctx context.Context) {
 	}
 	report := w.report()
 	v := report.Of(champion.Version)
-	if report == nil || !report.CaughtUp || v == nil || v.Rows < enough {
+	if report == nil || !report.CaughtUp || v == nil || v.Judged().Rows < enough {
 		return
 	}
 	found, fallen := v.Fallen()
+	if skill, is := v.Judged().Figures["log_loss_skill"]; is && !fallen && w.fallen == 0 && (w.hadBy == 0 || skill.Value > w.had) {
+		w.had, w.hadBy = skill.Value, v.Version
+	}
 	switch {
 	case fallen && w.fallen != v.Version:
 		if w.fallen == 0 {
@@ -82,8 +89,8 @@ func (w *watch) look(ctx context.Context) {
 		}
 		w.fallen = v.Version
 		w.say(fmt.Sprintf("Version %d has fallen: %s.", v.Version, described(v, found)))
-	case !fallen && w.fallen != 0 && w.fallen != v.Version:
-		w.say(fmt.Sprintf("Recovered after %s: version %d has %s.", now.Sub(w.fellAt).Round(time.Second), v.Version, summaryOf(v)))
+	case !fallen && w.fallen != 0 && w.fallen != v.Version && w.recovered(v):
+		w.say(fmt.Sprintf("Recovered after %s: version %d has %s.%s", now.Sub(w.fellAt).Round(time.Second), v.Version, summaryOf(v), w.compared(v)))
 		w.fallen = 0
 	}
 	if !fallen || now.Sub(w.askedAt) < askEvery {
@@ -96,9 +103,26 @@ func (w *watch) look(ctx context.Context) {
 	}
 }
 
+// recovered says that a version, which has not fallen, is about as good as there was
+// one before the fall: what it has to be itself may be little, if it was trained right
+// after a change.
+func (w *watch) recovered(v *quality.Version) bool {
+	skill, is := v.Judged().Figures["log_loss_skill"]
+	return w.hadBy == 0 || is && skill.Value >= regained*w.had
+}
+
+// compared says what a recovery is measured by.
+func (w *watch) compared(v *quality.Version) string {
+	if w.hadBy == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" Its skill is %.3f; version %d had %.3f, of which %.0f %% make a recovery.",
+		v.Judged().Figures["log_loss_skill"].Value, w.hadBy, w.had, 100*regained)
+}
+
 // described says by which figure a version has fallen.
 func described(v *quality.Version, f quality.Finding) string {
-	text := fmt.Sprintf("%s %.3f (%.3f to %.3f) over the last %d outcomes", quality.Title(f.Figure), f.Measured.Value, f.Measured.Lower, f.Measured.Upper, v.Rows)
+	text := fmt.Sprintf("%s %.3f (%.3f to %.3f) over the last %d outcomes", quality.Title(f.Figure), f.Measured.Value, f.Measured.Lower, f.Measured.Upper, v.Judged().Rows)
 	if f.Promised.Value.Defined() && f.Promised != (quality.Interval{}) {
 		return text + fmt.Sprintf(", %.3f on its holdout", f.Promised.Value)
 	}
@@ -107,12 +131,12 @@ func described(v *quality.Version, f quality.Finding) string {
 
 // summaryOf gives a version's figures beside those of its holdout.
 func summaryOf(v *quality.Version) string {
-	return fmt.Sprintf("log loss %s, ROC AUC %s over %d outcomes", beside(v, "log_loss"), beside(v, "roc_auc"), v.Rows)
+	return fmt.Sprintf("log loss %s, ROC AUC %s over %d outcomes", beside(v, "log_loss"), beside(v, "roc_auc"), v.Judged().Rows)
 }
 
 // beside is a figure as it was measured, beside the holdout's.
 func beside(v *quality.Version, figure string) string {
-	measured, is := v.Measured[figure]
+	measured, is := v.Judged().Figures[figure]
 	if !is {
 		return "–"
 	}

@@ -67,8 +67,13 @@ func TestTheWatchTellsTheStory(t *testing.T) {
 	champion = &models.Version{ModelVersion: schemas.ModelVersion{Version: 2, Reason: "better"}}
 	look(time.Second, "Version 2 is in use: better.", 0)
 	refuse = false
+	// Trained right after the change, it is what its holdout promised, which is little.
+	weak := version(2, 300, .05, .67)
+	weak.Holdout.Set("roc_auc", .67, .6, .74)
+	report.Versions = []quality.Version{weak}
+	look(10*time.Second, "", 0)
 	report.Versions = []quality.Version{version(2, 300, .31, .85), version(1, 1000, -.3, .5)}
-	look(4*time.Second, "Recovered after 16s: version 2 has log loss 0.414 (0.300–0.500), holdout 0.410, ROC AUC 0.850 (0.830–0.870), holdout 0.840 over 300 outcomes.", 0)
+	look(4*time.Second, "Recovered after 26s: version 2 has log loss 0.414 (0.300–0.500), holdout 0.410, ROC AUC 0.850 (0.830–0.870), holdout 0.840 over 300 outcomes. Its skill is 0.310; version 1 had 0.300, of which 80 % make a recovery.", 0)
 	look(time.Second, "", 0)
 	report.Versions = []quality.Version{version(2, 300, -.3, .5)}
 	look(askEvery, "The trainer was asked", 1) // and that it has fallen

@@ -230,10 +230,11 @@ func (d *demo) summary(took time.Duration) {
 	line("dead letters", n(d.probe.deadLetters()), "")
 	line("accuracy", fmt.Sprintf("%.3f", accuracy), fmt.Sprintf("over %d labelled examples of customers with a score", examples))
 	if v := d.live(); v != nil {
+		judged := v.Judged()
 		for _, figure := range []string{"log_loss", "log_loss_skill", "roc_auc"} {
-			if m, measured := v.Measured[figure]; measured {
+			if m, measured := judged.Figures[figure]; measured {
 				line(quality.Title(figure), fmt.Sprintf("%.3f", m.Value), fmt.Sprintf("of version %d over %d outcomes, 95 %% interval %.3f to %.3f; holdout %.3f",
-					v.Version, v.Rows, m.Lower, m.Upper, v.Holdout[figure].Value))
+					v.Version, judged.Rows, m.Lower, m.Upper, v.Holdout[figure].Value))
 			}
 		}
 	}

@@ -66,6 +66,10 @@ type Version struct {
 	Measured Figures `json:"measured"`
 	Holdout  Figures `json:"holdout"`
 	Expected Figures `json:"expected"`
+	// Current is what the champion is judged by: what it would have said of the
+	// newest examples of its horizon that are new to it, whoever scored them. It is
+	// nil of others.
+	Current *Sample `json:"current,omitempty"`
 	// HoldoutRows and ExpectedRows are how many customers those are over.
 	HoldoutRows  int64 `json:"holdout_rows"`
 	ExpectedRows int64 `json:"expected_rows"`
@@ -81,6 +85,25 @@ type Version struct {
 	// Shadow compares a challenger with the champion on what both would have said
 	// of the same examples; nil of others.
 	Shadow *Shadow `json:"shadow,omitempty"`
+}
+
+// Sample is figures over some examples.
+type Sample struct {
+	Rows     int64 `json:"rows"`
+	Churners int64 `json:"churners"`
+	// From and To are when the oldest and the newest were observed.
+	From    time.Time `json:"from,omitzero"`
+	To      time.Time `json:"to,omitzero"`
+	Figures Figures   `json:"figures"`
+}
+
+// Judged returns what a version is judged by: Current if it is the champion, else
+// what became of the customers whom it scored.
+func (v *Version) Judged() Sample {
+	if v.Current != nil {
+		return *v.Current
+	}
+	return Sample{Rows: v.Rows, Churners: v.Churners, From: v.From, To: v.To, Figures: v.Measured}
 }
 
 // Bin is the customers with a probability in one interval.

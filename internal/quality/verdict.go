@@ -20,7 +20,7 @@ func Title(figure string) string { return cmp.Or(titles[figure], figure) }
 type Finding struct {
 	// Figure is its name in metrics.
 	Figure string
-	// Measured is the figure on the window, Promised that of the holdout; with the
+	// Measured is the figure that the version is judged by, Promised that of the holdout; with the
 	// skill, which has to be above 0 whatever was promised, that is 0.
 	Measured, Promised Interval
 }
@@ -34,7 +34,8 @@ func LowerIsBetter(figure string) bool { return slices.Contains(lowerIsBetter, f
 // Worse says that a measured figure is worse than on the holdout, beyond chance:
 // their 95 % intervals do not meet. It is false where one of them is not defined.
 func (v *Version) Worse(figure string) bool {
-	measured, is := v.Measured[figure]
+	judged := v.Judged()
+	measured, is := judged.Figures[figure]
 	promised, was := v.Holdout[figure]
 	if !is || !was {
 		return false
@@ -44,7 +45,7 @@ func (v *Version) Worse(figure string) bool {
 	}
 	lower := float64(measured.Lower)
 	if figure == "calibration_error" {
-		lower -= v.chance()
+		lower -= judged.chance()
 	}
 	return lower > float64(promised.Upper)
 }
@@ -52,25 +53,26 @@ func (v *Version) Worse(figure string) bool {
 // chance is what the calibration error is above 0 at most when probabilities are
 // right, in few examples: sqrt(2/π)·sqrt(10 bins · mean of p(1−p) / examples), with
 // the Brier score for p(1−p).
-func (v *Version) chance() float64 {
-	return 2.53 * math.Sqrt(float64(v.Measured["brier"].Value)/float64(v.Rows))
+func (s *Sample) chance() float64 {
+	return 2.53 * math.Sqrt(float64(s.Figures["brier"].Value)/float64(s.Rows))
 }
 
 // Fallen says by which figure a version has fallen below what is asked of it, if
 // it has: its log loss is that of the churn rate or worse, or its area under the
 // ROC curve or its calibration error is worse than on its holdout, each beyond
-// chance. These are the conditions of the alerts ChurnModelWorseThanBaseRate,
+// chance. Of the champion these are the conditions of the alerts ChurnModelWorseThanBaseRate,
 // ChurnModelAUCLow and ChurnModelCalibrationOff.
 func (v *Version) Fallen() (Finding, bool) {
 	if v == nil {
 		return Finding{}, false
 	}
-	if skill := v.Measured["log_loss_skill"]; skill.Upper < 0 {
+	judged := v.Judged().Figures
+	if skill := judged["log_loss_skill"]; skill.Upper < 0 {
 		return Finding{"log_loss_skill", skill, Interval{}}, true
 	}
 	for _, figure := range []string{"roc_auc", "calibration_error"} {
 		if v.Worse(figure) {
-			return Finding{figure, v.Measured[figure], v.Holdout[figure]}, true
+			return Finding{figure, judged[figure], v.Holdout[figure]}, true
 		}
 	}
 	return Finding{}, false
@@ -104,10 +106,14 @@ func (v *Version) Stands() (Standing, Finding) {
 	if found, fallen := v.Fallen(); fallen {
 		return Fallen, found
 	}
-	if v == nil || v.Rows < EnoughRows {
+	if v == nil {
 		return Untold, Finding{}
 	}
-	skill, is := v.Measured["log_loss_skill"]
+	judged := v.Judged()
+	if judged.Rows < EnoughRows {
+		return Untold, Finding{}
+	}
+	skill, is := judged.Figures["log_loss_skill"]
 	switch {
 	case is && skill.Value <= 0:
 		return NoSkill, Finding{"log_loss_skill", skill, Interval{}}
@@ -122,8 +128,9 @@ func (v *Version) Stands() (Standing, Finding) {
 // Comparable says that chance can be told apart in the figures that Fallen compares
 // with those of the holdout.
 func (v *Version) Comparable() bool {
+	judged := v.Judged().Figures
 	for _, figure := range []string{"roc_auc", "calibration_error"} {
-		measured, is := v.Measured[figure]
+		measured, is := judged[figure]
 		promised, was := v.Holdout[figure]
 		if !is || !was || !measured.bounded() || !promised.bounded() {
 			return false

@@ -35,6 +35,21 @@ func TestFallen(t *testing.T) {
 			t.Errorf("%s: fallen %t by %+v", test.name, fallen, found)
 		}
 	}
+	// The champion is judged by what it would say, not by what it said once.
+	v := Version{Rows: 5000, Holdout: holdout, Measured: Figures{}, Current: &Sample{Rows: 300, Figures: Figures{}}}
+	v.Measured.Set("log_loss_skill", .3, .25, .35)
+	v.Current.Figures.Set("log_loss_skill", -.2, -.3, -.1)
+	if found, fallen := v.Fallen(); !fallen || found.Measured.Value != -.2 {
+		t.Errorf("a champion that would be wrong has fallen %t by %+v", fallen, found)
+	}
+	v.Measured, v.Current.Figures = v.Current.Figures, v.Measured
+	if standing, _ := v.Stands(); standing != Better {
+		t.Errorf("one that was wrong once stands at %d", standing)
+	}
+	v.Current = &Sample{Figures: Figures{}}
+	if standing, _ := v.Stands(); standing != Untold {
+		t.Errorf("one that nothing is new to stands at %d", standing)
+	}
 	if _, fallen := (*Version)(nil).Fallen(); fallen {
 		t.Error("no version has fallen")
 	}
