@@ -175,3 +175,38 @@ func TestOutcomeFromTheFuture(t *testing.T) {
 	}
 	await.Until(t, "none waits", func() bool { return testutil.ToFloat64(r.metrics.wait.WithLabelValues("0")) == 0 })
 }
+
+// Where batches may be small, more of them are written; what does not fit into one at
+// all is a reason to refuse the partition, not to end.
+func TestSmallBatches(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, 1)
+	var all []label
+	for i := range 400 {
+		all = append(all, label{customer: fmt.Sprint("c", i), observed: start, churned: i%2 == 0, own: []float64{-1, 1}})
+	}
+	w.outcome(all...)
+	w.batchBytes = 8 << 10
+	r := w.start(config())
+	if s := w.await(400); len(s.examples) != 400 {
+		t.Errorf("%d customers have examples", len(s.examples))
+	}
+	r.stop()
+	w.batchBytes = 100
+	w.outcome(label{customer: "ann", observed: start, own: []float64{-1, 1}})
+	r = w.start(config())
+	r.notReady("max.message.bytes")
+}
+
+// A feed of a pass that failed is not given to another one, and fails once.
+func TestFeedFailsOnce(t *testing.T) {
+	f := &feed{broken: make(chan struct{})}
+	if f.failed() {
+		t.Error("it has not failed")
+	}
+	f.fail()
+	f.fail()
+	if !f.failed() {
+		t.Error("it has failed")
+	}
+}

@@ -98,6 +98,9 @@ type Labeler struct {
 	cache   *pebble.Cache
 
 	partitions int // of the examples
+	// batchBytes is what a batch of examples may be, where the topic takes less than
+	// the producer would send; 0 while that is not known.
+	batchBytes atomic.Int64
 	reading    *reading
 	positions  *positions
 

@@ -52,10 +52,24 @@ type feed struct {
 	chunks chan *chunk
 	broken chan struct{} // closed when they are to be read anew
 	gone   chan struct{} // closed when the shard wants no more
+	once   sync.Once     // for broken
 
 	// What was handed over. The reading that has the feed owns it.
 	at   map[input]int64
 	sent time.Time
+}
+
+// fail has the shard ask for another feed.
+func (f *feed) fail() { f.once.Do(func() { close(f.broken) }) }
+
+// failed reports whether it is to.
+func (f *feed) failed() bool {
+	select {
+	case <-f.broken:
+		return true
+	default:
+		return false
+	}
 }
 
 // reading reads the topics for the shards of a process: once for those of which the
@@ -130,7 +144,8 @@ func (r *reading) manage() {
 		r.mu.Lock()
 		r.passes = slices.DeleteFunc(r.passes, func(p *pass) bool { return p == a || p == b })
 		if r.ctx.Err() == nil {
-			r.passes = append(r.passes, r.begin(slices.Concat(a.feeds, b.feeds)))
+			// One of the two may have failed before it was stopped.
+			r.passes = append(r.passes, r.begin(slices.DeleteFunc(slices.Concat(a.feeds, b.feeds), (*feed).failed)))
 		}
 		r.mu.Unlock()
 	}
@@ -166,7 +181,7 @@ func (r *reading) begin(feeds []*feed) *pass {
 			r.l.log.Warn("reading the topics anew", "reason", err)
 			if !errors.Is(err, errGrown) {
 				for _, f := range p.feeds {
-					close(f.broken)
+					f.fail()
 				}
 				return
 			}

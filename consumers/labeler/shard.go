@@ -23,8 +23,11 @@ const (
 	maxRecordBytes = 256 << 10
 	// flushBytes is how much is made of a batch before it is written: with one more
 	// customer and a marker it is a single record batch, which the broker takes as a
-	// whole or not at all.
+	// whole or not at all. Where batches may be less, it is half of one, and the
+	// examples of a customer a quarter.
 	flushBytes = 512 << 10
+	// leastBatch is the least that batches are tried with.
+	leastBatch = 4 << 10
 	// sweepCustomers are looked at together for old scores.
 	sweepCustomers = 1000
 	// erasuresKept is for how long it is known that a customer was erased. Outcomes
@@ -47,9 +50,12 @@ const (
 	reasonTopicMissing = "topic_missing"
 	// reasonDisk: the state cannot be written to disk, or read from it.
 	reasonDisk = "disk"
+	// reasonTooLarge: a batch of the least that may be flushed is more than the topic
+	// takes, or the producer sends.
+	reasonTooLarge = "too_large"
 )
 
-var refusals = [...]string{reasonPartitions, reasonOtherGroup, reasonTopicMissing, reasonDisk}
+var refusals = [...]string{reasonPartitions, reasonOtherGroup, reasonTopicMissing, reasonDisk, reasonTooLarge}
 
 // refusal is why a shard is not worked on until somebody has mended it.
 type refusal struct{ reason, why string }
@@ -76,6 +82,13 @@ func (l *Labeler) work(ctx context.Context, claim *kafka.Claim) error {
 			}
 		case errors.Is(err, errDisk):
 			if !l.refuse(ctx, s, &refusal{reasonDisk, err.Error()}) {
+				return nil
+			}
+		case errors.Is(err, kafka.ErrTooLarge):
+			if s.smaller() {
+				s.log.Warn("starting over with smaller batches", "bytes", l.batchBytes.Load(), "reason", err)
+			} else if !l.refuse(ctx, s, &refusal{reasonTooLarge, fmt.Sprintf(
+				"%v. Raise max.message.bytes of %s and --kafka-batch-bytes; if many outcomes wait, lower --label-max-waiting", err, schemas.TopicExamples)}) {
 				return nil
 			}
 		case errors.Is(err, kafka.ErrUnknownTopic):
@@ -275,7 +288,9 @@ func (s *shard) take(ctx context.Context) (err error) {
 		s.metrics.rebuilt.Inc()
 		s.log.Info("building the state on disk anew", "dir", storeDir(s.cfg.StateDir, s.partition), "reason", anew)
 	}
-	s.join = newJoin(s.rules, s.store)
+	rules := s.rules
+	rules.recordBytes = min(rules.recordBytes, s.maxBatch()/4)
+	s.join = newJoin(rules, s.store)
 	if err := s.restore(ctx, at); err != nil {
 		return err
 	}
@@ -532,7 +547,7 @@ func (s *shard) handle(ctx context.Context, c *chunk) error {
 		if err := s.record(ctx, r); err != nil {
 			return err
 		}
-		if s.join.bytes >= flushBytes {
+		if s.join.bytes >= min(flushBytes, s.maxBatch()/2) {
 			if err := s.flush(ctx); err != nil {
 				return err
 			}
@@ -701,7 +716,7 @@ func (s *shard) append(ctx context.Context, now time.Time) error {
 		Key: []byte(schemas.ProgressKey), Value: s.cfg.Codec.AppendExamples(nil, &schemas.CustomerExamples{}), Time: now,
 		Headers: []kafka.Header{{Key: schemas.HeaderProgress, Value: said}},
 	})
-	if err := s.write(ctx, records); err != nil {
+	if err := s.writeBy(ctx, s.owner.AppendBatch, records); err != nil {
 		return err
 	}
 	s.store.meta.Progress = said
@@ -737,7 +752,11 @@ func compareText(a, b string) int {
 // write appends records to the partition of the examples, and notices what others
 // have written there.
 func (s *shard) write(ctx context.Context, records []kafka.Record) error {
-	base, err := s.owner.Append(ctx, records, s.reflected)
+	return s.writeBy(ctx, s.owner.Append, records)
+}
+
+func (s *shard) writeBy(ctx context.Context, write func(context.Context, []kafka.Record, int64) (int64, error), records []kafka.Record) error {
+	base, err := write(ctx, records, s.reflected)
 	if err != nil {
 		return err
 	}
@@ -764,6 +783,25 @@ func (s *shard) write(ctx context.Context, records []kafka.Record) error {
 		return err
 	}
 	return s.repair(ctx, foreign)
+}
+
+// maxBatch is what a batch of examples may be.
+func (s *shard) maxBatch() int {
+	limit := s.owner.MaxBatchBytes()
+	if of := int(s.batchBytes.Load()); of > 0 {
+		limit = min(limit, of)
+	}
+	return limit
+}
+
+// smaller has batches be half of what they were, after one that the topic did not take.
+// It reports false if they cannot be smaller.
+func (s *shard) smaller() bool {
+	if s.owner == nil || s.maxBatch()/2 < leastBatch {
+		return false
+	}
+	s.batchBytes.Store(int64(s.maxBatch() / 2))
+	return true
 }
 
 // repair writes the valid records of customers again, after those of others.

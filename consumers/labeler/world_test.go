@@ -102,6 +102,7 @@ type world struct {
 	// clock, if not 0, is what labelers take for the time.
 	clock            atomic.Int64
 	inputs, examples int
+	batchBytes       int // --kafka-batch-bytes, if not 0
 }
 
 func newWorld(t testing.TB, inputs, examples int) *world {
@@ -131,7 +132,7 @@ func newWorldOf(t testing.TB, registry *registrytest.Registry, inputs, examples 
 }
 
 func (w *world) connect() *kafka.Cluster {
-	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{w.broker.Addr()}})
+	cluster, err := kafka.Connect(kafka.Config{Brokers: []string{w.broker.Addr()}, BatchBytes: w.batchBytes})
 	if err != nil {
 		w.t.Fatal(err)
 	}

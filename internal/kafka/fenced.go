@@ -157,6 +157,21 @@ func (p *FencedProducer) Renew(ctx context.Context) error {
 // partition. After ErrTooLarge the records before the one that is too large
 // may have been stored, and the producer stays usable.
 func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffset int64, err error) {
+	return p.append(ctx, records, false)
+}
+
+// AppendBatch is Append for records that are stored as one batch, all or none. Where
+// they are more than one takes, by MaxBatchBytes or by the topic, the error matches
+// ErrTooLarge, nothing is stored, and the producer stays usable.
+func (p *FencedProducer) AppendBatch(ctx context.Context, records []Record) (baseOffset int64, err error) {
+	return p.append(ctx, records, true)
+}
+
+// MaxBatchBytes returns the limit of a batch before compression. That of the topic may
+// be lower.
+func (p *FencedProducer) MaxBatchBytes() int { return p.cfg.MaxBatchBytes }
+
+func (p *FencedProducer) append(ctx context.Context, records []Record, whole bool) (baseOffset int64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken != nil {
@@ -166,6 +181,9 @@ func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffs
 	limit := p.cfg.MaxBatchBytes
 	for len(records) > 0 {
 		n := fitBatch(records, limit)
+		if whole && n < len(records) {
+			return -1, fmt.Errorf("%s: %w: %d records are more than a batch of %d bytes takes", p.what, ErrTooLarge, len(records), limit)
+		}
 		if err := p.c.fits(records[:n]); err != nil {
 			return -1, fmt.Errorf("%s: %w", p.what, err)
 		}
@@ -175,7 +193,7 @@ func (p *FencedProducer) Append(ctx context.Context, records []Record) (baseOffs
 		}
 		base, err := p.send(ctx, frame)
 		if errors.Is(err, ErrTooLarge) {
-			if n == 1 {
+			if n == 1 || whole {
 				return -1, err
 			}
 			limit = len(frame) / 2 // the topic's limit is below ours

@@ -66,7 +66,7 @@ func Take(ctx context.Context, cfg Config) (o *Owner, at int64, marker *kafka.Re
 		return nil, 0, nil, fmt.Errorf("taking the ownership of %s: %w", cfg.Topic, err)
 	}
 	records := o.marker()
-	at, err = o.write(ctx, records)
+	at, err = o.write(ctx, o.out.Append, records)
 	if err != nil {
 		return nil, 0, nil, err
 	}
@@ -84,7 +84,23 @@ func (o *Owner) LastWrite() time.Time { return o.lastWrite }
 // between; a lesser one is ErrShortened. Other errors are those of
 // kafka.FencedProducer.
 func (o *Owner) Append(ctx context.Context, records []kafka.Record, expected int64) (base int64, err error) {
-	if base, err = o.write(ctx, records); err != nil {
+	return o.append(ctx, o.out.Append, records, expected)
+}
+
+// AppendBatch is Append for records that are stored as one batch, all or none. Where
+// those are too many the error matches kafka.ErrTooLarge, and nothing is stored.
+func (o *Owner) AppendBatch(ctx context.Context, records []kafka.Record, expected int64) (base int64, err error) {
+	return o.append(ctx, o.out.AppendBatch, records, expected)
+}
+
+// MaxBatchBytes is that of kafka.FencedProducer.
+func (o *Owner) MaxBatchBytes() int { return o.out.MaxBatchBytes() }
+
+// writer is a way to append to the partition.
+type writer func(context.Context, []kafka.Record) (int64, error)
+
+func (o *Owner) append(ctx context.Context, write writer, records []kafka.Record, expected int64) (base int64, err error) {
+	if base, err = o.write(ctx, write, records); err != nil {
 		return 0, err
 	}
 	if base < expected {
@@ -122,9 +138,9 @@ func (o *Owner) marker() []kafka.Record {
 }
 
 // write appends to the partition and returns the offset of the first record.
-func (o *Owner) write(ctx context.Context, records []kafka.Record) (base int64, err error) {
+func (o *Owner) write(ctx context.Context, write writer, records []kafka.Record) (base int64, err error) {
 	began := o.cfg.Now()
-	if base, err = o.out.Append(ctx, records); err != nil {
+	if base, err = write(ctx, records); err != nil {
 		return 0, fmt.Errorf("appending to %s: %w", o.cfg.Topic, err)
 	}
 	o.lastWrite = began
