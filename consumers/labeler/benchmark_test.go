@@ -41,7 +41,7 @@ func benchStore(b *testing.B) (*join, *schemas.Codec) {
 	}
 	cache := pebble.NewCache(cacheBytes)
 	b.Cleanup(cache.Unref)
-	s, _, err := openStore(storeConfig{fs: vfs.Default, dir: b.TempDir(), codec: codec, log: slog.New(slog.NewTextHandler(io.Discard, nil)), cache: cache}, meta{Format: storeFormat}, 0)
+	s, _, err := openStore(storeConfig{fs: vfs.Default, dir: b.TempDir(), codec: codec, log: slog.New(slog.NewTextHandler(io.Discard, nil)), cache: cache}, meta{Format: storeFormat}, 0, "")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package labeler
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/ownership"
+	"github.com/churnstream/churnstream/internal/retry"
 	"github.com/churnstream/churnstream/schemas"
 )
 
@@ -272,6 +274,168 @@ func TestDamagedState(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever has become of a file, the state is built anew, once, and the examples are
+// right: also when that shows only at work, long after the state was opened.
+func TestDamagedFiles(t *testing.T) {
+	t.Parallel()
+	const customers = 300
+	rewrite := func(change func([]byte) []byte) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, change(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kinds := map[string]func(*testing.T, string){
+		"truncated": rewrite(func(b []byte) []byte { return b[:len(b)/3] }),
+		"empty":     rewrite(func(b []byte) []byte { return nil }),
+		"garbage":   rewrite(func(b []byte) []byte { return bytes.Repeat([]byte("garbage "), len(b)/8+1)[:len(b)] }),
+		// Only blocks of scores, which are not read when the state is opened.
+		"bits flipped": rewrite(func(b []byte) []byte {
+			for i := len(b) * 6 / 10; i < len(b)*8/10; i += 300 {
+				b[i] ^= 1
+			}
+			return b
+		}),
+		"missing": func(t *testing.T, path string) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	for _, files := range []string{"*.sst", "MANIFEST-*", "marker.manifest.*", "OPTIONS-*"} {
+		for kind, damage := range kinds {
+			if strings.HasPrefix(files, "marker") && kind != "missing" {
+				continue // its name says all
+			}
+			t.Run(files+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, 1, 1)
+				cfg := config()
+				cfg.StateDir = t.TempDir()
+				r := w.start(cfg)
+				var scores []score
+				var labels []label
+				for i := range customers {
+					id := fmt.Sprint("c", i)
+					scores = append(scores, score{customer: id, asOf: start, bill: float64(i), plan: fmt.Sprintf("%x", sha256.Sum256([]byte(id)))})
+					labels = append(labels, label{customer: id, observed: start + 40*day, churned: i%2 == 0})
+				}
+				w.score(scores...)
+				w.outcome(label{customer: "c0", observed: start + 39*day})
+				w.await(1)
+				<-r.ready
+				r.stop()
+				paths, err := filepath.Glob(filepath.Join(storeDir(cfg.StateDir, 0), files))
+				if err != nil || len(paths) == 0 {
+					t.Fatal(paths, err)
+				}
+				for _, path := range paths {
+					damage(t, path)
+				}
+				markers := w.markers()
+				r = w.start(cfg)
+				w.outcome(labels...)
+				s := w.await(1 + customers)
+				for i := range customers {
+					got := s.examples[fmt.Sprint("c", i)]
+					if len(got) == 0 || got[len(got)-1].Attributes[1] != float64(i) || got[len(got)-1].Churned != (i%2 == 0) {
+						t.Fatalf("examples of c%d: %+v", i, got)
+					}
+				}
+				r.isReady()
+				if n := testutil.ToFloat64(r.metrics.rebuilt); n > 1 || n == 0 && !strings.HasPrefix(files, "OPTIONS") {
+					t.Errorf("rebuilt %v times", n)
+				}
+				if n := w.markers() - markers; n > 20 {
+					t.Errorf("%d markers", n)
+				}
+			})
+		}
+	}
+}
+
+// rottingFS has bits flipped in what is read of tables, while it is told to.
+type rottingFS struct {
+	vfs.FS
+	rots atomic.Bool
+}
+
+func (f *rottingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.Open(name, opts...)
+	if err != nil || !strings.HasSuffix(name, ".sst") {
+		return file, err
+	}
+	return &rottingFile{file, f}, nil
+}
+
+type rottingFile struct {
+	vfs.File
+	fs *rottingFS
+}
+
+func (f *rottingFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(b, at)
+	if f.fs.rots.Load() && n > 0 {
+		b[n/2] ^= 1
+	}
+	return n, err
+}
+
+// A state that is damaged again and again is waited for ever longer, and that shows:
+// as one wait, as lag, and in what readiness says.
+func TestDamagedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, 1)
+	cfg := config()
+	cfg.StateDir, cfg.FlushInterval = t.TempDir(), time.Nanosecond
+	disk := &rottingFS{FS: vfs.Default}
+	disk.rots.Store(true)
+	var waits retry.Waits
+	r := w.startBelow(retry.Watch(t.Context(), &waits), cfg, disk)
+	for i := range 300 {
+		w.score(score{customer: fmt.Sprint("c", i), asOf: start, bill: 1})
+	}
+	w.outcome(label{customer: "c1", observed: start + 40*day})
+	r.notReady("damaged")
+	longest := func(damaged bool) (since time.Time) {
+		await.Until(t, fmt.Sprint("it waits for a damaged state: ", damaged), func() bool {
+			what, at, ok := waits.Longest()
+			since = at
+			return (ok && strings.Contains(what, "damaged")) == damaged
+		})
+		return since
+	}
+	since := longest(true)
+	before := testutil.ToFloat64(r.metrics.rebuilt)
+	await.Until(t, "it tries on", func() bool { return testutil.ToFloat64(r.metrics.rebuilt) >= before+3 })
+	if at := longest(true); !at.Equal(since) {
+		t.Errorf("the wait began at %v, and then at %v", since, at)
+	}
+	if n := w.markers(); n > 40 {
+		t.Errorf("%d markers", n)
+	}
+	for _, topic := range inputTopics {
+		await.Until(t, "the position in "+topic+" is looked at", func() bool {
+			r.positions.mu.Lock()
+			defer r.positions.mu.Unlock()
+			in := input{topic, 0}
+			return r.positions.of[in] != nil && r.positions.by[0] != nil // until it has caught up
+		})
+	}
+	disk.rots.Store(false)
+	s := w.await(1)
+	if len(s.examples["c1"]) != 1 {
+		t.Errorf("examples %s", dump(w, s.examples))
+	}
+	r.isReady()
+	longest(false)
 }
 
 // A state from so long ago that an erasure since may have left the topics is not used.

@@ -113,6 +113,7 @@ type Labeler struct {
 	joined   bool
 	starting map[int]bool   // shards that have not read what there is
 	refused  map[int]string // why shards are not worked on
+	again    map[int]string // why shards are being started again
 
 	// Otherwise in tests.
 	topicsInterval time.Duration
@@ -145,7 +146,7 @@ func New(cfg Config) (*Labeler, error) {
 		},
 		intake:  intake.New(intake.Config{Name: "labeler intake", Ready: cfg.Ready, Logger: cfg.Logger, Registerer: cfg.Registerer}),
 		letters: deadletters.NewWriter(cfg.Cluster.NewProducer(kafka.ProducerConfig{}), cfg.Codec, name),
-		fs:      vfs.Default, starting: map[int]bool{}, refused: map[int]string{},
+		fs:      vfs.Default, starting: map[int]bool{}, refused: map[int]string{}, again: map[int]string{},
 		topicsInterval: 5 * time.Second, pause: time.Second, pollWait: 200 * time.Millisecond,
 		fencedPause: cfg.SessionTimeout,
 	}
@@ -249,7 +250,12 @@ func (l *Labeler) report() {
 		p := slices.Min(slices.Collect(maps.Keys(l.refused)))
 		l.cfg.Ready(name, false, fmt.Sprintf("not labelling for partitions %v; %d: %s", slices.Sorted(maps.Keys(l.refused)), p, l.refused[p]))
 	case len(l.starting) > 0:
-		l.cfg.Ready(name, false, fmt.Sprintf("reading %s and %s for partitions %v", schemas.TopicScores, schemas.TopicOutcomes, slices.Sorted(maps.Keys(l.starting))))
+		why := fmt.Sprintf("reading %s and %s for partitions %v", schemas.TopicScores, schemas.TopicOutcomes, slices.Sorted(maps.Keys(l.starting)))
+		if len(l.again) > 0 {
+			p := slices.Min(slices.Collect(maps.Keys(l.again)))
+			why += fmt.Sprintf("; %d: %s", p, l.again[p])
+		}
+		l.cfg.Ready(name, false, why)
 	default:
 		l.cfg.Ready(name, true, "")
 	}

@@ -3,6 +3,7 @@ package labeler
 import (
 	"cmp"
 	"context"
+	"maps"
 	"strings"
 	"sync"
 
@@ -56,6 +57,38 @@ func (p *positions) set(shard int, at map[input]int64) {
 	}
 	for in, offset := range at {
 		of[in] = offset
+	}
+	p.show()
+}
+
+// hold keeps what is known of a shard that does not read, so that what it has not
+// settled counts as lag, also if nobody reads the inputs at all.
+func (p *positions) hold(ctx context.Context, shard int, at map[input]int64) {
+	counts := map[string]int{}
+	for _, topic := range inputTopics {
+		n, err := p.l.cfg.Cluster.Partitions(ctx, topic)
+		if err != nil {
+			return // it is not there, or does not answer, which others say
+		}
+		counts[topic] = n
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by[shard] == nil {
+		p.by[shard] = maps.Clone(at)
+	}
+	for topic, n := range counts {
+		for partition := range n {
+			in := input{topic, partition}
+			if p.of[in] != nil {
+				continue
+			}
+			start, known := p.by[shard][in]
+			if !known {
+				start = -1
+			}
+			p.of[in] = p.l.cfg.Cluster.Follow(name, topic, partition, start)
+		}
 	}
 	p.show()
 }

@@ -65,16 +65,23 @@ func (r *refusal) Error() string { return r.why }
 // work owns a shard until ctx ends. When ownership is lost, or the state on disk,
 // it starts over, which is right whatever has happened: the state is in the topic.
 func (l *Labeler) work(ctx context.Context, claim *kafka.Claim) error {
+	t := &trouble{}
+	defer t.over()
+	defer l.positions.drop(claim.Partition)
 	for {
-		s := l.newShard(claim)
+		s := l.newShard(claim, t)
 		l.note(func() { l.starting[s.partition] = true })
 		err := s.run(ctx)
-		s.leave()
+		s.leave(ctx, err)
 		var refused *refusal
 		switch {
 		case ctx.Err() != nil:
 			l.metrics.forget(s.partition)
-			l.note(func() { delete(l.starting, s.partition); delete(l.refused, s.partition) })
+			l.note(func() {
+				delete(l.starting, s.partition)
+				delete(l.refused, s.partition)
+				delete(l.again, s.partition)
+			})
 			return nil
 		case errors.As(err, &refused):
 			if !l.refuse(ctx, s, refused) {
@@ -106,14 +113,17 @@ func (l *Labeler) work(ctx context.Context, claim *kafka.Claim) error {
 				return nil
 			}
 		case err == nil, errors.Is(err, errOtherTopics), errors.Is(err, errDamaged), errors.Is(err, errMoved):
+			if errors.Is(err, errDamaged) {
+				t.damaged = err.Error()
+			}
 			s.log.Warn("starting over with this partition", "reason", err)
-			if !s.wait(ctx, "starting over with this partition") {
+			if !s.again(ctx, fmt.Sprint("starting over: ", err)) {
 				return nil
 			}
 		case errors.Is(err, kafka.ErrOutOfSequence), errors.Is(err, ownership.ErrShortened):
 			l.metrics.refenced.Inc()
 			s.log.Warn("taking the partition anew", "reason", err)
-			if !s.wait(ctx, "taking the partition anew") {
+			if !s.again(ctx, fmt.Sprint("taking the partition anew: ", err)) {
 				return nil
 			}
 		default:
@@ -134,7 +144,50 @@ func (l *Labeler) refuse(ctx context.Context, s *shard, r *refusal) bool {
 			l.metrics.forget(s.partition)
 		}
 	}()
-	return s.wait(ctx, r.why)
+	s.trouble.begin(s.positions.watch(ctx), r.why)
+	return retry.Sleep(ctx, s.pause)
+}
+
+// trouble is what keeps a partition from being worked on, from the first time until
+// the shard has caught up.
+type trouble struct {
+	rounds  int
+	end     func()
+	damaged string // what is wrong with the state on disk, if that is to be built anew
+}
+
+// begin notes that the partition waits. Later calls change nothing: what begins anew
+// each time is never seen to take long.
+func (t *trouble) begin(ctx context.Context, why string) {
+	if t.end == nil {
+		t.end = retry.Begin(ctx, why)
+	}
+}
+
+// over notes that the partition is worked on.
+func (t *trouble) over() {
+	if t.end != nil {
+		t.end()
+	}
+	t.end, t.rounds = nil, 0
+}
+
+// longestPause is the longest time between two tries to work on a shard that does
+// each time take its partition, which writes to it.
+const longestPause = time.Minute
+
+// again waits before a shard is worked on from the start, longer each time that it did
+// not catch up in between. Once is nothing to worry about, and building a large state
+// anew takes its time; what comes again counts as a wait. It reports false when ctx
+// ended first.
+func (s *shard) again(ctx context.Context, why string) bool {
+	t := s.trouble
+	pause := min(s.pause<<min(t.rounds, 20), max(s.pause, longestPause))
+	if t.rounds++; t.rounds > 1 {
+		t.begin(s.positions.watch(ctx), why)
+	}
+	s.note(func() { s.Labeler.again[s.partition] = why })
+	return retry.Sleep(ctx, pause)
 }
 
 // pause waits, and says why meanwhile. It reports false when ctx ended first.
@@ -143,15 +196,13 @@ func pause(ctx context.Context, d time.Duration, why string) bool {
 	return retry.Sleep(ctx, d)
 }
 
-// wait waits a little before the shard is tried again.
-func (s *shard) wait(ctx context.Context, why string) bool { return pause(ctx, s.pause, why) }
-
 // shard works for the customers of a partition of the examples.
 type shard struct {
 	*Labeler
 	partition int
 	log       *slog.Logger
 	claim     *kafka.Claim
+	trouble   *trouble
 
 	ids   topicIDs
 	owner *ownership.Owner
@@ -175,9 +226,9 @@ type shard struct {
 	started                                                       bool
 }
 
-func (l *Labeler) newShard(claim *kafka.Claim) *shard {
+func (l *Labeler) newShard(claim *kafka.Claim, t *trouble) *shard {
 	s := &shard{
-		Labeler: l, partition: claim.Partition, claim: claim, log: l.log.With("partition", claim.Partition),
+		Labeler: l, partition: claim.Partition, claim: claim, trouble: t, log: l.log.With("partition", claim.Partition),
 		at: map[input]int64{}, pending: map[int]map[int64]bool{}, sums: tally{}, committed: -1,
 	}
 	scores := intake.Scores(l.cfg.Codec, nil) // who wrote them is judged as they are read
@@ -214,9 +265,14 @@ func (s *shard) run(ctx context.Context) error {
 	}
 }
 
-// leave hands the shard over. What is on disk is at hand if it comes back.
-func (s *shard) leave() {
-	s.positions.drop(s.partition)
+// leave hands the shard over, or ends it to begin anew because of err. What is on disk
+// is at hand if it comes back.
+func (s *shard) leave(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		s.positions.drop(s.partition)
+	} else {
+		s.positions.hold(ctx, s.partition, s.at)
+	}
 	for _, vec := range s.metrics.gauges() {
 		vec.DeleteLabelValues(strconv.Itoa(s.partition))
 	}
@@ -229,7 +285,7 @@ func (s *shard) leave() {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		if !s.killed.Load() {
+		if !s.killed.Load() && !errors.Is(err, errDamaged) {
 			if err := s.store.flush(); err != nil {
 				s.log.Warn("writing the state to disk", "error", err)
 			}
@@ -266,6 +322,22 @@ func (s *shard) take(ctx context.Context) (err error) {
 	if err := s.checkGroup(ctx); err != nil {
 		return err
 	}
+	// First, since taking the partition writes to it: not while that is in vain.
+	var anew string
+	s.store, anew, err = openStore(storeConfig{
+		fs: s.fs, dir: storeDir(s.cfg.StateDir, s.partition), codec: s.cfg.Codec, log: s.log, cache: s.cache,
+	}, meta{
+		Format: storeFormat, Topics: s.ids, Features: s.cfg.Codec.Set().Spec().Fingerprint(),
+		Partition: s.partition, Partitions: n, Interval: s.rules.interval, Retained: s.rules.horizon + s.rules.delay,
+	}, s.cfg.Now().Add(-s.cfg.StateMaxAge).UnixMilli(), s.trouble.damaged)
+	if err != nil {
+		return err
+	}
+	s.trouble.damaged = ""
+	if anew != "" {
+		s.metrics.rebuilt.Inc()
+		s.log.Info("building the state on disk anew", "dir", storeDir(s.cfg.StateDir, s.partition), "reason", anew)
+	}
 	var at int64
 	s.owner, at, _, err = ownership.Take(ctx, ownership.Config{
 		Cluster: s.cfg.Cluster, Topic: schemas.TopicExamples, Partition: s.partition,
@@ -273,20 +345,6 @@ func (s *shard) take(ctx context.Context) (err error) {
 	})
 	if err != nil {
 		return err
-	}
-	var anew string
-	s.store, anew, err = openStore(storeConfig{
-		fs: s.fs, dir: storeDir(s.cfg.StateDir, s.partition), codec: s.cfg.Codec, log: s.log, cache: s.cache,
-	}, meta{
-		Format: storeFormat, Topics: s.ids, Features: s.cfg.Codec.Set().Spec().Fingerprint(),
-		Partition: s.partition, Partitions: n, Interval: s.rules.interval, Retained: s.rules.horizon + s.rules.delay,
-	}, s.cfg.Now().Add(-s.cfg.StateMaxAge).UnixMilli())
-	if err != nil {
-		return err
-	}
-	if anew != "" {
-		s.metrics.rebuilt.Inc()
-		s.log.Info("building the state on disk anew", "dir", storeDir(s.cfg.StateDir, s.partition), "reason", anew)
 	}
 	rules := s.rules
 	rules.recordBytes = min(rules.recordBytes, s.maxBatch()/4)
@@ -385,7 +443,7 @@ func (s *shard) restore(ctx context.Context, at int64) error {
 	}
 	if s.store.meta.Examples > at {
 		s.log.Warn("the examples have become fewer; going back to what is left", "known_to", s.store.meta.Examples, "now_to", at)
-		return s.restart()
+		return fmt.Errorf("%w: it knows the examples up to offset %d, but they end at %d", errDamaged, s.store.meta.Examples, at)
 	}
 	from := max(first, s.store.meta.Examples)
 	said, p, err := s.lastMarker(ctx, from, at)
@@ -474,17 +532,6 @@ func (s *shard) decodeMarker(ctx context.Context, said []byte) (p schemas.Labele
 	return p, err
 }
 
-// restart throws the state on disk away.
-func (s *shard) restart() error {
-	dir := storeDir(s.cfg.StateDir, s.partition)
-	s.store.close()
-	s.store = nil
-	if err := s.fs.RemoveAll(dir); err != nil {
-		return fmt.Errorf("removing %s: %w", dir, damage(err))
-	}
-	return errDamaged
-}
-
 // resume goes on where a marker says, if there is one.
 func (s *shard) resume(ctx context.Context, p schemas.LabelerProgress) error {
 	switch {
@@ -561,7 +608,12 @@ func (s *shard) handle(ctx context.Context, c *chunk) error {
 	}
 	if c.caughtUp && s.isStarting(s.partition) {
 		s.log.Info("caught up", "kept_scores", s.store.meta.Kept, "waiting_outcomes", s.join.waits)
-		s.note(func() { delete(s.starting, s.partition) })
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+		s.trouble.over()
+		s.note(func() { delete(s.starting, s.partition); delete(s.Labeler.again, s.partition) })
+		return nil
 	}
 	return s.flush(ctx)
 }

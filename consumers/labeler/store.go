@@ -9,11 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -45,9 +46,11 @@ const (
 type store struct {
 	db    *pebble.DB
 	batch *pebble.Batch
+	lock  *pebble.Lock
 	codec *schemas.Codec
 	log   *slog.Logger
 	meta  meta
+	found atomic.Pointer[error] // damage that was found in the background
 	// erased holds when customers were erased, by the hash of their id.
 	erased map[uint64]int64
 
@@ -95,10 +98,25 @@ type storeConfig struct {
 }
 
 // openStore opens a store, or makes one. One that is for something else, damaged, or
-// written last before a time, is built anew, which is why it says what was wrong.
-func openStore(cfg storeConfig, want meta, oldest int64) (s *store, anew string, err error) {
-	s, err = tryStore(cfg)
+// written last before a time, is built anew, which is why it says what was wrong. So
+// is one of which damaged says what was found wrong when it was worked with: opening it
+// need not show that.
+func openStore(cfg storeConfig, want meta, oldest int64, damaged string) (s *store, anew string, err error) {
+	lock, err := lockStore(cfg)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if s == nil || err != nil {
+			_ = lock.Close()
+		}
+	}()
+	if damaged == "" {
+		s, err = tryStore(cfg, lock)
+	}
 	switch {
+	case damaged != "":
+		anew = damaged
 	case err != nil && !errors.Is(err, errDamaged):
 		return nil, "", err
 	case err != nil:
@@ -113,32 +131,68 @@ func openStore(cfg storeConfig, want meta, oldest int64) (s *store, anew string,
 		return s, "", nil
 	}
 	if s != nil {
-		s.close()
+		s.end()
 	}
-	if err := cfg.fs.RemoveAll(cfg.dir); err != nil {
+	// But for the lock, which keeps others away meanwhile.
+	if err := removeStore(cfg); err != nil {
 		return nil, "", fmt.Errorf("removing %s: %w", cfg.dir, damage(err))
 	}
-	if s, err = tryStore(cfg); err != nil {
+	if s, err = tryStore(cfg, lock); err != nil {
 		return nil, "", err
 	}
 	s.meta = want
 	return s, anew, nil
 }
 
-func tryStore(cfg storeConfig) (_ *store, err error) {
+// lockStore makes the directory of a store and takes it for this process. That it is
+// taken is no damage, and must not be taken for it: what is damaged is removed.
+func lockStore(cfg storeConfig) (*pebble.Lock, error) {
 	if err := cfg.fs.MkdirAll(cfg.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making %s: %w", cfg.dir, damage(err))
+		return nil, fmt.Errorf("making %s: %w: %w", cfg.dir, errDisk, err)
 	}
+	lock, err := pebble.LockDirectory(cfg.dir, cfg.fs)
+	if err != nil {
+		return nil, fmt.Errorf("locking %s, which another labeler may have: %w: %w", cfg.dir, errDisk, err)
+	}
+	return lock, nil
+}
+
+// removeStore removes all that is in the directory of a store but the lock.
+func removeStore(cfg storeConfig) error {
+	names, err := cfg.fs.List(cfg.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == lockName {
+			continue
+		}
+		if err := cfg.fs.RemoveAll(cfg.fs.PathJoin(cfg.dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockName is the file that pebble locks.
+const lockName = "LOCK"
+
+func tryStore(cfg storeConfig, lock *pebble.Lock) (_ *store, err error) {
+	s := &store{codec: cfg.codec, log: cfg.log, lock: lock, erased: map[uint64]int64{}}
 	opts := &pebble.Options{
-		FS: cfg.fs, Cache: cfg.cache,
+		FS: cfg.fs, Cache: cfg.cache, Lock: lock,
 		// What a crash takes is read again.
 		DisableWAL: true, FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize: 16 << 20, MaxOpenFiles: 500,
 		Logger: pebbleLog{cfg.log},
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { cfg.log.Error("writing the state to disk", "dir", cfg.dir, "error", err) },
+			BackgroundError: func(err error) {
+				cfg.log.Error("writing the state to disk", "dir", cfg.dir, "error", err)
+				s.suspect(err)
+			},
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
 				cfg.log.Error("the state on disk is damaged", "dir", cfg.dir, "error", i.Details)
+				s.suspect(i.Details)
 			},
 		},
 	}
@@ -149,11 +203,10 @@ func tryStore(cfg storeConfig) (_ *store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", cfg.dir, damage(err))
 	}
-	s := &store{db: db, codec: cfg.codec, log: cfg.log, erased: map[uint64]int64{}}
-	s.batch = db.NewIndexedBatch()
+	s.db, s.batch = db, db.NewIndexedBatch()
 	defer func() {
 		if err != nil {
-			s.close()
+			s.end()
 		}
 	}()
 	value, ok, err := s.get([]byte{metaKey})
@@ -178,15 +231,26 @@ func tryStore(cfg storeConfig) (_ *store, err error) {
 	return s, nil
 }
 
-// damage makes errors match errDamaged or errDisk.
+// damage makes errors match errDamaged or errDisk. What the system says of a disk, but
+// that a file is missing, will not be better for building the state anew. All else is
+// about what the files hold, whether or not pebble calls it corruption: it does not of
+// a file that is too short.
 func damage(err error) error {
+	var system syscall.Errno
 	switch {
 	case err == nil || errors.Is(err, errDamaged) || errors.Is(err, errDisk) || errors.Is(err, errStop):
 		return err
-	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist): // a file is missing
-		return fmt.Errorf("%w: %w", errDamaged, err)
+	case errors.As(err, &system) && system != syscall.ENOENT:
+		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	return fmt.Errorf("%w: %w", errDisk, err)
+	return fmt.Errorf("%w: %w", errDamaged, err)
+}
+
+// suspect notes damage that was found in the background, where no call returns it.
+func (s *store) suspect(err error) {
+	if err = damage(err); errors.Is(err, errDamaged) {
+		s.found.CompareAndSwap(nil, &err)
+	}
 }
 
 // pebbleLog passes on what an operator should know.
@@ -203,6 +267,12 @@ func (l pebbleLog) Fatalf(format string, args ...any) {
 
 // close ends the store; what was not committed is forgotten.
 func (s *store) close() {
+	s.end()
+	_ = s.lock.Close()
+}
+
+// end is close, but the directory stays taken.
+func (s *store) end() {
 	_ = s.batch.Close()
 	_ = s.db.Close()
 }
@@ -212,6 +282,9 @@ func (s *store) flush() error { return damage(s.db.Flush()) }
 
 // commit writes what has gathered, with how far that is.
 func (s *store) commit() error {
+	if found := s.found.Load(); found != nil {
+		return *found
+	}
 	value, err := json.Marshal(&s.meta)
 	if err != nil {
 		return err

@@ -223,6 +223,11 @@ func (w *world) start(cfg Config) *running {
 // startOn starts a labeler with its state on some disk.
 func (w *world) startOn(cfg Config, disk vfs.FS) *running {
 	w.t.Helper()
+	return w.startBelow(w.t.Context(), cfg, disk)
+}
+
+func (w *world) startBelow(ctx context.Context, cfg Config, disk vfs.FS) *running {
+	w.t.Helper()
 	r := &running{w: w, reg: prometheus.NewPedanticRegistry(), ready: make(chan struct{})}
 	cfg.Cluster, cfg.Codec, cfg.Registerer = w.connect(), newCodec(w.t, w.registry), r.reg
 	cfg.Models = noModels{}
@@ -254,7 +259,7 @@ func (w *world) startOn(cfg Config, disk vfs.FS) *running {
 	l.fs = disk
 	l.topicsInterval, l.pause, l.pollWait = 50*time.Millisecond, 10*time.Millisecond, 10*time.Millisecond
 	l.fencedPause = 50 * time.Millisecond
-	ctx, cancel := context.WithCancel(w.t.Context())
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
 	r.stop = sync.OnceFunc(func() {
@@ -265,6 +270,28 @@ func (w *world) startOn(cfg Config, disk vfs.FS) *running {
 	})
 	w.t.Cleanup(r.stop)
 	return r
+}
+
+// markers returns how many records with reserved keys have been written to the examples.
+func (w *world) markers() (n int) {
+	w.t.Helper()
+	spans, err := w.cluster.Spans(w.t.Context(), schemas.TopicExamples)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, span := range spans {
+		if err := w.cluster.Read(w.t.Context(), span, func(records []kafka.Record, _ int64) error {
+			for i := range records {
+				if schemas.IsReservedKey(records[i].Key) {
+					n++
+				}
+			}
+			return nil
+		}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return n
 }
 
 // kill stops a labeler as if its process had ended.
