@@ -22,7 +22,7 @@ type brokerCommand struct {
 
 // Help is shown by churnstream broker --help.
 func (brokerCommand) Help() string {
-	return `An embedded broker that speaks Kafka's protocol, and a schema registry, with all topics created. For development and tests: it keeps one copy of the data, on this machine.
+	return `An embedded broker that speaks Kafka's protocol, and a schema registry, with all topics created. For development and tests: it keeps one copy of the data, on this machine. It knows no min.compaction.lag.ms: compaction of churn.scores leaves the last score of a customer within a minute, so a labeler that is not at work meanwhile, or whose state is lost, finds no score of the time of a decision.
 
 Example:
   churnstream broker --data-dir ./churn-data

@@ -140,9 +140,16 @@ func Compare(ctx context.Context, cluster *kafka.Cluster, all ...Requirement) ([
 	}
 	var findings []Finding
 	for _, r := range all {
-		if values, exists := settings[r.topic]; exists {
-			findings = append(findings, r.rule.find(r.topic, values))
+		values, exists := settings[r.topic]
+		if !exists {
+			continue
 		}
+		if _, said := values[r.rule.setting]; !said {
+			// Not in the metric: there is nothing to be set where nothing can be.
+			log.Warn("the broker does not say how a topic is set, and may not know the setting",
+				"topic", r.topic, "setting", r.rule.setting, "should", r.rule.should, "otherwise", r.rule.why)
+		}
+		findings = append(findings, r.rule.find(r.topic, values))
 	}
 	return findings, nil
 }

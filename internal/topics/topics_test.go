@@ -134,3 +134,17 @@ func TestGuardWithoutTopics(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a broker does not say may not be so: that is a warning.
+func TestRequireOfABrokerThatDoesNotSay(t *testing.T) {
+	c, _ := cluster(t)
+	if err := c.EnsureTopics(t.Context(), topics.EmbeddedConfigs(1)...); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	err := topics.Require(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)), prometheus.NewRegistry(),
+		topics.AtLeast(schemas.TopicScores, topics.CompactionLag, time.Hour, "scores are missing"))
+	if err != nil || !strings.Contains(log.String(), "does not say") || !strings.Contains(log.String(), "scores are missing") {
+		t.Errorf("%v; logged %q", err, log.String())
+	}
+}
