@@ -148,6 +148,7 @@ const (
 	labelerPositions
 	labelerSums
 	labelerWriters
+	labelerHorizon
 )
 
 const (
@@ -561,6 +562,8 @@ func (c *Codec) DecodeLabelerProgress(ctx context.Context, value []byte, p *Labe
 			})
 		case labelerWriters:
 			in.pairs(n, func(id, since int64) { p.Writers = append(p.Writers, Writer{ProducerID: id, Since: since}) })
+		case labelerHorizon:
+			p.Horizon = in.Integer(n)
 		default:
 			in.Skip(n.Writer)
 		}

@@ -205,7 +205,7 @@ func (c *Codec) AppendLabelerProgress(dst []byte, p *LabelerProgress) []byte {
 			dst = avro.AppendLong(dst, s.Outcomes)
 		}
 	}
-	return appendWriters(append(dst, 0), p.Writers)
+	return avro.AppendLong(appendWriters(append(dst, 0), p.Writers), p.Horizon)
 }
 
 func appendWriters(dst []byte, writers []Writer) []byte {

@@ -184,6 +184,7 @@ func sampleLabelerProgress() *LabelerProgress {
 		Positions: []OutcomesPosition{{Partition: 0, Next: 1200, Waiting: []int64{1188, 1190}}, {Partition: 1, Next: 7}},
 		Sums:      []OutcomeSum{{"example", false, 900}, {"example", true, 300}, {"no_score", true, 4}},
 		Writers:   []Writer{{ProducerID: 1000, Since: 0}, {ProducerID: 1001, Since: 950}},
+		Horizon:   30 * 86_400_000,
 	}
 }
 

@@ -268,6 +268,8 @@ type LabelerProgress struct {
 	// Writers are the owners of the partition of examples so far, in the order of
 	// their first records.
 	Writers []Writer
+	// Horizon is that of the labels, in milliseconds; 0 also where the marker does not say.
+	Horizon int64
 }
 
 // OutcomesPosition is how far a partition of outcomes has been read.

@@ -388,7 +388,7 @@ func (o *oracle) progress(m native) *Progress {
 func (o *oracle) labelerProgress(m native) *LabelerProgress {
 	p := &LabelerProgress{
 		Group: string(o.text(m["group"])), ExamplesTopicID: string(o.text(m["examples_topic_id"])), OutcomesTopicID: string(o.text(m["outcomes_topic_id"])),
-		Partition: int32(o.integer(m["partition"])), Partitions: int32(o.integer(m["partitions"])),
+		Partition: int32(o.integer(m["partition"])), Partitions: int32(o.integer(m["partitions"])), Horizon: o.integer(m["horizon"]),
 	}
 	positions, _ := m["positions"].([]any)
 	for _, v := range positions {

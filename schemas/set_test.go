@@ -71,7 +71,8 @@ func TestFieldPositions(t *testing.T) {
 			progressErasures: "erasures", progressNoRecord: "no_record", progressForwarded: "forwarded", progressWriters: "writers", progressCustomers: "customers",
 			progressPartitions: "partitions", progressFormer: "former_partitions", progressMoving: "moving", progressOrigins: "origins"},
 		{labelerGroup: "group", labelerExamplesTopicID: "examples_topic_id", labelerOutcomesTopicID: "outcomes_topic_id",
-			labelerPartition: "partition", labelerPartitions: "partitions", labelerPositions: "positions", labelerSums: "sums", labelerWriters: "writers"},
+			labelerPartition: "partition", labelerPartitions: "partitions", labelerPositions: "positions", labelerSums: "sums", labelerWriters: "writers",
+			labelerHorizon: "horizon"},
 	} {
 		checkFields(t, Telco().messages[k].typ, want)
 	}

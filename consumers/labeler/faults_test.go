@@ -247,8 +247,11 @@ func TestDamagedState(t *testing.T) {
 				}
 			}
 		},
-		"another horizon": func(_ *testing.T, _ string, cfg *Config) { cfg.Horizon -= time.Hour },
-		"emptied":         func(t *testing.T, dir string, _ *Config) { os.RemoveAll(dir) },
+		"another horizon": func(_ *testing.T, _ string, cfg *Config) {
+			cfg.AcceptHorizon = cfg.Horizon
+			cfg.Horizon -= time.Hour
+		},
+		"emptied": func(t *testing.T, dir string, _ *Config) { os.RemoveAll(dir) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -436,6 +439,42 @@ func TestDamagedAgain(t *testing.T) {
 	}
 	r.isReady()
 	longest(false)
+}
+
+// Examples of two horizons are not mixed unless somebody says so, not even where a
+// partition has none yet.
+func TestAnotherHorizon(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, 2)
+	cfg := config()
+	r := w.start(cfg)
+	w.outcome(label{customer: "ann", observed: start, own: []float64{-1, 1}})
+	w.await(1)
+	<-r.ready
+	other := cfg
+	other.Horizon -= 24 * time.Hour
+	second := w.start(other) // in the same group
+	second.notReady("--label-accept-horizon 720h0m0s")
+	second.stop()
+	r.stop()
+	r = w.start(other)
+	r.notReady("leaving within 720h0m0s")
+	if n := r.value("churn_labeler_refused_partitions"); n == 0 {
+		t.Error("the metric does not say so")
+	}
+	w.outcome(label{customer: "ann", observed: start + day, own: []float64{-1, 1}})
+	r.stop()
+	other.AcceptHorizon = cfg.Horizon
+	r = w.start(other)
+	w.await(2)
+	<-r.ready
+	r.stop()
+	for partition, p := range w.read().progress {
+		if p.Horizon != 29*day {
+			t.Errorf("the marker of partition %d says %d", partition, p.Horizon)
+		}
+	}
+	w.start(cfg).notReady("leaving within 696h0m0s")
 }
 
 // A state from so long ago that an erasure since may have left the topics is not used.

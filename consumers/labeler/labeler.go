@@ -44,6 +44,9 @@ type Config struct {
 	// an outcome is the label of was so long before it was observed. None is at the
 	// same moment.
 	Horizon time.Duration `name:"horizon" help:"Time within which a customer leaves or not: an outcome is the label of what was known so long before it was observed." default:"720h" min:"-1ns"`
+	// AcceptHorizon is the horizon of the examples that there are, if they are to be
+	// gone on with under another one. Zero accepts none.
+	AcceptHorizon time.Duration `name:"label-accept-horizon" help:"Horizon of the examples that there are, to go on with another --horizon. Without it the labeler refuses partitions whose examples are of another horizon." advanced:""`
 	// LabelDelay is how long after it was observed an outcome may be written.
 	LabelDelay time.Duration `name:"label-delay" help:"How long after it was observed an outcome may be written. Scores are kept for that and --horizon; min.compaction.lag.ms of churn.scores must be no less, with --score-interval on top." default:"336h"`
 	// ScoreInterval is the time of which two scores per customer are kept, the first

@@ -53,9 +53,11 @@ const (
 	// reasonTooLarge: a batch of the least that may be flushed is more than the topic
 	// takes, or the producer sends.
 	reasonTooLarge = "too_large"
+	// reasonHorizon: the examples that there are answer another question.
+	reasonHorizon = "horizon"
 )
 
-var refusals = [...]string{reasonPartitions, reasonOtherGroup, reasonTopicMissing, reasonDisk, reasonTooLarge}
+var refusals = [...]string{reasonPartitions, reasonOtherGroup, reasonTopicMissing, reasonDisk, reasonTooLarge, reasonHorizon}
 
 // refusal is why a shard is not worked on until somebody has mended it.
 type refusal struct{ reason, why string }
@@ -355,6 +357,7 @@ func (s *shard) take(ctx context.Context) (err error) {
 	s.reflected = at + 1
 	s.claim.Position.Advance(s.reflected)
 	s.progress.Group, s.progress.Partition, s.progress.Partitions = s.cfg.Group, int32(s.partition), int32(n)
+	s.progress.Horizon = s.rules.horizon
 	s.progress.ExamplesTopicID, s.progress.OutcomesTopicID = s.ids.Examples, s.ids.Outcomes
 	s.progress.Writers = withWriter(s.progress.Writers, s.owner.ProducerID(), at)
 	s.changed, s.started = true, true
@@ -372,15 +375,45 @@ func (s *shard) take(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkGroup refuses to label beside another group.
+// checkHorizon refuses to mix labels of another horizon with those of which the last
+// marker of the partition is. Without one, others may tell.
+func (s *shard) checkHorizon(ctx context.Context, p *schemas.LabelerProgress) error {
+	for other := 0; p.Group == "" && other < s.partitions; other++ {
+		first, end, err := s.cfg.Cluster.Offsets(ctx, schemas.TopicExamples, other)
+		if err != nil {
+			return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicExamples, err)
+		}
+		_, q, err := s.lastMarker(ctx, other, first, end)
+		if err != nil {
+			return err
+		}
+		p = &q
+	}
+	accepted := p.Horizon == milliseconds(s.cfg.AcceptHorizon)
+	if p.Group == "" || p.Horizon == 0 || p.Horizon == s.rules.horizon || accepted {
+		return nil
+	}
+	before := time.Duration(p.Horizon) * time.Millisecond
+	return &refusal{reasonHorizon, fmt.Sprintf(
+		"the examples are labelled for leaving within %s, and this labeler is to label for %s: give it --horizon %[1]s, or, to go on with other labels than before, --label-accept-horizon %[1]s",
+		before, time.Duration(s.rules.horizon)*time.Millisecond)}
+}
+
+// checkGroup refuses to label beside another group, and for another horizon.
 func (s *shard) checkGroup(ctx context.Context) error {
 	first, end, err := s.cfg.Cluster.Offsets(ctx, schemas.TopicExamples, s.partition)
 	if err != nil {
 		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicExamples, err)
 	}
-	_, p, err := s.lastMarker(ctx, first, end)
-	if err != nil || p.Group == "" || p.Group == s.cfg.Group {
+	_, p, err := s.lastMarker(ctx, s.partition, first, end)
+	if err != nil {
 		return err
+	}
+	if err := s.checkHorizon(ctx, &p); err != nil {
+		return err
+	}
+	if p.Group == "" || p.Group == s.cfg.Group {
+		return nil
 	}
 	members, err := s.cfg.Cluster.GroupMembers(ctx, p.Group)
 	switch {
@@ -397,14 +430,14 @@ func (s *shard) checkGroup(ctx context.Context) error {
 	return nil
 }
 
-// lastMarker returns the last marker of progress among the examples from one offset up
-// to before another, as it is there and decoded; nothing if there is none.
-func (s *shard) lastMarker(ctx context.Context, first, end int64) (said []byte, p schemas.LabelerProgress, err error) {
+// lastMarker returns the last marker of progress in a partition of the examples from
+// one offset up to before another, as it is there and decoded; nothing if there is none.
+func (s *shard) lastMarker(ctx context.Context, partition int, first, end int64) (said []byte, p schemas.LabelerProgress, err error) {
 	reader := intake.NewReader(s.intake, intake.Topic[schemas.LabelerProgress]{
 		Decode: s.cfg.Codec.DecodeLabelerProgress, Reserved: true,
 		Poison: func(context.Context, *kafka.Record, *schemas.PoisonError) error { return nil }, // nobody's
 	})
-	span := kafka.Span{Topic: schemas.TopicExamples, Partition: s.partition, Start: first, End: end}
+	span := kafka.Span{Topic: schemas.TopicExamples, Partition: partition, Start: first, End: end}
 	err = intake.SeekBack(ctx, s.cfg.Cluster, span, func(r *kafka.Record) (bool, error) {
 		if string(r.Key) != schemas.ProgressKey {
 			return false, nil
@@ -446,7 +479,7 @@ func (s *shard) restore(ctx context.Context, at int64) error {
 		return fmt.Errorf("%w: it knows the examples up to offset %d, but they end at %d", errDamaged, s.store.meta.Examples, at)
 	}
 	from := max(first, s.store.meta.Examples)
-	said, p, err := s.lastMarker(ctx, from, at)
+	said, p, err := s.lastMarker(ctx, s.partition, from, at)
 	if err != nil {
 		return err
 	}
