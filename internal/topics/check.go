@@ -125,6 +125,12 @@ func Require(ctx context.Context, cluster *kafka.Cluster, log *slog.Logger, regi
 	if err != nil {
 		return fmt.Errorf("checking the topics: %w", err)
 	}
+	for _, f := range findings {
+		if f.Is == "" { // nothing there to be set otherwise, so the metric does not say it
+			log.Warn("the broker does not say how a topic is set, and may not know the setting",
+				"topic", f.Topic, "setting", f.Setting, "should", f.Should, "otherwise", f.Why)
+		}
+	}
 	return report(findings, log, registerer)
 }
 
@@ -143,11 +149,6 @@ func Compare(ctx context.Context, cluster *kafka.Cluster, all ...Requirement) ([
 		values, exists := settings[r.topic]
 		if !exists {
 			continue
-		}
-		if _, said := values[r.rule.setting]; !said {
-			// Not in the metric: there is nothing to be set where nothing can be.
-			log.Warn("the broker does not say how a topic is set, and may not know the setting",
-				"topic", r.topic, "setting", r.rule.setting, "should", r.rule.should, "otherwise", r.rule.why)
 		}
 		findings = append(findings, r.rule.find(r.topic, values))
 	}
