@@ -889,6 +889,20 @@ func (s *shard) smaller() bool {
 	return true
 }
 
+// look has what others have written among the examples found and put right, though
+// there is nothing to be written: by a marker.
+func (s *shard) look(ctx context.Context) error {
+	_, end, err := s.cfg.Cluster.Offsets(ctx, schemas.TopicExamples, s.partition)
+	if err != nil {
+		return fmt.Errorf("asking for the offsets of %s: %w", schemas.TopicExamples, err)
+	}
+	if end <= s.reflected {
+		return nil
+	}
+	s.changed = true
+	return s.flush(ctx)
+}
+
 // repair writes the valid records of customers again, after those of others.
 func (s *shard) repair(ctx context.Context, customers map[string]bool) error {
 	if len(customers) == 0 {
@@ -940,6 +954,9 @@ func (s *shard) stay(ctx context.Context) error {
 			return err
 		} else if ids != s.ids {
 			return fmt.Errorf("%w: %+v became %+v", errOtherTopics, s.ids, ids)
+		}
+		if err := s.look(ctx); err != nil {
+			return err
 		}
 	}
 	if now.Sub(s.committedAt) >= time.Second {
