@@ -67,7 +67,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%v scored and dead letters in\n%s", got, table)
 	}
 
-	client := &kafkago.Client{Addr: kafkago.TCP(b.brokers), Timeout: 10 * time.Second}
+	client := &kafkago.Client{Addr: kafkago.TCP(b.brokers), Timeout: time.Minute}
 	if _, err := client.DeleteTopics(b.ctx, &kafkago.DeleteTopicsRequest{Topics: []string{schemas.TopicScores}}); err != nil {
 		t.Fatal(err)
 	}

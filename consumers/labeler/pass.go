@@ -76,6 +76,8 @@ type arrival struct {
 	drained bool
 	// asked is when the fetch began, got when it came back.
 	asked, got time.Time
+	// clock is the time of Config.Now when the fetch began, in milliseconds.
+	clock int64
 }
 
 // position returns the offset before which everything is handed over.
@@ -173,7 +175,7 @@ func (p *pass) fetch(ctx context.Context, s *source, shards map[int]*feed, from 
 	defer fetcher.Close()
 	frontier, now := int64(math.MinInt64), p.l.cfg.Now
 	for {
-		a := &arrival{asked: time.Now()}
+		a := &arrival{asked: time.Now(), clock: now().UnixMilli()}
 		before := fetcher.Offset()
 		records, err := fetcher.Fetch(ctx)
 		if err != nil {
@@ -377,18 +379,16 @@ func (s *source) done(next *source) bool {
 func (p *pass) send(ctx context.Context, idle bool) error {
 	next := map[input]int64{}
 	drained, caughtUp := true, true
-	oldest := time.Now()
+	oldest := int64(math.MaxInt64)
 	for _, s := range p.sources {
 		next[s.in] = s.position()
 		drained = drained && s.drained && len(s.records) == 0
 		caughtUp = caughtUp && s.position() >= s.goal
-		if s.asked.Before(oldest) {
-			oldest = s.asked
-		}
+		oldest = min(oldest, s.clock)
 	}
 	if drained && idle {
 		// Nothing older is to come than what is in flight.
-		p.now = max(p.now, p.l.cfg.Now().Add(-time.Since(oldest)-inFlight).UnixMilli())
+		p.now = max(p.now, oldest-inFlight.Milliseconds())
 	}
 	p.measure()
 	wait := retry.Begin(ctx, "the shards take what was read")

@@ -9,7 +9,7 @@ import (
 
 const (
 	// limit is how long a condition may take to hold on a machine that is busy.
-	limit = 60 * time.Second
+	limit = 3 * time.Minute
 	// Conditions are looked at soon at first, and then less and less often.
 	minPause, maxPause = time.Millisecond, 20 * time.Millisecond
 )
