@@ -74,23 +74,28 @@ func scrape(t *testing.T, prometheus *Prometheus) {
 		t.Fatal(err)
 	}
 	var names []string
-	if err := prometheus.Ask("label/__name__/values", &names); err != nil {
-		t.Fatal(err)
-	}
-	missing := map[string]bool{}
 	recorded := regexp.MustCompile(`\w+:churn_\w+:\w+`)
-	for _, line := range strings.Split(recorded.ReplaceAllString(string(source), ""), "\n") {
-		for _, name := range regexp.MustCompile(`\bchurn_[a-z0-9_]+`).FindAllString(line, -1) {
-			// Those of dead letters begin with the first one, those of the shadow
-			// with a challenger that is newer than the champion.
-			if !slices.Contains(names, name) && !strings.Contains(name, "dead_letters") && !strings.HasPrefix(name, "churn_shadow_") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
-				missing[name] = true
+	// What has just been counted for the first time comes with the next scrape.
+	Eventually(t, time.Minute, "every metric that rules speak of", func() error {
+		names = nil
+		if err := prometheus.Ask("label/__name__/values", &names); err != nil {
+			return err
+		}
+		missing := map[string]bool{}
+		for _, line := range strings.Split(recorded.ReplaceAllString(string(source), ""), "\n") {
+			for _, name := range regexp.MustCompile(`\bchurn_[a-z0-9_]+`).FindAllString(line, -1) {
+				// Those of dead letters begin with the first one, those of the shadow
+				// with a challenger that is newer than the champion.
+				if !slices.Contains(names, name) && !strings.Contains(name, "dead_letters") && !strings.HasPrefix(name, "churn_shadow_") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+					missing[name] = true
+				}
 			}
 		}
-	}
-	if len(missing) > 0 {
-		t.Errorf("rules speak of metrics that there are not: %v", missing)
-	}
+		if len(missing) > 0 {
+			return fmt.Errorf("there are not: %v", missing)
+		}
+		return nil
+	})
 	accuracy, err := prometheus.Value(`sum(churn_outcomes_total{predicted="churn",actual="churn"} or churn_outcomes_total{predicted="stay",actual="stay"}) / sum(churn_outcomes_total)`)
 	if err != nil || accuracy < 0.7 || accuracy > 0.95 {
 		t.Errorf("accuracy by Prometheus %v, %v", accuracy, err)
