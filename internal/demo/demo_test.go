@@ -74,8 +74,14 @@ func TestARestartChangesNoFigure(t *testing.T) {
 		return until(ctx, func() bool { return d.monitor.Report().CaughtUp })
 	})
 
-	if v := before.Of(before.Champion); v == nil || v.Rows < 700 || len(v.Measured) < 10 || v.Churners < 100 {
-		t.Fatalf("there is little to compare: %+v", v)
+	// On a busy machine a second version may have come in the middle.
+	rows, churners, figures := int64(0), int64(0), 0
+	for i := range before.Versions {
+		v := &before.Versions[i]
+		rows, churners, figures = rows+v.Rows, churners+v.Churners, max(figures, len(v.Measured))
+	}
+	if rows < 700 || churners < 100 || figures < 10 {
+		t.Fatalf("there is little to compare: %d rows, %d churners, %d figures", rows, churners, figures)
 	}
 	before.At, after.At = time.Time{}, time.Time{}
 	text := func(r *quality.Report) string {
