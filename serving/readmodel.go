@@ -52,22 +52,14 @@ func newCustomer(s *schemas.ChurnScore) *Customer {
 }
 
 // supersedes reports whether c takes the place of the customer's score so far,
-// unlike one that is older or the same. The later moment counts. Of one moment,
-// it is the later event within a partition; across partitions, as when the
-// customer's home has changed, only the time of scoring can be compared. Of one
-// event it is the score that was written last: that of the model version in use.
+// unlike one that is older or the same.
 func (c *Customer) supersedes(old *Customer) bool {
-	order := cmp.Compare(c.AsOf, old.AsOf)
-	if order == 0 && c.SourcePartition != old.SourcePartition {
-		return c.ScoredAt > old.ScoredAt
-	}
-	switch cmp.Or(order, cmp.Compare(c.SourceOffset, old.SourceOffset)) {
-	case 0:
-		return c.ModelVersion != old.ModelVersion && c.ScoredAt >= old.ScoredAt
-	case 1:
-		return true
-	}
-	return false
+	mine, before := c.standing(), old.standing()
+	return mine.Supersedes(before) && (c.ModelVersion != old.ModelVersion || !mine.SameEvent(before))
+}
+
+func (c *Customer) standing() intake.Standing {
+	return intake.Standing{AsOf: c.AsOf, ScoredAt: c.ScoredAt, SourceOffset: c.SourceOffset, SourcePartition: c.SourcePartition}
 }
 
 // Point is one past probability of a customer. Points are kept small: times to
@@ -236,7 +228,7 @@ func (m *ReadModel) outlives(id []byte, partition int, at time.Time) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	i, known := m.slot[string(id)]
-	return known && int(m.latest[i].SourcePartition) != partition && m.scoredAt[i] > at.UnixMilli()
+	return known && m.latest[i].standing().Outlives(partition, at)
 }
 
 // Erase forgets a customer, and reports whether there was one to forget.

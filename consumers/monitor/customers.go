@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/churnstream/churnstream/internal/intake"
 	"github.com/churnstream/churnstream/internal/models"
 	"github.com/churnstream/churnstream/schemas"
 	"github.com/churnstream/churnstream/scoring"
@@ -36,21 +37,9 @@ type customer struct {
 	money int64
 }
 
-// supersedes reports whether a score takes the place of a customer's newest so
-// far, as in the read model: the later moment counts. Of one moment, it is the
-// later event within a partition; across partitions, as when the customer's home
-// has changed, only the time of scoring can be compared. Of one event it is the
-// score that was written last.
-func supersedes(s *schemas.ChurnScore, than *customer) bool {
-	switch {
-	case s.AsOf != than.asOf:
-		return s.AsOf > than.asOf
-	case s.SourcePartition != than.sourcePartition:
-		return s.ScoredAt > than.scoredAt
-	case s.SourceOffset != than.sourceOffset:
-		return s.SourceOffset > than.sourceOffset
-	}
-	return s.ScoredAt >= than.scoredAt
+// standing says how new the customer's score is.
+func (c *customer) standing() intake.Standing {
+	return intake.Standing{AsOf: c.asOf, ScoredAt: c.scoredAt, SourceOffset: c.sourceOffset, SourcePartition: c.sourcePartition}
 }
 
 // customers is what churn.scores says: the newest score of each customer, in any
@@ -101,7 +90,7 @@ func (c *customers) take(s *schemas.ChurnScore) {
 	var id string
 	if known {
 		of := &c.all[i]
-		if !supersedes(s, of) {
+		if !intake.StandingOf(s).Supersedes(of.standing()) {
 			return
 		}
 		id = string(s.CustomerID)
@@ -170,7 +159,7 @@ func (c *customers) erase(id []byte, partition int, at time.Time) {
 		return
 	}
 	of := &c.all[i]
-	if int(of.sourcePartition) != partition && of.scoredAt > at.UnixMilli() {
+	if of.standing().Outlives(partition, at) {
 		return
 	}
 	p := placeOf(of.asOf, string(id))

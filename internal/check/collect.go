@@ -26,15 +26,12 @@ type Example struct {
 
 // Customer is the newest score of a customer.
 type Customer struct {
-	ID                 string
-	AsOf, SourceOffset int64
-	ModelVersion       int64
-	Probability        float64
-	Attributes         scoring.Vector
-	Levels             scoring.Levels
-
-	sourcePartition int32
-	scoredAt        int64
+	ID string
+	intake.Standing
+	ModelVersion int64
+	Probability  float64
+	Attributes   scoring.Vector
+	Levels       scoring.Levels
 }
 
 // Data is what a report is made of, in an order that depends on nothing but the
@@ -148,17 +145,13 @@ func (c *collection) example(_ context.Context, r *kafka.Record, m *schemas.Cust
 	return nil
 }
 
-// score takes a record of churn.scores. Of a customer's scores that with the latest
-// as_of counts, at the same as_of that with the greater source offset, then the one
-// written last.
+// score takes a record of churn.scores.
 func (c *collection) score(_ context.Context, r *kafka.Record, s *schemas.ChurnScore) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was, known := c.customers[string(r.Key)]
 	if s == nil {
-		// One in a partition where the customer was at home before may be older
-		// than what is known: partitions are read in no order.
-		if !known || int(was.sourcePartition) == r.Partition || was.scoredAt <= r.Time.UnixMilli() {
+		if !known || !was.Outlives(r.Partition, r.Time) {
 			delete(c.customers, string(r.Key))
 		}
 		return nil
@@ -166,12 +159,12 @@ func (c *collection) score(_ context.Context, r *kafka.Record, s *schemas.ChurnS
 	if s.AsOf < c.since || s.AsOf >= c.until {
 		return nil
 	}
-	if known && cmp.Or(cmp.Compare(s.AsOf, was.AsOf), cmp.Compare(s.SourceOffset, was.SourceOffset)) < 0 {
+	standing := intake.StandingOf(s)
+	if known && !standing.Supersedes(was.Standing) {
 		return nil
 	}
-	c.customers[string(r.Key)] = Customer{ID: string(r.Key), AsOf: s.AsOf, SourceOffset: s.SourceOffset, ModelVersion: s.ModelVersion,
-		Probability: s.Probability, Attributes: append(was.Attributes[:0], s.Attributes...), Levels: slices.Clone(s.Levels),
-		sourcePartition: s.SourcePartition, scoredAt: s.ScoredAt}
+	c.customers[string(r.Key)] = Customer{ID: string(r.Key), Standing: standing, ModelVersion: s.ModelVersion,
+		Probability: s.Probability, Attributes: append(was.Attributes[:0], s.Attributes...), Levels: slices.Clone(s.Levels)}
 	return nil
 }
 
