@@ -24,7 +24,7 @@ func (c *computer) judge(champion *models.Version, newest []*example) *championF
 	known := labelsUntil(champion)
 	var said []evaluation.Example
 	for _, e := range newest {
-		if !newTo(e, known) || !answers(champion, e) {
+		if !newTo(e, known) || !champion.Answers(&e.LabelledExample) {
 			continue
 		}
 		f.rows = append(f.rows, e)

@@ -15,18 +15,10 @@ func horizonOf(v *models.Version) int64 {
 	return v.Horizon
 }
 
-// answers reports whether an example's label answers the question that a version
-// does. One that left within 30 days says nothing of what was said of 7. A version
-// without a horizon is taken to answer all.
-func answers(v *models.Version, e *example) bool {
-	h := horizonOf(v)
-	return h == 0 || e.Horizon == h
-}
-
 // answering returns the rows that answer what the versions do that they are
 // measured by. Rows are not changed.
 func answering(rows []*example, by func(*example) *models.Version) []*example {
-	other := func(e *example) bool { return !answers(by(e), e) }
+	other := func(e *example) bool { return !by(e).Answers(&e.LabelledExample) }
 	if !slices.ContainsFunc(rows, other) { // as nearly always
 		return rows
 	}

@@ -6,7 +6,6 @@ import (
 	"github.com/churnstream/churnstream/internal/quality"
 	"github.com/churnstream/churnstream/scoring"
 	"github.com/churnstream/churnstream/scoring/drift"
-	"github.com/churnstream/churnstream/scoring/evaluation"
 )
 
 // Report returns what the monitor knows now, or a moment ago; nothing but the
@@ -118,7 +117,7 @@ func (m *Monitor) reportVersions(r *result) []quality.Version {
 		for i := range r.expected {
 			if e := &r.expected[i]; e.version == v.Version {
 				o.ExpectedRows = e.Rows
-				o.Expected = quality.FiguresOf(&evaluation.Metrics{Rows: e.Rows, Figures: e.Figures, Lower: e.Lower, Upper: e.Upper})
+				o.Expected = quality.EstimateOf(&e.Estimate)
 			}
 		}
 		if s := r.shadow; s != nil && s.challenger == v && s.Rows > 0 {

@@ -39,7 +39,7 @@ func (c *computer) compare(champion, challenger *models.Version, rows []*example
 	var pairs []evaluation.Pair
 	for _, e := range rows {
 		if !newTo(e, known) ||
-			!answers(champion, e) || !answers(challenger, e) {
+			!champion.Answers(&e.LabelledExample) || !challenger.Answers(&e.LabelledExample) {
 			continue
 		}
 		x := c.vector(e.Attributes, e.levels)

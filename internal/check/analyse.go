@@ -58,7 +58,7 @@ func Analyse(ctx context.Context, set *schemas.Set, d *Data, versions Versions, 
 	for i := range d.Examples {
 		switch e := &d.Examples[i]; {
 		case !e.Scored():
-		case answered(versions.Get(e.ModelVersion), e):
+		case versions.Get(e.ModelVersion).Answers(&e.LabelledExample):
 			a.scored = append(a.scored, e)
 		default:
 			a.others[e.ModelVersion]++
@@ -106,13 +106,6 @@ type analysis struct {
 	versions Versions
 	champion *models.Version
 	cfg      Config
-}
-
-// answered reports whether an example's label answers the question that a version
-// does. One that left within 30 days says nothing of what was said of 7. A version
-// that is not known, or does not say, is taken to answer all.
-func answered(v *models.Version, e *Example) bool {
-	return v == nil || v.Horizon == 0 || e.Horizon == v.Horizon
 }
 
 func (a *analysis) labels() []string {
@@ -167,11 +160,7 @@ func expected(examples []*Example) (quality.Figures, float64) {
 		p[i] = e.Probability
 	}
 	e := evaluation.Expect(p)
-	return estimated(&e), e.Churners
-}
-
-func estimated(e *evaluation.Estimate) quality.Figures {
-	return quality.FiguresOf(&evaluation.Metrics{Rows: e.Rows, Figures: e.Figures, Lower: e.Lower, Upper: e.Upper})
+	return quality.EstimateOf(&e), e.Churners
 }
 
 // measure returns how good the scores in force were.
@@ -335,13 +324,13 @@ func (a *analysis) bySegment(r *Report, do func(func())) {
 func (a *analysis) loss() *Loss {
 	var before []*Example
 	for i := range a.data.Reference {
-		if e := &a.data.Reference[i]; e.Scored() && answered(a.champion, e) {
+		if e := &a.data.Reference[i]; e.Scored() && a.champion.Answers(&e.LabelledExample) {
 			before = append(before, e)
 		}
 	}
 	var now []*Example
 	for i := range a.data.Examples {
-		if e := &a.data.Examples[i]; e.Scored() && answered(a.champion, e) {
+		if e := &a.data.Examples[i]; e.Scored() && a.champion.Answers(&e.LabelledExample) {
 			now = append(now, e)
 		}
 	}
@@ -395,7 +384,7 @@ func (a *analysis) outlook() *Outlook {
 		o.Risks[a.champion.Risk(p[i]).String()]++
 	}
 	e := evaluation.Expect(p)
-	o.Churners, o.Figures = e.Churners, estimated(&e)
+	o.Churners, o.Figures = e.Churners, quality.EstimateOf(&e)
 	return o
 }
 

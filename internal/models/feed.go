@@ -48,6 +48,13 @@ func (v *Version) StageNow(champion *Version) schemas.Stage {
 	return v.Stage
 }
 
+// Answers reports whether an example's label answers the question that the version
+// does. One that left within 30 days says nothing of what was said of 7. A version that
+// is not known (nil), or does not say, is taken to answer all.
+func (v *Version) Answers(e *schemas.LabelledExample) bool {
+	return v == nil || v.Horizon == 0 || e.Horizon == v.Horizon
+}
+
 // Open checks a model version and compiles its model for the vectors of set.
 // It refuses, matching ErrRefused, a payload that is not the one that was
 // hashed, is no valid model, or belongs to another feature specification, and

@@ -275,6 +275,11 @@ func FiguresOf(m *evaluation.Metrics) Figures {
 	return f
 }
 
+// EstimateOf returns the figures that scores let expect.
+func EstimateOf(e *evaluation.Estimate) Figures {
+	return FiguresOf(&evaluation.Metrics{Rows: e.Rows, Figures: e.Figures, Lower: e.Lower, Upper: e.Upper})
+}
+
 // Of returns the version's part of the report, nil if there is none.
 func (r *Report) Of(version int64) *Version {
 	if r == nil {
