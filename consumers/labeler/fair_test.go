@@ -176,7 +176,7 @@ func (w *world) compacted(lag int64) *world {
 // all scores gives.
 func TestFair(t *testing.T) {
 	t.Parallel()
-	for range worlds {
+	for range worlds() {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()

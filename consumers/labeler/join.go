@@ -1,6 +1,7 @@
 package labeler
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sort"
@@ -288,7 +289,7 @@ func (j *join) keepWaiting(customer string, still []*outcome) {
 func (j *join) correct(o *outcome) (known bool, err error) {
 	all := j.examples.Examples
 	i, found := slices.BinarySearchFunc(all, o.observedAt, func(e schemas.LabelledExample, at int64) int {
-		return compare(e.ObservedAt, at)
+		return cmp.Compare(e.ObservedAt, at)
 	})
 	if !found {
 		return false, nil
@@ -303,16 +304,6 @@ func (j *join) correct(o *outcome) (known bool, err error) {
 	j.count(o, resultCorrection)
 	j.delays = append(j.delays, o.writtenAt-o.observedAt)
 	return true, j.write(o.id)
-}
-
-func compare(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // add makes an example of an outcome, beside those in j.examples, and what was

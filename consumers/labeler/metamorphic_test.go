@@ -68,7 +68,7 @@ func steps(rng *rand.Rand, customers int) (all []step) {
 // and whenever they are killed or started, with and without what they had on disk.
 func TestMetamorphic(t *testing.T) {
 	t.Parallel()
-	for range worlds {
+	for range worlds() {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()

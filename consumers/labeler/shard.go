@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/churnstream/churnstream/internal/deadletters"
@@ -792,9 +793,9 @@ func (s *shard) append(ctx context.Context, now time.Time) error {
 	}
 	slices.SortFunc(s.progress.Sums, func(a, b schemas.OutcomeSum) int {
 		if a.Result != b.Result {
-			return compareText(a.Result, b.Result)
+			return strings.Compare(a.Result, b.Result)
 		}
-		return compareText(labelOf(a.Churned), labelOf(b.Churned))
+		return strings.Compare(labelOf(a.Churned), labelOf(b.Churned))
 	})
 	said := s.cfg.Codec.AppendLabelerProgress(nil, &s.progress)
 	records = append(records, kafka.Record{
@@ -822,16 +823,6 @@ func (s *shard) tombstone(id string, now time.Time) kafka.Record {
 		r.Headers = []kafka.Header{{Key: deadletters.HeaderWrittenAt, Value: strconv.AppendInt(nil, at, 10)}}
 	}
 	return r
-}
-
-func compareText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // write appends records to the partition of the examples, and notices what others

@@ -21,6 +21,7 @@ import (
 	"github.com/churnstream/churnstream/internal/await"
 	"github.com/churnstream/churnstream/internal/embedded"
 	"github.com/churnstream/churnstream/internal/intake"
+	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/internal/kafka"
 	"github.com/churnstream/churnstream/internal/role"
 	"github.com/churnstream/churnstream/schemas"
@@ -158,6 +159,15 @@ func (w *world) produce(topic string, records ...kafka.Record) {
 			w.t.Fatal(err)
 		}
 	}
+}
+
+// worlds returns how many random worlds a test looks at: with the race detector, which
+// makes each take ten times as long, one.
+func worlds() int {
+	if invariants.Raced {
+		return 1
+	}
+	return 3
 }
 
 func at(ms int64) time.Time { return time.UnixMilli(ms) }

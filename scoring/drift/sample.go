@@ -85,12 +85,6 @@ func (s *Sample) Score() Change {
 	return c
 }
 
-// ScoreBins returns what the index of the probabilities is made of.
-func (s *Sample) ScoreBins() []Bin {
-	_, out := s.score.bins.stability(s.score.counts, 1)
-	return out
-}
-
 func (b *bins) number(x float64) int {
 	if scoring.IsMissing(x) {
 		return b.missing

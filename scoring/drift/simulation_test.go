@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -115,7 +116,7 @@ func TestFalseAlarms(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d trained on, %d now", c.m, c.n), func(t *testing.T) {
 			t.Parallel()
-			if raced {
+			if invariants.Raced {
 				c.windows /= 20
 			}
 			alarms, chances := 0, 0
@@ -218,7 +219,7 @@ func TestReasonsOfChance(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ m, n, windows int }{{2000, 20, 2000}, {200, 50, 2000}, {2000, 50, 2000}, {2000, 1000, 500}} {
-		if raced {
+		if invariants.Raced {
 			c.windows /= 20
 		}
 		alarms, exceeded := 0, 0
@@ -265,7 +266,7 @@ func TestReasonsOfChance(t *testing.T) {
 		if float64(alarms) > max(FalseAlarms*float64(c.windows), 1) {
 			t.Errorf("%d trained on, %d now: %d of %d windows raised an alarm", c.m, c.n, alarms, c.windows)
 		}
-		if exceeded == 0 && !raced {
+		if exceeded == 0 && !invariants.Raced {
 			t.Errorf("%d trained on, %d now: chance never came near: nothing is tested", c.m, c.n)
 		}
 	}

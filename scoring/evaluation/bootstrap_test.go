@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -73,7 +74,7 @@ func world(rng *rand.Rand, customers, rows int) []Example {
 // The intervals have the truth in them in 95 of 100 worlds, also where a customer
 // has several rows; rows taken one by one would have it in far fewer.
 func TestIntervalsCoverTheTruth(t *testing.T) {
-	if raced {
+	if invariants.Raced {
 		t.Skip("a simulation")
 	}
 	rng := rand.New(rand.NewPCG(4, 14))

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -59,7 +60,7 @@ func TestCompareResamplesCustomers(t *testing.T) {
 // Of two models that are equally good, the comparison finds one better beyond
 // chance in 1 of 20 worlds.
 func TestCompareFindsNoDifferenceWhereThereIsNone(t *testing.T) {
-	if raced {
+	if invariants.Raced {
 		t.Skip("a simulation")
 	}
 	rng := rand.New(rand.NewPCG(9, 14))

@@ -96,9 +96,8 @@ func Rank(examples []Example) *Ranking {
 	return r
 }
 
-// Len returns the number of examples, Customers that of the customers they are of.
-func (r *Ranking) Len() int       { return len(r.customer) }
-func (r *Ranking) Customers() int { return len(r.customers) }
+// Len returns the number of examples.
+func (r *Ranking) Len() int { return len(r.customer) }
 
 // LogLoss is the negative log-likelihood of one label (natural logarithm), with
 // the probability of what happened kept 2⁻⁵² away from 0 and 1.

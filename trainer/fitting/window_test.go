@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/churnstream/churnstream/internal/invariants"
 	"github.com/churnstream/churnstream/scoring"
 )
 
@@ -86,7 +87,7 @@ func TestAChangeIsLearntFromTheNewest(t *testing.T) {
 
 // Where nothing changes, all examples are learnt from.
 func TestNothingIsForgottenWhereNothingChanges(t *testing.T) {
-	if raced {
+	if invariants.Raced {
 		t.Skip("a simulation")
 	}
 	forgotten, trainings := 0, 0
@@ -109,7 +110,7 @@ func TestNothingIsForgottenWhereNothingChanges(t *testing.T) {
 // Labels of customers who stayed may come later than those of customers who left.
 // That what is newest has then more of the latter is no reason to forget the rest.
 func TestLabelsOfOneClassThatComeFirst(t *testing.T) {
-	if raced {
+	if invariants.Raced {
 		t.Skip("a simulation")
 	}
 	for seed := range uint64(5) {

@@ -1,5 +1,0 @@
-//go:build !race
-
-package fitting
-
-const raced = false
